@@ -1,0 +1,377 @@
+"""The only module that prints: data to stdout; progress, warnings and errors to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rich.console import Console as RichConsole
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from rich.status import Status
+
+    from detectctl.client import Outcome
+    from detectctl.cluster.down import DownResult
+    from detectctl.cluster.logs import LogLine
+    from detectctl.cluster.progress import Progress
+    from detectctl.cluster.status import InstanceStatus
+    from detectctl.cluster.up import UpResult
+    from detectctl.errors import DetectctlError
+    from detectctl.registry.listing import CollectionVersion
+    from detectctl.registry.store import StoredCheckpoint
+
+
+class _Rich(RichConsole):
+    """Leaves it to the command line to end when the reader of our output has gone; Rich would exit 1."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        raise BrokenPipeError
+
+
+class Console:
+    """Renders results for people, or as JSON for programs.
+
+    Args:
+        quiet: progress is not shown; warnings and errors are.
+        no_color: never colour.
+    """
+
+    def __init__(self, *, quiet: bool = False, no_color: bool = False) -> None:
+        colour = None if no_color else "auto"
+        self.quiet = quiet
+        self.out = _Rich(highlight=False, color_system=colour, no_color=no_color or None)  # type: ignore[arg-type]
+        self.err = _Rich(stderr=True, highlight=False, color_system=colour, no_color=no_color or None)  # type: ignore[arg-type]
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether stdout is a terminal."""
+        return self.out.is_terminal
+
+    def json(self, data: Any) -> None:
+        """One JSON document."""
+        self.data(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+
+    def data(self, text: str) -> None:
+        """Text as it is: no wrapping, no markup."""
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    @property
+    def stdout(self) -> TextIO:
+        """For writers of large output."""
+        return sys.stdout
+
+    def line(self, text: str) -> None:
+        """One line on stdout, not wrapped; `text` may hold markup."""
+        self.out.print(text, soft_wrap=True)
+
+    def warning(self, text: str) -> None:
+        """One line on stderr."""
+        self.err.print(f"[yellow]warning:[/] {escape(text)}", soft_wrap=True)
+
+    def error(self, error: DetectctlError, about: str | None = None) -> None:
+        """What failed, why, and the next command to try; `about` names the source among many."""
+        prefix = "" if about is None or about in error.what else f"{about}: "
+        self.err.print(f"[bold red]error:[/] {escape(prefix + error.what)}", soft_wrap=True)
+        if error.why:
+            self.err.print(f"  [dim]why:[/] {escape(error.why)}", soft_wrap=True)
+        if error.hint:
+            self.err.print(f"  [dim]try:[/] {escape(error.hint)}", soft_wrap=True)
+
+    @contextmanager
+    def progress(self) -> Iterator[ProgressLines]:
+        """Live progress on stderr: a spinner on a terminal, a line per finished step elsewhere."""
+        lines = ProgressLines(self)
+        try:
+            yield lines
+        finally:
+            lines.stop()
+
+    def up(self, result: UpResult) -> None:
+        """What `up` did, and what to do next."""
+        model = _model_words(result.model)
+        engine = f"{result.engine['name']} {result.engine['precision']} on {result.engine['device']}"
+        if result.action == "unchanged":
+            self.line(f"[green]nothing to change[/]: {escape(result.name)} serves {model}")
+        else:
+            self.line(f"[green]{result.action}[/] {escape(result.name)} in {result.seconds:.1f} s: {model}, {engine}")
+        _fallback_line(self, result.model)
+        if result.api_key is not None:
+            self.err.print(f"[bold]API key[/], shown this once: {escape(result.api_key)}", soft_wrap=True)
+        key = "" if result.api_key_file is None else "-H 'X-API-Key: …' "
+        self.line(f"  curl {key}'{result.endpoint}/detect?image_url=https://…'")
+        if result.api_key_file is not None:
+            self.line(f"  keys: {escape(result.api_key_file)}")
+
+    def down(self, result: DownResult) -> None:
+        """What `down` did."""
+        name = escape(result.name)
+        if result.action == "nothing":
+            self.line(f"nothing to stop: no instance {name} is running")
+        elif result.action == "cleaned":
+            self.line(f"[green]cleaned up[/] after {name}, which was dead")
+        else:
+            drained = "every accepted request was answered" if result.drained else "requests may have been cut off"
+            self.line(f"[green]stopped[/] {name} in {result.seconds:.1f} s; {drained}")
+
+    def status(self, status: InstanceStatus) -> None:
+        """One instance as a card."""
+        style = "green" if status.state == "running" else "yellow" if status.healthy else "red"
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(style="dim")
+        grid.add_column(overflow="fold")
+        grid.add_row("instance", f"{escape(status.name)}  [{style}]{status.state}[/]  up {_duration(status.uptime_s)}")
+        if status.message:
+            grid.add_row("", escape(status.message.strip().splitlines()[-1]))
+        grid.add_row("endpoint", escape(status.endpoint))
+        if status.model is not None:
+            grid.add_row("model", _model_words(status.model))
+            grid.add_row("", f"[dim]{_short_digest(status.model['digest'])}[/]")
+            if status.model.get("reason"):
+                grid.add_row("", f"[yellow]{_condition(status.model)}[/]: {escape(status.model['reason'])}")
+        if status.engine is not None:
+            precision = " int8" if status.engine["precision"] == "int8" else ""
+            grid.add_row("engine", f"{status.engine['engine']}{precision} on {status.engine['device']}")
+            if status.engine["agreement"] is not None:
+                from detectctl.engine.agreement import Agreement
+
+                grid.add_row("", str(Agreement(**status.engine["agreement"])))
+        wanted = "" if status.minimum == status.maximum else f", may be {status.minimum}..{status.maximum}"
+        grid.add_row("replicas", f"{status.ready}/{status.wanted} ready{wanted}")
+        failed = sum(status.errors.values())
+        grid.add_row("requests", f"{status.requests}, {failed} failed{_latency(status)}")
+        if status.errors:
+            grid.add_row("", ", ".join(f"{escape(code)} {count}" for code, count in sorted(status.errors.items())))
+        self.out.print(grid)
+        if status.replicas:
+            table = _table("REPLICA", "STATE", "PID", "NODE", right=("PID",))
+            for replica in status.replicas:
+                table.add_row(
+                    escape(replica.replica_id.rpartition("#")[2]),
+                    replica.state,
+                    str(replica.pid or "-"),
+                    replica.node_ip or "-",
+                )
+            self.out.print()
+            self.out.print(table)
+
+    def log_line(self, line: LogLine, *, as_json: bool) -> None:
+        """One line of the service's log."""
+        if as_json:
+            self.data(json.dumps(line.to_json(), ensure_ascii=False) + "\n")
+            return
+        style = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "bold red"}.get(line.level, "dim")
+        clock = datetime.fromtimestamp(line.time).astimezone().strftime("%H:%M:%S.%f")[:-3]
+        details = " ".join(f"{key}={value}" for key, value in line.fields.items() if key != "traceback")
+        self.line(
+            f"[dim]{clock}[/] [{style}]{line.level:<7}[/] [dim]{escape(line.origin):<10}[/] "
+            f"{escape(line.message)} [dim]{escape(details)}[/]"
+        )
+        if "traceback" in line.fields:
+            self.line(escape(line.fields["traceback"]))
+
+    def statuses(self, statuses: tuple[InstanceStatus, ...]) -> None:
+        """All instances, one row each."""
+        table = _table("NAME", "STATE", "ENDPOINT", "MODEL", "READY", "REQUESTS", "P50", right=("REQUESTS", "P50"))
+        for status in statuses:
+            table.add_row(
+                escape(status.name),
+                status.state,
+                escape(status.endpoint),
+                _name_and_version(status.model) if status.model else "-",
+                f"{status.ready}/{status.wanted}",
+                str(status.requests),
+                _milliseconds(status.p50_ms),
+            )
+        self.out.print(table)
+
+    def tracked(self, outcomes: Iterator[Outcome], total: int, failures: list[DetectctlError]) -> Iterator[Outcome]:
+        """The outcomes, with a progress bar on a terminal; each failure is told as it comes.
+
+        Args:
+            outcomes: passed through.
+            total: how many there will be.
+            failures: each failed outcome's error is appended.
+        """
+        from rich.progress import Progress as Bars
+
+        shown = self.err.is_terminal and not self.quiet and total > 1
+        with Bars(console=self.err, transient=True, disable=not shown) as bars:
+            task = bars.add_task("images", total=total)
+            for outcome in outcomes:
+                bars.advance(task)
+                if outcome.error is not None:
+                    failures.append(outcome.error)
+                    self.error(outcome.error, about=None if total == 1 else outcome.source.name)
+                yield outcome
+
+    def annotated(self, outcomes: Iterator[Outcome]) -> None:
+        """Which files were written."""
+        for outcome in outcomes:
+            if outcome.output is not None:
+                found = "" if outcome.result is None else f"  {_plural(len(outcome.result.detections), 'object')}"
+                self.line(f"{escape(str(outcome.output))}[dim]{found}[/]")
+
+    def versions(self, versions: tuple[CollectionVersion, ...], served: Mapping[str, str]) -> None:
+        """The versions of a collection, newest first.
+
+        Args:
+            versions: of the collection.
+            served: sha256 → names of the instances that serve it.
+        """
+        table = _table("VERSION", "ALIASES", "CREATED", "SIZE", "DIGEST", "STORED", "SERVED", right=("SIZE",))
+        for version in versions:
+            table.add_row(
+                escape(version.version),
+                escape(", ".join(version.aliases)),
+                escape(version.created[:10]),
+                decimal(version.size),
+                escape(version.digest[:12]),
+                "yes" if version.stored else "no",
+                escape(served.get(version.sha256 or "", "")),
+            )
+        self.out.print(table)
+
+    def pruned(self, checkpoints: Sequence[StoredCheckpoint], *, done: bool) -> None:
+        """What prune removed, or would."""
+        if not checkpoints:
+            self.line("nothing to prune: every stored model is served, or is the base model")
+            return
+        for stored in checkpoints:
+            self.line(f"{_short_digest('sha256:' + stored.sha256)}  {decimal(stored.size):>9}")
+        total = decimal(sum(stored.size for stored in checkpoints))
+        self.line(f"{'freed' if done else 'would free'} {total} of {_plural(len(checkpoints), 'model')}")
+
+    def detections(self, outcomes: Iterator[Outcome], stream: TextIO | None = None) -> None:
+        """A table of detections, for people; on stdout unless `stream` says otherwise."""
+        target = self.out if stream is None else _Rich(file=stream, width=120)
+        table = _table("SOURCE", "CLASS", "CONF", "X1", "Y1", "X2", "Y2", right=("CONF", "X1", "Y1", "X2", "Y2"))
+        room = max(16, target.width - 52)  # what the other columns leave
+        for outcome in outcomes:
+            name = escape(_shortened(outcome.source.name, room))
+            if outcome.result is None:
+                continue
+            if not outcome.result.detections:
+                table.add_row(name, "[dim]nothing found[/]")
+            for index, found in enumerate(outcome.result.detections):
+                corners = (f"{value:.1f}" for value in found.xyxy)
+                table.add_row(name if index == 0 else "", escape(found.class_name), f"{found.confidence:.2f}", *corners)
+        if table.row_count:
+            target.print(table)
+
+
+class ProgressLines:
+    """Tells what `up` and `down` do, on stderr."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Status | None = None
+        self._step = ""
+        self._begun = time.monotonic()
+
+    def report(self, progress: Progress) -> None:
+        """Show one thing."""
+        if progress.warning:
+            self._console.warning(progress.message)
+            return
+        if self._console.quiet:
+            return
+        if progress.step != self._step:
+            self._step, self._begun = progress.step, time.monotonic()
+        if progress.done:
+            seconds = time.monotonic() - self._begun
+            self._console.err.print(
+                f"[green]✓[/] {progress.step:<9} {escape(progress.message)} [dim]{seconds:.1f} s[/]", soft_wrap=True
+            )
+        if self._console.err.is_terminal:
+            self._show(progress)
+
+    def _show(self, progress: Progress) -> None:
+        percent = "" if progress.fraction is None else f" {progress.fraction:.0%}"
+        text = f"{progress.step}: {escape(progress.message)}{percent}"
+        if self._live is None:
+            self._live = self._console.err.status(text)
+            self._live.start()
+        self._live.update(text)
+
+    def stop(self) -> None:
+        """Take the spinner away."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def _table(*columns: str, right: tuple[str, ...] = ()) -> Table:
+    """Bare columns, two spaces apart: what `kubectl` taught people to read."""
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(column, justify="right" if column in right else "left", no_wrap=True)
+    return table
+
+
+def _name_and_version(model: Mapping[str, Any]) -> str:
+    words = escape(" ".join(filter(None, (model["name"], model["version"]))))
+    return f"{words} [yellow]{_condition(model)}[/]" if model.get("reason") else words
+
+
+def _model_words(model: Mapping[str, Any]) -> str:
+    words = _name_and_version(model)
+    if model.get("reference") and model["reference"] not in {"base", model["name"]}:
+        words += f" [dim]({escape(model['reference'])})[/]"
+    return words
+
+
+def _condition(model: Mapping[str, Any]) -> str:
+    return "fallback" if model["fallback"] else "stale"
+
+
+def _fallback_line(console: Console, model: Mapping[str, Any]) -> None:
+    if model.get("reason"):
+        console.line(f"  [yellow]{_condition(model)}[/]: {escape(model['reason'])}")
+
+
+def _shortened(name: str, most: int) -> str:
+    """The end of a long path or URL: that is where names differ."""
+    return name if len(name) <= most else f"…{name[1 - most :]}"
+
+
+def _short_digest(digest: str) -> str:
+    """Enough of `sha256:…` to tell two apart; `--json` has all of it."""
+    return escape(digest[:23])
+
+
+def _plural(count: int, word: str) -> str:
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
+def _latency(status: InstanceStatus) -> str:
+    if status.p50_ms is None:
+        return ""
+    return f"; p50 {_milliseconds(status.p50_ms)}, p99 {_milliseconds(status.p99_ms)}"
+
+
+def _milliseconds(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days}d {hours}h"
+    if hours:
+        return f"{hours}h {minutes}m"
+    return f"{minutes}m {seconds}s" if minutes else f"{seconds}s"

@@ -1,0 +1,140 @@
+"""From what the user named (files, folders, globs, URLs, stdin) to single images, without reading any of them.
+
+Nothing here raises for a bad source: it becomes a `Source` whose `problem` says why, so that the rest goes on.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detectctl.errors import DetectctlError, SourceUnreadable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"})
+"""What a folder is searched for; a file named outright may be called anything."""
+
+MAX_FILE_BYTES = 256 * 2**20
+"""No service takes more, and a video named by mistake must not fill the memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One image to be: exactly one of `path`, `url`, `data` and `problem` is set.
+
+    Attributes:
+        name: what outputs and messages call it: the path or URL as given, or `-`.
+        path: a file; read by `read`, not before.
+        url: an http(s) address.
+        data: bytes that came on stdin.
+        problem: why there is no image.
+    """
+
+    name: str
+    path: Path | None = None
+    url: str | None = None
+    data: bytes | None = None
+    problem: DetectctlError | None = None
+
+    def read(self) -> bytes:
+        """The encoded image of a file or of stdin.
+
+        Raises:
+            DetectctlError: the file cannot be read, or there never was one.
+        """
+        if self.problem is not None:
+            raise self.problem
+        if self.data is not None:
+            return self.data
+        if self.path is None:
+            raise TypeError(f"{self.name} has to be downloaded, which is the client's work")
+        try:
+            if self.path.stat().st_size > MAX_FILE_BYTES:
+                raise SourceUnreadable(f"{self.name} is not sent", why=f"it is larger than {MAX_FILE_BYTES >> 20} MiB")
+            return self.path.read_bytes()
+        except OSError as error:
+            raise _unreadable(self.name, error) from error
+
+
+def resolve(arguments: Iterable[str], *, recursive: bool = False, stdin: bytes | None = None) -> Iterator[Source]:
+    """The images that the arguments name: arguments in the order given, what a folder or glob holds sorted by path.
+
+    An argument that starts with `http://` or `https://` is a URL, `-` is `stdin`, an existing file or folder is itself,
+    and one with `*`, `?` or `[` is a glob (`**` crosses folders). Hidden files in folders are left out.
+
+    Args:
+        arguments: as typed.
+        recursive: also search the folders below a folder; links to folders are not followed.
+        stdin: the bytes for `-`.
+    """
+    for argument in arguments:
+        yield from _expand(argument, recursive=recursive, stdin=stdin)
+
+
+def _expand(argument: str, *, recursive: bool, stdin: bytes | None) -> Iterator[Source]:
+    if argument == "-":
+        if stdin:
+            yield Source("-", data=stdin)
+        else:
+            yield _problem("-", "no image on stdin", "it is empty", "pipe an image: `cat one.jpg | detectctl detect -`")
+    elif argument.lower().startswith(("http://", "https://")):
+        yield Source(argument, url=argument)
+    elif Path(argument).is_dir():
+        yield from _folder(Path(argument), recursive=recursive)
+    elif Path(argument).exists():
+        yield _file(argument)
+    elif glob.has_magic(argument):
+        matches = sorted(path for path in glob.iglob(argument, recursive=True) if not Path(path).is_dir())  # noqa: PTH207 - pathlib's glob takes no absolute pattern
+        for path in matches:
+            yield _file(path)
+        if not matches:
+            yield _problem(argument, f"nothing matches {_printable(argument)}", "no file has such a path", None)
+    else:
+        yield _problem(
+            argument,
+            f"{_printable(argument)} does not exist",
+            "there is no such file or folder",
+            "name a file, a folder, a quoted glob, an http(s) URL, or - for stdin",
+        )
+
+
+def _folder(folder: Path, *, recursive: bool) -> Iterator[Source]:
+    found = False
+    problems: list[Source] = []
+
+    def unreadable(error: OSError) -> None:
+        name = str(error.filename)
+        problems.append(Source(_printable(name), problem=_unreadable(name, error)))
+
+    for where, folders, names in os.walk(folder, onerror=unreadable):
+        folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
+        for name in sorted(names):
+            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+                found = True
+                yield _file(os.path.join(where, name))  # noqa: PTH118 - the name as the user would type it
+    yield from problems
+    if not found and not problems:
+        hint = None if recursive else "search the folders below it too: --recursive"
+        yield _problem(str(folder), f"no image in {_printable(str(folder))}", "no file has an image's suffix", hint)
+
+
+def _file(path: str) -> Source:
+    return Source(_printable(path), path=Path(path))
+
+
+def _problem(name: str, what: str, why: str, hint: str | None) -> Source:
+    return Source(_printable(name), problem=SourceUnreadable(what, why=why, hint=hint))
+
+
+def _unreadable(name: str, error: OSError) -> SourceUnreadable:
+    return SourceUnreadable(f"{_printable(name)} cannot be read", why=error.strerror or str(error))
+
+
+def _printable(name: str) -> str:
+    """A file's name need not be UTF-8; what is printed must be."""
+    return os.fsencode(name).decode("utf-8", "replace")

@@ -1,0 +1,70 @@
+"""API keys: the file that holds them. Only its path is passed on; a key goes into no argument, state or log."""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from typing import TYPE_CHECKING
+
+from detectctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+MAX_FILE_BYTES = 64 * 1024
+_KEY = re.compile(r"[!-~]{8,512}")  # what an HTTP header carries unchanged
+
+
+def read_keys(path: Path) -> tuple[str, ...]:
+    """The keys in a file: one a line, with empty lines and `#` comments between.
+
+    Raises:
+        UsageError: no such file, unreadable, no key in it, or a line that is no key; its text is never repeated.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise UsageError(
+            f"the key file {path} cannot be read", why=error.strerror, hint="check --api-key-file and who may read it"
+        ) from error
+    if len(data) > MAX_FILE_BYTES:
+        raise _bad(path, f"it is larger than {MAX_FILE_BYTES >> 10} KiB")
+    lines = [line.strip() for line in data.decode("utf-8", "replace").splitlines()]
+    keys = []
+    for number, line in enumerate(lines, 1):
+        if not line or line.startswith("#"):
+            continue
+        if not _KEY.fullmatch(line):
+            raise _bad(path, f"line {number} is not 8 to 512 visible ASCII characters without a space")
+        keys.append(line)
+    if not keys:
+        raise _bad(path, "it holds no key")
+    return tuple(keys)
+
+
+def is_private(path: Path) -> bool:
+    """Whether only its owner may read the file."""
+    return path.stat().st_mode & 0o077 == 0
+
+
+def write_new_key(path: Path) -> str:
+    """Make a key of 256 bits and a file for it, 0600; returns the key, which is the only time that it is shown.
+
+    Raises:
+        FileExistsError: there is a file already.
+    """
+    key = secrets.token_urlsafe(32)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(f"# A key of this service; add others below, one a line. It takes up changes by itself.\n{key}\n")
+    return key
+
+
+def _bad(path: Path, why: str) -> UsageError:
+    return UsageError(
+        f"the key file {path} cannot be used",
+        why=why,
+        hint="one key a line: openssl rand -hex 32 > FILE; chmod 600 FILE",
+    )
