@@ -1,0 +1,1 @@
+"""Where a model comes from: a reference becomes a pinned, verified checkpoint in the store."""

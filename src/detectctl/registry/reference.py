@@ -1,0 +1,215 @@
+"""What the user may write after `--model`, parsed into what it refers to.
+
+| text | is |
+|---|---|
+| `base`, `yolov8n` … `yolov8x` | an Ultralytics checkpoint for COCO |
+| an existing file, or anything that ends in `.pt` | a local checkpoint |
+| `entity/project/name[:alias]` | a W&B artifact; so are `entity/model-registry/…` and `entity/registry/…` |
+| `[org/]wandb-registry-NAME/collection[:alias]` | the same in a W&B registry; `org` and `NAME` may hold spaces |
+| `wandb://` and one of those, or a copied artifact or registry page address | the same |
+
+A W&B reference may end in `#path/in/artifact.pt`. Without an alias it means `:latest`, as it does for W&B.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import urllib.parse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from detectctl.errors import UsageError
+
+BASE_NAMES = ("yolov8n", "yolov8s", "yolov8m", "yolov8l", "yolov8x")
+DEFAULT_BASE = "yolov8n"
+REGISTRY_PREFIX = "wandb-registry-"
+
+_FORMS = "base | yolov8{n,s,m,l,x} | path/to/best.pt | entity/project/name:alias | wandb-registry-NAME/collection:alias"
+
+
+@dataclass(frozen=True, slots=True)
+class BaseModel:
+    """One of Ultralytics' own checkpoints; `name` is one of `BASE_NAMES`."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """An existing file; `path` is absolute."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A version of a W&B artifact collection, by `vN` or by an alias that may move.
+
+    Attributes:
+        entity: W&B entity or organization; None where a registry reference leaves it to the user's W&B settings.
+        project: project, or `wandb-registry-NAME`.
+        collection: the artifact's name.
+        alias: `vN` or any alias.
+        checkpoint: path of the checkpoint inside the artifact; None where detectctl is to choose it.
+    """
+
+    entity: str | None
+    project: str
+    collection: str
+    alias: str = "latest"
+    checkpoint: str | None = None
+
+    @property
+    def path(self) -> str:
+        """What W&B's SDK calls the artifact's name, without alias."""
+        return "/".join(part for part in (self.entity, self.project, self.collection) if part)
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.alias}" + (f"#{self.checkpoint}" if self.checkpoint else "")
+
+
+Reference = BaseModel | LocalFile | Artifact
+
+
+def parse(text: str) -> Reference:
+    """Tell what `text` refers to; a `.pt` file that does not exist is an error here already.
+
+    Raises:
+        UsageError: names the part that is wrong, and the right form.
+    """
+    text = text.strip()
+    if not text:
+        _refuse(text, "it is empty")
+    if text == "base":
+        return BaseModel(DEFAULT_BASE)
+    if text in BASE_NAMES:
+        return BaseModel(text)
+    if text.startswith(("http://", "https://")):
+        return _parse_page(text)
+    if text.startswith("wandb://"):
+        return _parse_artifact(text.removeprefix("wandb://"), text)
+    path = Path(text)
+    if _is_file(path):
+        return LocalFile(path.absolute())
+    if "#" not in text and text.endswith(".pt"):
+        _refuse_missing_file(path)
+    if path.is_dir() and ":" not in text:
+        _refuse(text, "it is a folder", "Name the checkpoint in it: " + str(path / "best.pt"))
+    if "/" not in text:
+        _refuse_word(text)
+    return _parse_artifact(text, text)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long for the file system, or with a NUL, is no file
+        return False
+
+
+def _refuse(text: str, why: str, hint: str = f"The forms are: {_FORMS}") -> NoReturn:
+    raise UsageError(f"{text!r} is not a model reference", why=why, hint=hint)
+
+
+def _refuse_missing_file(path: Path) -> NoReturn:
+    hint = "Give the path of an existing checkpoint"
+    if path.stem in BASE_NAMES:
+        hint = f"For Ultralytics' own checkpoint write `--model {path.stem}`"
+    elif path.parent.is_dir():
+        there = sorted(item.name for item in path.parent.glob("*.pt"))
+        nearest = difflib.get_close_matches(path.name, there, n=1) or there[:1]
+        if nearest:
+            hint = f"In that folder is {path.parent / nearest[0]}"
+    raise UsageError(f"there is no file {path}", why="what ends in .pt is taken for a local checkpoint", hint=hint)
+
+
+def _refuse_word(text: str) -> NoReturn:
+    word = text.partition(":")[0]
+    known = ("base", *BASE_NAMES)
+    near = difflib.get_close_matches(word.lower(), known, n=len(known), cutoff=0.7)
+    if near:
+        names = ", ".join(name for name in known if name in near)
+        _refuse(text, "no base model has this name", f"The nearest known: {names}")
+    _refuse(text, "it is no base model and no existing file, and a W&B artifact needs entity/project/name")
+
+
+def _parse_artifact(body: str, text: str) -> Artifact:
+    """`body` is `[entity/]project/name[:alias][#path]`; `text` is what the user wrote, for errors."""
+    body, hash_sign, inner = body.partition("#")
+    if hash_sign:
+        _check_inner(inner, text)
+    path, colon, alias = body.partition(":")
+    if colon and (not alias or "/" in alias or ":" in alias):
+        found = "it is empty" if not alias else f"{alias!r} holds a '/' or ':'"
+        _refuse(
+            text, f"the alias is wrong: {found}", "The right form is entity/project/name:alias, as in :latest or :v3"
+        )
+    parts = path.split("/")
+    for part in parts:
+        _check_part(part, text)
+    registry = len(parts) >= 2 and parts[-2].startswith(REGISTRY_PREFIX)
+    if registry and parts[-2] == REGISTRY_PREFIX:
+        _refuse(text, "the registry's name is missing", "The right form is wandb-registry-NAME/collection:alias")
+    if len(parts) == 3:
+        return Artifact(parts[0], parts[1], parts[2], alias or "latest", inner or None)
+    if len(parts) == 2 and registry:
+        return Artifact(None, parts[0], parts[1], alias or "latest", inner or None)
+    if len(parts) == 2:
+        _refuse(
+            text,
+            "it has two parts: the entity is missing, or it should be a file that is not there",
+            f"The right form is entity/project/name:alias, as in ENTITY/{body}",
+        )
+    if len(parts) == 1:
+        _refuse(text, "the entity and the project are missing", "The right form is entity/project/name:alias")
+    _refuse(text, f"it has {len(parts)} parts", "The right form is entity/project/name:alias")
+
+
+def _check_part(part: str, text: str) -> None:
+    form = "The right form is entity/project/name:alias"
+    if not part:
+        _refuse(text, "a part between the slashes is empty", form)
+    if part in {".", ".."}:
+        _refuse(text, f"the part {part!r} is a folder, and no such file exists", form)
+    if part != part.strip():
+        _refuse(text, f"the part {part!r} begins or ends with a space", form)
+    wrong = re.search(r"[\\?%\x00-\x1f\x7f]", part)
+    if wrong:
+        _refuse(text, f"the part {part!r} holds {wrong.group()!r}", form)
+
+
+def _check_inner(inner: str, text: str) -> None:
+    form = "The right form is entity/project/name:alias#path/in/artifact.pt"
+    if not inner.endswith(".pt"):
+        _refuse(text, f"{inner!r} after '#' is no path of a .pt file", form)
+    if inner.startswith("/") or any(part in {"", ".", ".."} for part in inner.split("/")):
+        _refuse(text, f"{inner!r} after '#' is not a plain path in the artifact", form)
+
+
+def _parse_page(text: str) -> Artifact:
+    """A page's address is told by its path, never by its host: every company's W&B has its own."""
+    url = urllib.parse.urlsplit(text)
+    parts = [urllib.parse.unquote(part) for part in url.path.split("/") if part]
+    query = dict(urllib.parse.parse_qsl(url.query))
+    if "selectionPath" in query:
+        # …/orgs/ORG/registry/NAME?selectionPath=ENTITY/wandb-registry-NAME/COLLECTION&version=vN
+        return _parse_artifact(f"{query['selectionPath']}:{query.get('version', 'latest')}", text)
+    if "artifacts" in parts[2:3] and len(parts) >= 5:
+        # …/ENTITY/PROJECT/artifacts/TYPE/NAME[/vN[/files/PATH]]
+        entity, project, _, _, name, *rest = parts
+        alias = rest[0] if rest else "latest"
+        inner = "/".join(rest[2:]) if rest[1:2] == ["files"] else ""
+        return _parse_artifact(f"{entity}/{project}/{name}:{alias}" + (f"#{inner}" if inner else ""), text)
+    _refuse(
+        text,
+        "it is not the address of a W&B artifact page, and models are not downloaded from elsewhere",
+        "Copy the address of a version's page: https://HOST/ENTITY/PROJECT/artifacts/TYPE/NAME/vN",
+    )

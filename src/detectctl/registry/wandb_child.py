@@ -1,0 +1,268 @@
+"""The child process that speaks to W&B: the only place that imports its SDK.
+
+`wandb` runs it with `child.run`. The request is one of
+
+- `{"do": "fetch", "path", "alias", "member", "cache", "scratch", "downloads"}`: resolve, choose the checkpoint, and put
+  it into the store unless it is there. The result has the fields of a pinned version.
+- `{"do": "list", "path", "alias"}`: the versions of the collection, newest first.
+
+Events: `{"event": "connect" | "resolve" | "wait" | "verify"}` as each step begins, and
+`{"event": "download", "done": bytes, "total": bytes}`. Errors are `ChildFailed`: of a kind
+in `KINDS`, with what failed as its message, and in `detail` why and, on a second line, what to do.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detectctl import child
+from detectctl.errors import ModelCorrupt, ModelError
+from detectctl.registry.store import Origin, Store, sha256_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Send = Callable[[child.Event], None]
+
+KINDS = ("access", "not_found", "unreachable", "corrupt", "refused", "store")
+
+_SAMPLE_S = 0.2
+
+
+def work(request: child.Event, send: Send) -> child.Event:
+    """Do what the request asks; see the module.
+
+    Raises:
+        ChildFailed: for everything that can be expected to go wrong.
+    """
+    import requests
+    import wandb
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+    send({"event": "connect"})
+    try:
+        api = wandb.Api()
+        send({"event": "resolve"})
+        if request["do"] == "list":
+            return _list(api, request)
+        return _fetch(api, request, send)
+    except (wandb.errors.Error, WandbApiFailedError, requests.RequestException, ValueError) as error:
+        raise _by_cause(error) from error
+    except ModelCorrupt as error:
+        raise child.ChildFailed("corrupt", error.what, error.why or "") from error
+    except ModelError as error:
+        raise child.ChildFailed("store", error.what, error.why or "") from error
+    except OSError as error:
+        raise child.ChildFailed("store", f"{error.strerror or error}") from error
+
+
+def _list(api: Any, request: child.Event) -> child.Event:
+    try:
+        artifact = api.artifact(f"{request['path']}:{request['alias']}")
+    except _wandb_errors() as error:
+        # Only its type is wanted here, and the first version is there even where nobody set that alias.
+        if _by_cause(error).kind != "not_found":
+            raise
+        artifact = api.artifact(f"{request['path']}:v0")
+    versions = [
+        {
+            # In a listing of links, `.version` is that of the source; the collection's own is in the name.
+            "version": version.name.rpartition(":")[2],
+            "aliases": version.aliases,
+            "created": version.created_at,
+            "size": version.size,
+            "digest": version.digest,
+        }
+        for version in api.artifacts(artifact.type, request["path"])
+    ]
+    return {
+        "artifact": _path(artifact),
+        "versions": sorted(versions, key=lambda version: -int(str(version["version"]).removeprefix("v"))),
+    }
+
+
+def _fetch(api: Any, request: child.Event, send: Send) -> child.Event:
+    artifact = api.artifact(f"{request['path']}:{request['alias']}")
+    # The SDK computes the digest anew once it has the manifest, so what the server said is saved first.
+    digest, size = artifact.digest, artifact.size
+    manifest = artifact.manifest
+    _check_manifest(artifact, manifest, digest)
+    member = request["member"] or choose_checkpoint(list(manifest.entries), f"{request['path']}:{request['alias']}")
+    if member not in manifest.entries:
+        raise child.ChildFailed("not_found", f"the artifact holds no file {member!r}", _listing(manifest.entries))
+    pin = {
+        "name": artifact.name.split(":")[0],
+        "artifact": _path(artifact),
+        "version": artifact.version,
+        "artifact_digest": digest,
+        "member": member,
+        "aliases": artifact.aliases,
+        "source_version": artifact.source_version if artifact.is_link else None,
+        "metadata": artifact.metadata,
+        "artifact_size": size,
+    }
+    store = Store(Path(request["cache"]))
+    send({"event": "wait"})  # for another process that downloads the same
+    with store.lock(f"{pin['artifact']} {digest}"):
+        where = (pin["artifact"], pin["version"], digest, member)
+        stored = store.find(*where)
+        if stored is None:
+            root = Path(request["scratch"]) / "artifact"
+            _download(artifact, root, Path(request["downloads"]), size, send)
+            send({"event": "verify"})
+            _verify(artifact, manifest, root)
+            file = root / member
+            origin = Origin(pin["name"], *where)
+            stored = store.add(file, origin, expected=sha256_of(file))
+    return {**pin, "sha256": stored.sha256, "size": stored.size}
+
+
+def _path(artifact: Any) -> str:
+    return f"{artifact.entity}/{artifact.project}/{artifact.name.split(':')[0]}"
+
+
+def _check_manifest(artifact: Any, manifest: Any, digest: str) -> None:
+    if manifest.digest() != digest:
+        why = f"W&B's record says {digest}, its manifest {manifest.digest()}"
+        raise child.ChildFailed("corrupt", "the artifact's manifest does not have the digest it should", why)
+    references = [path for path, entry in manifest.entries.items() if entry.ref is not None]
+    if references:
+        why = f"{references[0]} points to {manifest.entries[references[0]].ref}, which no digest vouches for"
+        hint = "log the artifact with the files themselves"
+        raise child.ChildFailed("refused", f"{artifact.name} holds references to files outside W&B", f"{why}\n{hint}")
+
+
+def choose_checkpoint(paths: list[str], reference: str) -> str:
+    """The path of the checkpoint to serve: the only `.pt`, or `best.pt` where there are several.
+
+    Raises:
+        ChildFailed: there is none, or no way to choose.
+    """
+    checkpoints = sorted(path for path in paths if path.endswith(".pt"))
+    if not checkpoints:
+        hint = "log an artifact with the .pt that Ultralytics saved, and give its reference"
+        raise child.ChildFailed("refused", f"{reference} holds no .pt checkpoint", f"{_listing(paths)}\n{hint}")
+    best = [path for path in checkpoints if Path(path).name == "best.pt"]
+    for candidates in (checkpoints, best):
+        if len(candidates) == 1:
+            return candidates[0]
+    hint = f"name one: --model '{reference}#{(best or checkpoints)[0]}'"
+    raise child.ChildFailed(
+        "refused", f"{reference} holds {len(checkpoints)} checkpoints", f"{_listing(checkpoints)}\n{hint}"
+    )
+
+
+def _listing(paths: Any) -> str:
+    there = sorted(paths)
+    more = f" and {len(there) - 10} more" if len(there) > 10 else ""
+    return f"it holds {', '.join(there[:10]) or 'nothing'}{more}"
+
+
+def _download(artifact: Any, root: Path, cache: Path, total: int, send: Send) -> None:
+    """Into a root and a cache that are ours alone: the SDK trusts whatever has the right size in a shared one."""
+    finished = threading.Event()
+
+    def report() -> None:
+        while not finished.wait(_SAMPLE_S):
+            send({"event": "download", "done": min(total, _bytes_below(cache)), "total": total})
+
+    send({"event": "download", "done": 0, "total": total})
+    reporter = threading.Thread(target=report, daemon=True)
+    reporter.start()
+    try:
+        artifact.download(root=str(root))
+    finally:
+        finished.set()
+        reporter.join()
+    send({"event": "download", "done": total, "total": total})
+
+
+def _bytes_below(folder: Path) -> int:
+    total = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                total += Path(parent, name).stat().st_size
+            except FileNotFoundError:  # renamed since
+                continue
+    return total
+
+
+def _verify(artifact: Any, manifest: Any, root: Path) -> None:
+    """Every byte: `download` checks no digest, and tells of success even without a file."""
+    for path, entry in manifest.entries.items():
+        file = root / path
+        if not file.is_file():
+            raise child.ChildFailed("corrupt", f"{path} is missing after the download")
+        if file.stat().st_size != entry.size:
+            why = f"it has {file.stat().st_size} bytes instead of {entry.size}"
+            raise child.ChildFailed("corrupt", f"{path} is not the file it should be", why)
+    try:
+        artifact.verify(str(root))
+    except ValueError as error:
+        raise child.ChildFailed("corrupt", "a file is not what the artifact's manifest promises", str(error)) from error
+
+
+def _wandb_errors() -> tuple[type[Exception], ...]:
+    import wandb
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+    return (wandb.errors.Error, WandbApiFailedError)
+
+
+def _by_cause(error: BaseException) -> child.ChildFailed:
+    """The SDK's many errors, told apart by HTTP status and by what they wrap, not by their wording."""
+    import wandb
+
+    story = _story(error)
+    status = next(filter(None, map(_status, story)), None)
+    message = one_line(str(error))
+    # Without a further cause, an AuthenticationError is about a key that was not even sent.
+    keyless = isinstance(story[-1], (wandb.errors.UsageError, wandb.errors.AuthenticationError))
+    if keyless or status in {401, 403}:
+        return child.ChildFailed("access", message, f"HTTP {status}" if status else "")
+    if status in {404, 410}:
+        return child.ChildFailed("not_found", message, f"HTTP {status}")
+    if status is None and type(story[-1]) is ValueError:
+        return child.ChildFailed("not_found", message)
+    return child.ChildFailed("unreachable", message)
+
+
+def _story(error: BaseException) -> list[BaseException]:
+    """The error and what caused it, outermost first."""
+    story = [error]
+    while len(story) < 10:
+        inner = getattr(story[-1], "exc", None) or story[-1].__cause__
+        if not isinstance(inner, BaseException) or inner in story:
+            break
+        story.append(inner)
+    return story
+
+
+def _status(error: BaseException) -> int | None:
+    response = getattr(error, "response", None)
+    for name in ("http_status", "status_code"):
+        status = getattr(response, name, None)
+        if isinstance(status, int) and status:
+            return status
+    return None
+
+
+def one_line(text: str) -> str:
+    """`text` as one line without secrets: signed addresses carry theirs behind the question mark."""
+    # What Go says before these words is the same again.
+    text = re.sub(r"^.* while retrying: (Post \"[^\"]*\": )?", "", text, flags=re.DOTALL)
+    text = " ".join(text.split())
+    # What comes before these words of its transport says the same again.
+    text = re.sub(r'^.* while retrying: (Post "[^"]*": )?', "", text)
+    text = re.sub(r"\?[^\s'\")>]+", "?…", text)
+    text = re.sub(r"\b(?:local-)?[0-9a-f]{40,}\b|\bwandb_v1_\w+", "…", text)
+    return text[:300]
+
+
+if __name__ == "__main__":
+    child.serve_parent(work)

@@ -1,0 +1,43 @@
+"""Makes checkpoints of every kind that Ultralytics knows, with random weights: `python checkpoints.py DIR`.
+
+Prints, as JSON in the last line, why each kind is refused, null for those that are not.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from ultralytics import YOLO
+
+from detectctl.engine.checkpoint import labels_and_strides
+from detectctl.errors import CheckpointRefused
+
+KINDS = {
+    "segment": "yolov8n-seg.yaml",
+    "pose": "yolov8n-pose.yaml",
+    "classify": "yolov8n-cls.yaml",
+    "obb": "yolov8n-obb.yaml",
+    "v10": "yolov10n.yaml",
+    "v26": "yolo26n.yaml",
+    "v5": "yolov5n.yaml",
+    "v11": "yolo11n.yaml",
+}
+
+
+def main(folder: Path) -> None:
+    verdicts: dict[str, str | None] = {}
+    for kind, config in KINDS.items():
+        yolo = YOLO(config)
+        yolo.save(folder / f"{kind}.pt")
+        try:
+            labels_and_strides(yolo.model)
+            verdicts[kind] = None
+        except CheckpointRefused as error:
+            verdicts[kind] = error.why
+    json.dump(verdicts, sys.stdout)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,130 @@
+"""References: every form that the contract names, and errors that name the part that is wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from detectctl.errors import UsageError
+from detectctl.registry.reference import Artifact, BaseModel, LocalFile, parse
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+REGISTRY_PAGE = "https://wandb.example.com/orgs/Acme/registry/My%20Models"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("base", BaseModel("yolov8n")),
+        ("yolov8x", BaseModel("yolov8x")),
+        ("acme/traffic/yolo:latest", Artifact("acme", "traffic", "yolo", "latest")),
+        ("acme/traffic/yolo", Artifact("acme", "traffic", "yolo", "latest")),
+        ("acme/traffic/yolo:v12", Artifact("acme", "traffic", "yolo", "v12")),
+        ("acme/model-registry/Fall Model:prod", Artifact("acme", "model-registry", "Fall Model", "prod")),
+        ("acme/registry/yolo:latest", Artifact("acme", "registry", "yolo", "latest")),
+        ("wandb-registry-model/yolo:prod", Artifact(None, "wandb-registry-model", "yolo", "prod")),
+        ("wandb-registry-My Models/yolo", Artifact(None, "wandb-registry-My Models", "yolo", "latest")),
+        ("Acme Inc/wandb-registry-My Models/a b:v1", Artifact("Acme Inc", "wandb-registry-My Models", "a b", "v1")),
+        ("wandb://acme/traffic/yolo:v3", Artifact("acme", "traffic", "yolo", "v3")),
+        ("acme/traffic/yolo:v3#weights/last.pt", Artifact("acme", "traffic", "yolo", "v3", "weights/last.pt")),
+        ("  acme/traffic/yolo:v3\n", Artifact("acme", "traffic", "yolo", "v3")),
+        (
+            "https://wandb.example.com/acme/traffic/artifacts/model/yolo/v3",
+            Artifact("acme", "traffic", "yolo", "v3"),
+        ),
+        (
+            "http://10.0.0.7:8080/acme/traffic/artifacts/model/run_1%20yolo/v3/overview",
+            Artifact("acme", "traffic", "run_1 yolo", "v3"),
+        ),
+        (
+            "https://wandb.example.com/acme/traffic/artifacts/model/yolo/v3/files/weights/best.pt",
+            Artifact("acme", "traffic", "yolo", "v3", "weights/best.pt"),
+        ),
+        (
+            f"{REGISTRY_PAGE}?selectionPath=acme-org%2Fwandb-registry-My%20Models%2Fyolo&view=membership&version=v7",
+            Artifact("acme-org", "wandb-registry-My Models", "yolo", "v7"),
+        ),
+        (
+            "https://wandb.example.com/registry/model?selectionPath=acme-org%2Fwandb-registry-model%2Fyolo",
+            Artifact("acme-org", "wandb-registry-model", "yolo", "latest"),
+        ),
+    ],
+)
+def test_each_form_of_the_contract_is_understood(text: str, expected: object) -> None:
+    """Base models, artifacts, registries, `wandb://` and copied page addresses mean what the contract says."""
+    assert parse(text) == expected
+
+
+def test_the_canonical_text_means_the_same() -> None:
+    """What a reference prints as parses to itself, so a pinned reference can be typed again."""
+    for text in ("yolov8s", "acme/traffic/yolo:v3#weights/last.pt", "wandb-registry-My Models/yolo:prod"):
+        assert parse(str(parse(text))) == parse(text)
+
+
+def test_an_existing_file_is_a_local_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file wins over every other reading, whatever its suffix, and becomes absolute."""
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "weights").write_bytes(b"x")
+    (tmp_path / "odd#name.pt").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    assert parse("a/b/weights") == LocalFile(tmp_path / "a" / "b" / "weights")
+    assert parse("odd#name.pt") == LocalFile(tmp_path / "odd#name.pt")
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("", "empty"),
+        ("yolov8z", "yolov8n"),
+        ("YOLOv8n", "yolov8n"),
+        ("bas", "base"),
+        ("resnet", "yolov8{n,s,m,l,x}"),
+        ("traffic/yolo:v3", "ENTITY/traffic/yolo:v3"),
+        ("a/b/c/d:v1", "4 parts"),
+        ("a//c:v1", "empty"),
+        ("a/b/c:", "alias is wrong: it is empty"),
+        ("a/b/c:x/y", "'x/y'"),
+        ("a/b/c:x:y", "'x:y'"),
+        ("a/../c:v1", "'..'"),
+        ("a/b /c:v1", "'b '"),
+        ("a/b?/c:v1", "'?'"),
+        ("wandb-registry-/yolo:v1", "registry's name is missing"),
+        ("wandb://yolo", "entity and the project are missing"),
+        ("a/b/c:v1#", "after '#'"),
+        ("a/b/c:v1#best.onnx", "'best.onnx'"),
+        ("a/b/c:v1#../best.pt", "'../best.pt'"),
+        ("https://wandb.example.com/acme/traffic/runs/abc", "https://HOST/ENTITY/PROJECT/artifacts/TYPE/NAME/vN"),
+        ("https://example.com/best.pt", "not the address of a W&B artifact page"),
+        ("no/such/best.pt", "no file no/such/best.pt"),
+        ("yolov8n.pt", "--model yolov8n"),
+    ],
+)
+def test_errors_name_the_wrong_part_and_the_right_form(
+    text: str, names: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wrong reference is a usage error whose text holds the wrong part or the nearest right form."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        parse(text)
+    assert names in f"{caught.value.what}\n{caught.value.why}\n{caught.value.hint}"
+    assert caught.value.why
+    assert caught.value.hint
+    assert caught.value.exit_code == 2
+
+
+def test_a_missing_file_names_its_nearest_neighbour(tmp_path: Path) -> None:
+    """A mistyped checkpoint's error shows the file that is there."""
+    (tmp_path / "best.pt").write_bytes(b"x")
+    with pytest.raises(UsageError) as caught:
+        parse(str(tmp_path / "bset.pt"))
+    assert str(tmp_path / "best.pt") in str(caught.value.hint)
+
+
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    """A folder is not searched for checkpoints."""
+    with pytest.raises(UsageError, match="not a model reference") as caught:
+        parse(str(tmp_path))
+    assert caught.value.why == "it is a folder"

@@ -1,0 +1,219 @@
+"""Resolving with fallback: what stands in for what, always visible, and never for a mistake or for wrong bytes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from detectctl.errors import (
+    CheckpointRefused,
+    ModelAccessDenied,
+    ModelCorrupt,
+    ModelError,
+    ModelNotFound,
+    RegistryUnreachable,
+    UsageError,
+)
+from detectctl.registry.base import KNOWN, import_base
+from detectctl.registry.resolve import resolve
+from detectctl.registry.store import Store
+from wandb_server import WandbServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from detectctl.registry.version import ModelVersion
+
+WANTED = "acme/registry/yolo:latest"
+NOWHERE = "http://127.0.0.1:9"
+
+
+class Site:
+    """A W&B server with the Fall model as `acme/registry/yolo`, and a cache."""
+
+    def __init__(self, folder: Path, fall_pt: Path) -> None:
+        self.server = WandbServer()
+        self.server.log("acme/registry/yolo", {"best.pt": fall_pt})
+        self.cache = folder / "cache"
+        self.environ = self.server.env(folder / "home", base=os.environ)
+
+    def resolve(self, reference: str = WANTED, **options: Any) -> ModelVersion:
+        settings = {"cache": self.cache, "environ": self.environ, "timeout_s": 40, "assets_url": NOWHERE}
+        return resolve(reference, **{**settings, **options})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def site(tmp_path: Path, fall_pt: Path) -> Iterator[Site]:
+    site = Site(tmp_path, fall_pt)
+    with site.server:
+        yield site
+
+
+@pytest.fixture
+def stocked(site: Site, yolov8n_pt: Path) -> Site:
+    """With the base model in the store."""
+    import_base(yolov8n_pt, Store(site.cache))
+    return site
+
+
+def test_the_life_of_a_reference(stocked: Site, fall_pt: Path, yolov8n_pt: Path) -> None:
+    """Asked-for; moved alias; W&B gone: stale; store emptied: the base model as fallback. Each says what it is."""
+    first = stocked.resolve()
+    assert (first.version, first.served.fallback, first.stale, first.reason) == ("v0", False, False, None)
+    assert first.checkpoint.read_bytes() == fall_pt.read_bytes()
+
+    stocked.server.log("acme/registry/yolo", {"best.pt": yolov8n_pt})
+    second = stocked.resolve()
+    assert (second.version, second.sha256) == ("v1", KNOWN["yolov8n"].sha256)
+    stocked.server.move_alias("acme/registry/yolo", "latest", "v0")
+    assert stocked.resolve() == first
+
+    stocked.server.stop()
+    stale = stocked.resolve()
+    assert (stale.version, stale.sha256, stale.stale, stale.fallback) == ("v0", first.sha256, True, False)
+    assert "connection refused" in str(stale.reason)
+    assert stocked.resolve(serving=True) == stale  # pinned and verified, so good for what runs, too
+
+    shutil.rmtree(stocked.cache)
+    import_base(yolov8n_pt, Store(stocked.cache))
+    base = stocked.resolve()
+    assert (base.name, base.reference, base.fallback, base.stale) == ("yolov8n", WANTED, True, False)
+    assert WANTED in str(base.reason)
+    assert "connection refused" in str(base.reason)
+    assert base.served.reason == base.reason
+
+
+@pytest.mark.parametrize(
+    ("break_it", "error"),
+    [
+        (lambda server: server.fail("artifact", "status", status=403), ModelAccessDenied),
+        (lambda server: server.collections.clear(), ModelNotFound),
+    ],
+    ids=["no access", "not found"],
+)
+def test_gone_or_forbidden_is_not_stale(stocked: Site, break_it: Any, error: type[ModelError]) -> None:
+    """Where W&B has answered, the last resolved version does not stand in; the base model does, with the reason."""
+    stocked.resolve()
+    break_it(stocked.server)
+    model = stocked.resolve()
+    assert (model.fallback, model.stale, model.name) == (True, False, "yolov8n")
+    assert WANTED in str(model.reason)
+    with pytest.raises(error):
+        stocked.resolve(serving=True)
+    with pytest.raises(error):
+        stocked.resolve(fallback=False)
+
+
+def test_without_fallback_stale_is_refused_too(stocked: Site) -> None:
+    """`--no-fallback` means the asked-for version, known to be that, or exit code 5."""
+    stocked.resolve()
+    stocked.server.stop()
+    with pytest.raises(RegistryUnreachable) as caught:
+        stocked.resolve(fallback=False)
+    assert caught.value.exit_code == 5
+
+
+def test_a_damaged_last_version_is_not_stale_but_unusable(stocked: Site) -> None:
+    """Wrong bytes in the store never stand in for the model, not even while W&B is away."""
+    path = stocked.resolve().checkpoint
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    stocked.server.stop()
+    model = stocked.resolve()
+    assert (model.name, model.fallback, model.stale) == ("yolov8n", True, False)
+
+
+def test_another_servers_namesake_does_not_stand_in(stocked: Site) -> None:
+    """What `acme/registry/yolo` meant on one W&B server says nothing about another's."""
+    stocked.resolve()
+    stocked.environ["WANDB_BASE_URL"] = NOWHERE
+    assert stocked.resolve().fallback
+
+
+def test_a_serving_instance_is_better_than_the_base_model(stocked: Site) -> None:
+    """Never resolved, W&B away, something serves: an error, so that what serves stays as it is."""
+    stocked.server.stop()
+    with pytest.raises(RegistryUnreachable):
+        stocked.resolve(serving=True)
+    assert stocked.resolve(serving=False).fallback
+
+
+def test_a_hang_falls_back_within_the_deadline(stocked: Site) -> None:
+    """W&B that accepts and says nothing costs the deadline, not more than two seconds above it."""
+    stocked.server.fail("graphql", "hang")
+    began = time.monotonic()
+    model = stocked.resolve(timeout_s=4)
+    assert time.monotonic() - began < 6
+    assert model.fallback
+    assert "did not answer within 4 s" in str(model.reason)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"), [(("file", "wrong_bytes"), ModelCorrupt), (("manifest_file", "wrong_digest"), ModelCorrupt)]
+)
+def test_wrong_bytes_are_an_error_never_a_model(stocked: Site, fault: tuple[Any, Any], error: type[ModelError]) -> None:
+    """A damaged artifact is reported, not papered over with another model."""
+    stocked.server.fail(*fault)
+    with pytest.raises(error):
+        stocked.resolve()
+
+
+def test_an_artifact_without_checkpoint_is_an_error(stocked: Site) -> None:
+    """W&B has answered, and what it has cannot be served: no other model takes its place."""
+    stocked.server.log("acme/p/data", {"images.zip": b"x"})
+    with pytest.raises(CheckpointRefused, match=r"no \.pt checkpoint"):
+        stocked.resolve("acme/p/data:latest")
+
+
+def test_no_base_model_either(site: Site) -> None:
+    """With nothing to fall back to, the error is the first one, and tells of both."""
+    site.server.stop()
+    with pytest.raises(RegistryUnreachable) as caught:
+        site.resolve()
+    assert WANTED in caught.value.what
+    assert "connection refused" in str(caught.value.why)
+    assert f"{NOWHERE}/yolov8n.pt" in str(caught.value.why)
+    assert "--model PATH.pt" in str(caught.value.hint)
+
+
+def test_mistakes_do_not_fall_back(stocked: Site, tmp_path: Path) -> None:
+    """A wrong reference or path is a usage error, and asks nobody."""
+    for wrong in ("yolov8z", "registry/yolo", str(tmp_path / "nothing.pt")):
+        with pytest.raises(UsageError):
+            stocked.resolve(wrong)
+    assert stocked.server.requests == []
+
+
+def test_a_base_model_asked_for_does_not_fall_back_to_another(stocked: Site) -> None:
+    """yolov8s that cannot be had is an error although yolov8n is there."""
+    with pytest.raises(RegistryUnreachable):
+        stocked.resolve("yolov8s")
+    assert stocked.resolve("base").name == "yolov8n"
+    assert stocked.server.requests == []
+
+
+def test_a_local_checkpoint_is_copied_by_content(site: Site, fall_pt: Path, tmp_path: Path) -> None:
+    """What is served is what the file held at `up`; a known base model's file also serves as that base model."""
+    path = tmp_path / "mine.pt"
+    shutil.copyfile(fall_pt, path)
+    model = site.resolve(str(path))
+    path.write_bytes(b"overwritten by the next training")
+    assert (model.source, model.name, model.version, model.reference) == ("file", "mine", None, str(path))
+    assert model.checkpoint.read_bytes() == fall_pt.read_bytes()
+
+
+def test_a_base_models_file_given_by_path_is_remembered(site: Site, yolov8n_pt: Path) -> None:
+    """After `--model path/to/yolov8n.pt`, `--model base` needs no network."""
+    assert site.resolve(str(yolov8n_pt)).source == "file"
+    assert site.resolve("base").source == "base"
+
+
+def test_an_unreadable_file_is_an_error(site: Site) -> None:
+    """A file that the system will not give is a model error with the system's words."""
+    unreadable = Path("/proc/self/mem")  # opens, and fails at the first byte
+    with pytest.raises(ModelError, match="/proc/self/mem"):
+        site.resolve(str(unreadable))
