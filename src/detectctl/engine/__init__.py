@@ -1,0 +1,1 @@
+"""Pixels to detections; knows no Ray and no HTTP."""

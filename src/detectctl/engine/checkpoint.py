@@ -1,0 +1,142 @@
+"""Whether a checkpoint is ours to load: a sound detection model of the YOLOv8 kind that brings no code along.
+
+PyTorch's restricted unpickler decides; the names read from the pickles without running them tell the user why.
+"""
+
+from __future__ import annotations
+
+import pickletools
+import re
+import struct
+import zipfile
+from typing import TYPE_CHECKING, Any
+
+from detectctl.errors import CheckpointRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+# What checkpoints of detection models name; anything else is worth naming to the user.
+# Protocol 2, which PyTorch writes, calls the builtins by the name they had in Python 2.
+_EXPECTED = re.compile(
+    r"(torch|torchvision|ultralytics|numpy|collections|pathlib|_codecs)(\.|$)"
+    r"|(builtins|__builtin__)\.(set|getattr|dict|list|int|float|object|slice)$"
+)
+_MAX_PICKLE = 64 << 20
+
+
+def unexpected_globals(checkpoint: Path) -> list[str]:
+    """Dotted names that the file's pickles ask for and no detection checkpoint does, such as `posix.system`; sorted.
+
+    A file that cannot be read to its end gives the names found until there. Raises OSError if it cannot be opened.
+    """
+    names: set[str] = set()
+    for data in _pickles(checkpoint):
+        names.update(name for name in _globals(data) if not _EXPECTED.match(name))
+    return sorted(names)
+
+
+def _pickles(checkpoint: Path) -> Iterator[bytes]:
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            for info in archive.infolist():
+                if info.filename.endswith(".pkl") and info.file_size <= _MAX_PICKLE:
+                    yield archive.read(info)
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError):
+        with checkpoint.open("rb") as file:
+            yield file.read(_MAX_PICKLE)
+
+
+def _globals(data: bytes) -> Iterator[str]:
+    strings: list[str] = []
+    memo: dict[int, str] = {}
+    try:
+        for opcode, argument, _ in pickletools.genops(data):
+            if opcode.name in {"GLOBAL", "INST"}:
+                yield str(argument).replace(" ", ".", 1)
+            elif opcode.name == "STACK_GLOBAL":
+                yield ".".join(strings[-2:])
+            elif isinstance(argument, str):
+                strings.append(argument)
+            elif opcode.name == "MEMOIZE" and strings:
+                memo[len(memo)] = strings[-1]
+            elif opcode.name in {"BINGET", "LONG_BINGET"} and argument in memo:
+                strings.append(memo[argument])
+    except (ValueError, UnicodeDecodeError, struct.error, OverflowError, IndexError):
+        return  # damaged from here on
+
+
+def refuse_at_sight(checkpoint: Path) -> None:
+    """Refuse what can be seen to be no checkpoint or to want code, before anything tries to load it.
+
+    Raises:
+        CheckpointRefused: it is no zip archive as PyTorch writes them, or its pickles ask for foreign code.
+    """
+    asked_for = unexpected_globals(checkpoint)
+    if asked_for:
+        raise _wants_code(asked_for)
+    if not zipfile.is_zipfile(checkpoint):
+        raise _damaged("it is not the archive that PyTorch saves, or only a part of one")
+
+
+def refuse_unreadable(checkpoint: Path, error: BaseException, *, trusted: bool) -> CheckpointRefused:
+    """The refusal for a checkpoint whose loading ended in `error`, naming the code that it asked for in vain."""
+    story = [error]
+    while (cause := story[-1].__cause__ or story[-1].__context__) is not None and len(story) < 10:
+        story.append(cause)
+    texts = [f"{type(cause).__name__}: {cause}" for cause in story]
+    asked_for: list[str] = []
+    if not trusted:
+        blocked = re.findall(r"Unsupported global: GLOBAL (\S+)", "\n".join(texts))
+        asked_for = unexpected_globals(checkpoint) or blocked
+    return _wants_code(asked_for) if asked_for else _damaged(texts[-1].partition("\n")[0])
+
+
+def _wants_code(names: list[str]) -> CheckpointRefused:
+    return CheckpointRefused(
+        "the checkpoint asks to run code that no detection model needs",
+        why=f"its pickle names {', '.join(_printable(name) for name in names[:5])}",
+        hint="load it with --trust-checkpoint only if whoever made it may run code here",
+    )
+
+
+def _damaged(why: str) -> CheckpointRefused:
+    return CheckpointRefused(
+        "the checkpoint is damaged, or no PyTorch checkpoint of Ultralytics",
+        why=why,
+        hint="fetch or export it again; detectctl takes .pt files that Ultralytics saved",
+    )
+
+
+def labels_and_strides(model: Any) -> tuple[dict[int, str], list[int]]:
+    """Labels by class id, and each level's stride in pixels, of a loaded Ultralytics model.
+
+    Raises:
+        CheckpointRefused: it is not for detection, or has a head whose output is not that of YOLOv8.
+    """
+    try:
+        task, head, names = str(model.task), model.model[-1], model.names
+        kind, end2end = type(head).__name__, bool(getattr(head, "end2end", False))
+        if task != "detect":
+            raise _not_for_us(f"it is for the task {task!r}, and only detection is served")
+        if kind != "Detect" or end2end or head.reg_max <= 1:
+            raise _not_for_us(f"its head {kind!r}{' without NMS' if end2end else ''} is not of the YOLOv8 kind")
+        classes, strides = int(head.nc), [int(stride) for stride in model.stride]
+        names = dict(enumerate(names)) if isinstance(names, list) else dict(names)
+        labels = {class_id: _printable(str(names[class_id])) for class_id in range(classes)}
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise _not_for_us(f"a part that detection models have is missing: {error}") from error
+    return labels, strides
+
+
+def _not_for_us(why: str) -> CheckpointRefused:
+    return CheckpointRefused(
+        "the checkpoint holds no detection model of the YOLOv8 kind",
+        why=why,
+        hint="give a checkpoint that was trained with `yolo detect train` from a YOLOv8 model",
+    )
+
+
+def _printable(label: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in label)[:100]

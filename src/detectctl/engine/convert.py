@@ -1,0 +1,121 @@
+"""Checkpoint to compiled model: made once by a child process, kept by content, verified at every use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detectctl import child
+from detectctl.engine.checkpoint import refuse_at_sight
+from detectctl.engine.compiled import CompiledModel, load_compiled, write_manifest
+from detectctl.engine.making import child_environment, make_once, run_child
+from detectctl.errors import CheckpointRefused, ModelCorrupt
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from detectctl.engine.making import OnEvent
+
+__all__ = ["CompiledModel", "compile_checkpoint", "load_compiled"]
+
+
+def compile_checkpoint(
+    checkpoint: Path,
+    sha256: str,
+    *,
+    cache: Path,
+    trust_checkpoint: bool,
+    timeout_s: float,
+    environ: Mapping[str, str],
+    on_event: OnEvent | None = None,
+    name: str | None = None,
+) -> CompiledModel:
+    """The checkpoint's compiled model, from the cache if it is there and sound, else converted now.
+
+    Args:
+        checkpoint: a PyTorch checkpoint of Ultralytics.
+        sha256: hex digest that its bytes must have.
+        cache: detectctl's cache folder; models lie in `compiled/` below it.
+        trust_checkpoint: load it even if that runs code it brings along.
+        timeout_s: seconds for everything, the wait for another process that converts the same included.
+        environ: the environment; the child sees little of it.
+        name: what errors call the model; the file's name if None.
+        on_event: called with `{"stage": "import" | "load" | "export" | "save"}` while the child works.
+
+    Raises:
+        ModelCorrupt: the checkpoint's bytes are not those of `sha256`.
+        CheckpointRefused: it wants to run code, is damaged, or holds no detection model of the YOLOv8 kind.
+        ConversionFailed: the child failed, or the time is over.
+    """
+    called = name or checkpoint.name
+
+    def convert(scratch: Path, output: Path, left_s: float) -> None:
+        copy = scratch / "model.pt"
+        _copy_verified(checkpoint, copy, sha256)
+        if not trust_checkpoint:
+            _refuse_at_sight(copy, called)
+        request = {"checkpoint": str(copy), "output": str(output), "trust": trust_checkpoint}
+        env = child_environment(environ, scratch) | _environment_of_ultralytics(scratch, trust=trust_checkpoint)
+        try:
+            result = run_child(
+                "detectctl.engine.converter", request, env=env, timeout_s=left_s, on_event=on_event, name=called
+            )
+        except child.ChildFailed as error:
+            why, hint = json.loads(error.detail)
+            raise _refused(called, error.message, why, hint) from error
+        labels = {int(class_id): label for class_id, label in result["labels"].items()}
+        write_manifest(output, checkpoint_sha256=sha256, labels=labels, strides=result["strides"])
+
+    directory = cache / "compiled" / _key(sha256, trust_checkpoint=trust_checkpoint)
+    return make_once(directory, convert, checkpoint_sha256=sha256, timeout_s=timeout_s, name=called)
+
+
+def _key(sha256: str, *, trust_checkpoint: bool) -> str:
+    """What the outcome depends on; the converter's source stands for its version, which one would forget to raise."""
+    converter = hashlib.sha256(Path(__file__).with_name("converter.py").read_bytes()).hexdigest()
+    versions = [version("openvino"), version("ultralytics-opencv-headless"), version("torch"), converter]
+    return hashlib.sha256(json.dumps([sha256, trust_checkpoint, versions]).encode()).hexdigest()[:32]
+
+
+def _refuse_at_sight(copy: Path, name: str) -> None:
+    try:
+        refuse_at_sight(copy)
+    except CheckpointRefused as error:
+        raise _refused(name, error.what, error.why, error.hint) from error
+
+
+def _refused(name: str, what: str, why: str | None, hint: str | None) -> CheckpointRefused:
+    return CheckpointRefused(f"{name} was refused: {what}", why=why, hint=hint)
+
+
+def _copy_verified(source: Path, target: Path, sha256: str) -> None:
+    """Copy, so that what is loaded is what was hashed, whoever writes to the original meanwhile."""
+    try:
+        with source.open("rb") as reader, target.open("wb") as writer:
+            shutil.copyfileobj(reader, writer, 1 << 20)
+    except OSError as error:
+        raise ModelCorrupt(
+            f"{source} cannot be read", why=str(error), hint="check the file, and that it is readable"
+        ) from error
+    with target.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != sha256:
+        raise ModelCorrupt(
+            f"{source} is not the file it should be",
+            why=f"its sha256 is {digest}, expected {sha256}",
+            hint="remove it and run `detectctl up` again",
+        )
+
+
+def _environment_of_ultralytics(scratch: Path, *, trust: bool) -> dict[str, str]:
+    env = {
+        "YOLO_CONFIG_DIR": str(scratch / "ultralytics"),
+        "YOLO_OFFLINE": "true",  # also switches its usage events off
+        "YOLO_AUTOINSTALL": "false",
+        "YOLO_VERBOSE": "false",
+    }
+    return env if trust else env | {"ULTRALYTICS_SAFE_LOAD": "1"}

@@ -1,0 +1,116 @@
+"""The child process that turns a checkpoint into an OpenVINO network: the one place that unpickles for the CPU engine.
+
+Request: `checkpoint` (a private copy named *.pt), `output` (an existing folder), `trust`. Result: `labels`, `strides`.
+Events: `{"stage": …}`. Errors: kind `refused` for a checkpoint that is not ours to load; its
+detail is JSON: why, hint.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detectctl.child import ChildFailed, serve_parent
+from detectctl.engine.checkpoint import labels_and_strides, refuse_unreadable
+from detectctl.engine.compiled import NETWORK
+from detectctl.errors import CheckpointRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# A logit that is this far out is as good as any further out.
+_FAR = 1000.0
+
+# Loading weights and tracing a network reach for none of these.
+_FORBIDDEN_EVENTS = re.compile(
+    r"socket\.|subprocess\.|os\.(system|exec|fork|posix_spawn|spawn|forkpty|startfile)|pty\."
+)
+
+
+def convert(request: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Convert `request["checkpoint"]` into `request["output"]`; raises ChildFailed with kind `refused`."""
+    # Its converter would otherwise report each use to its maker, from forked processes.
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
+    checkpoint, output = Path(request["checkpoint"]), Path(request["output"])
+    send({"stage": "import"})
+    # Everything is imported before the guard goes up: imports may look around, a checkpoint may not.
+    import openvino.tools.ovc  # noqa: F401 - loaded for the guard's sake
+    import torch  # noqa: F401 - loaded for the guard's sake
+    import ultralytics.engine.exporter  # noqa: F401 - loaded for the guard's sake
+
+    if not request["trust"]:
+        forbid_reaching_out()
+    send({"stage": "load"})
+    try:
+        yolo = _load(checkpoint, trust=request["trust"])
+        labels, strides = labels_and_strides(yolo.model)
+    except CheckpointRefused as error:
+        raise ChildFailed("refused", error.what, json.dumps([error.why, error.hint])) from error
+    send({"stage": "export"})
+    _prepare(yolo.model.model[-1])
+    exported = Path(yolo.export(format="openvino", dynamic=True, imgsz=640, device="cpu", verbose=False))
+    send({"stage": "save"})
+    _save(next(exported.glob("*.xml")), output / NETWORK)
+    return {"labels": {str(class_id): label for class_id, label in labels.items()}, "strides": strides}
+
+
+def forbid_reaching_out() -> None:
+    """From here on this process may not open a connection or start a process, whoever asks.
+
+    The restricted unpickler runs no foreign code, but lets a checkpoint construct the libraries' own model classes with
+    arguments of its choice, and some of these fetch things.
+    """
+
+    def guard(event: str, _arguments: tuple[Any, ...]) -> None:
+        if _FORBIDDEN_EVENTS.match(event):
+            raise PermissionError(f"the checkpoint led to {event}")
+
+    sys.addaudithook(guard)
+
+
+def _load(checkpoint: Path, *, trust: bool) -> Any:
+    """The checkpoint as an Ultralytics `YOLO`; `ULTRALYTICS_SAFE_LOAD` in the environment keeps its code out."""
+    from ultralytics import YOLO
+
+    try:
+        return YOLO(checkpoint)
+    except Exception as error:  # hostile bytes may lead the loader to any exception
+        raise refuse_unreadable(checkpoint, error, trusted=trust) from error
+
+
+def _prepare(head: Any) -> None:
+    """Make the head exact where lower precision would hurt most, at no cost."""
+    import torch
+
+    # Boxes are computed from raw logits, for the few anchors that count, in fp32 whatever the network runs in. Left in
+    # the graph it is done for all anchors, and moves boxes by up to a pixel in bf16.
+    head._inference = lambda raw: (raw["boxes"], raw["scores"])
+    # An operation that follows the last convolutions makes the CPU plugin write their sums in fp32; it is fused away.
+    for branch in (*head.cv2, *head.cv3):
+        branch[-1] = torch.nn.Sequential(branch[-1], torch.nn.Hardtanh(-_FAR, _FAR))
+
+
+def _save(exported: Path, network: Path) -> None:
+    """Put colour scale, layout and each anchor's greatest logit into the graph, where they cost least."""
+    import numpy as np
+    import openvino as ov
+    import openvino.opset15 as ops
+    from openvino.preprocess import PrePostProcessor
+
+    wrapper = PrePostProcessor(ov.Core().read_model(exported))
+    images = ov.PartialShape([-1, -1, -1, 3])
+    wrapper.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC")).set_shape(images)
+    wrapper.input().model().set_layout(ov.Layout("NCHW"))
+    wrapper.input().preprocess().convert_element_type(ov.Type.f32).scale(255.0)
+    model = wrapper.build()
+    logits = model.outputs[1].get_node().input_value(0)
+    model.add_outputs([ops.reduce_max(logits, ops.constant(np.array([1], np.int64)), False).output(0)])
+    model.validate_nodes_and_infer_types()
+    ov.save_model(model, network, compress_to_fp16=False)
+
+
+if __name__ == "__main__":
+    serve_parent(convert)

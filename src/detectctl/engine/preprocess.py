@@ -1,0 +1,70 @@
+"""Letterboxing as Ultralytics' predictor does it: scaled into a square, padded to the next multiple of the stride.
+
+After `LetterBox(auto=True)` and `scale_boxes` of ultralytics 8.4: the same rounding, so that detections agree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_GREY = 114
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where an image lies within its letterbox.
+
+    Attributes:
+        width: pixels of the source image.
+        height: pixels of the source image.
+        gain: letterbox pixels per source pixel, (x, y).
+        offset: letterbox pixels left of and above the image, (x, y).
+    """
+
+    width: int
+    height: int
+    gain: tuple[float, float]
+    offset: tuple[int, int]
+
+
+def letterbox(image: NDArray[np.uint8], imgsz: int, stride: int) -> tuple[NDArray[np.uint8], Placement]:
+    """Scale `image` (height, width, 3) to fit `imgsz`, and pad each side's length to a multiple of `stride`.
+
+    Args:
+        image: uint8, any channel order.
+        imgsz: the longer side in pixels; a multiple of `stride`.
+        stride: the model's stride in pixels.
+
+    Returns:
+        uint8 (1, height, width, 3), and where the image lies in it.
+    """
+    height, width = image.shape[:2]
+    ratio = min(imgsz / height, imgsz / width)
+    new_width, new_height = max(round(width * ratio), 1), max(round(height * ratio), 1)
+    pad_x, pad_y = ((imgsz - new_width) % stride) / 2, ((imgsz - new_height) % stride) / 2
+    left, top = round(pad_x - 0.1), round(pad_y - 0.1)
+    box_width, box_height = new_width + left + round(pad_x + 0.1), new_height + top + round(pad_y + 0.1)
+
+    if (new_width, new_height) != (width, height):
+        image = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
+    if (box_width, box_height) == (new_width, new_height):
+        box = np.ascontiguousarray(image)[np.newaxis]
+    else:
+        box = np.full((1, box_height, box_width, 3), _GREY, np.uint8)
+        box[0, top : top + new_height, left : left + new_width] = image
+    return box, _placement(width, height, box_width, box_height)
+
+
+def _placement(width: int, height: int, box_width: int, box_height: int) -> Placement:
+    # Ultralytics derives these anew from the two shapes instead of keeping what it did; so must we, to agree.
+    gain = min(box_height / height, box_width / width)
+    new_width, new_height = max(round(width * gain), 1), max(round(height * gain), 1)
+    offset = round((box_width - new_width) / 2 - 0.1), round((box_height - new_height) / 2 - 0.1)
+    return Placement(width, height, (new_width / width, new_height / height), offset)

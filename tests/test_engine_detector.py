@@ -1,0 +1,269 @@
+"""The detector as a replica uses it."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from detectctl.engine.detector import Detector, DetectorSettings
+from detectctl.errors import BadParameter, ImageTooLarge, ModelCorrupt, UnsupportedImage, UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from detectctl.engine.compiled import CompiledModel
+
+
+@pytest.fixture(scope="module")
+def detector(yolov8n_compiled: CompiledModel) -> Detector:
+    return Detector.load(DetectorSettings(str(yolov8n_compiled.directory), yolov8n_compiled.checkpoint_sha256))
+
+
+def test_settings_survive_the_way_to_a_replica() -> None:
+    settings = DetectorSettings("/models/x", "0" * 64, precision="bf16", threads=3, max_image_pixels=10)
+    assert DetectorSettings(**json.loads(json.dumps(settings.to_json()))) == settings
+
+
+def test_an_image_comes_with_its_detections(detector: Detector, bus_jpg: Path) -> None:
+    image, found = detector.detect(bus_jpg.read_bytes())
+    assert image.shape == (1080, 810, 3)
+    assert {"bus", "person"} <= {detection.class_name for detection in found}
+    for detection in found:
+        x1, y1, x2, y2 = detection.xyxy
+        assert 0 <= x1 < x2 <= 810
+        assert 0 <= y1 < y2 <= 1080
+        assert detection.confidence > 0.25
+        assert detector.labels[detection.class_id] == detection.class_name
+
+
+def test_thresholds_and_classes_of_a_request_go_before_the_settings(detector: Detector, bus_jpg: Path) -> None:
+    image = detector.decode(bus_jpg.read_bytes())
+    everything = detector.detect_image(image)
+    assert detector.detect_image(image, confidence=0.5) == tuple(x for x in everything if x.confidence > 0.5)
+    assert len(detector.detect_image(image, confidence=0.01)) > len(everything)
+    assert len(detector.detect_image(image, iou=1.0)) > len(everything)
+    assert detector.detect_image(image, confidence=1.0) == ()
+    assert detector.detect_image(image, classes=["bus"]) == tuple(x for x in everything if x.class_name == "bus")
+    assert detector.detect_image(image, classes=["bus", "person", "bus"]) == tuple(
+        x for x in everything if x.class_name in {"bus", "person"}
+    )
+    assert detector.detect_image(image, classes=["zebra"]) == ()
+    assert detector.detect_image(image, classes=[]) == everything
+
+
+def test_a_confidence_of_zero_gives_at_most_300(detector: Detector, bus_jpg: Path) -> None:
+    image = detector.decode(bus_jpg.read_bytes())
+    found = detector.detect_image(image, confidence=0)
+    assert len(found) == 300
+
+
+@pytest.mark.parametrize("value", [-0.01, 1.01, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["confidence", "iou"])
+def test_a_threshold_out_of_range_is_a_bad_parameter(detector: Detector, name: str, value: float) -> None:
+    with pytest.raises(BadParameter):
+        detector.detect_image(np.zeros((32, 32, 3), np.uint8), **{name: value})  # type: ignore[arg-type]
+
+
+def test_an_unknown_class_names_the_nearest(detector: Detector) -> None:
+    with pytest.raises(BadParameter, match="persn") as caught:
+        detector.detect_image(np.zeros((32, 32, 3), np.uint8), classes=["persn"])
+    assert caught.value.hint is not None
+    assert "'person'" in caught.value.hint
+
+
+def test_limits_of_the_settings_hold(yolov8n_compiled: CompiledModel, bus_jpg: Path) -> None:
+    data = bus_jpg.read_bytes()
+    folder, sha256 = str(yolov8n_compiled.directory), yolov8n_compiled.checkpoint_sha256
+    with pytest.raises(ImageTooLarge):
+        Detector.load(DetectorSettings(folder, sha256, max_image_bytes=len(data) - 1)).decode(data)
+    with pytest.raises(ImageTooLarge):
+        Detector.load(DetectorSettings(folder, sha256, max_image_pixels=810 * 1080 - 1)).decode(data)
+    with pytest.raises(UnsupportedImage):
+        Detector.load(DetectorSettings(folder, sha256)).decode(b"nothing")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 4000), (4000, 1), (31, 33), (640, 640), (641, 639)])
+def test_every_shape_of_image_is_served(detector: Detector, shape: tuple[int, int]) -> None:
+    image = np.random.default_rng(2).integers(0, 255, (*shape, 3), np.uint8)
+    for detection in detector.detect_image(image, confidence=0.001):
+        x1, y1, x2, y2 = detection.xyxy
+        assert 0 <= x1 <= x2 <= shape[1]
+        assert 0 <= y1 <= y2 <= shape[0]
+
+
+def test_many_threads_get_the_answers_of_one(detector: Detector, bus_jpg: Path, zidane_jpg: Path) -> None:
+    """Different shapes at the same time, in both forms of the network, never mix."""
+    files = [bus_jpg.read_bytes(), zidane_jpg.read_bytes()]
+    expected = [detector.detect(data)[1] for data in files]
+    start = threading.Barrier(8)
+
+    def work(number: int) -> list[bool]:
+        start.wait()
+        return [detector.detect(files[i % 2])[1] == expected[i % 2] for i in range(number, number + 6)]
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert all(all(same) for same in pool.map(work, range(8)))
+
+
+def test_a_request_that_fails_leaves_the_detector_whole(detector: Detector, bus_jpg: Path) -> None:
+    data = bus_jpg.read_bytes()
+    _, expected = detector.detect(data)
+    for _ in range(20):
+        with pytest.raises(UnsupportedImage):
+            detector.detect(data[:5000])
+    assert detector.detect(data)[1] == expected
+
+
+def test_both_forms_of_the_network_agree(yolov8n_compiled: CompiledModel, bus_jpg: Path) -> None:
+    """Which one answers depends on the load; what it answers must not."""
+    from detectctl.engine.compiled import load_compiled
+    from detectctl.engine.openvino import OpenVINOEngine
+    from detectctl.engine.preprocess import letterbox
+
+    model = load_compiled(yolov8n_compiled.directory, checkpoint_sha256=yolov8n_compiled.checkpoint_sha256)
+    engine = OpenVINOEngine(model, precision=None, threads=2)
+    box, _ = letterbox(np.random.default_rng(1).integers(0, 255, (300, 500, 3), np.uint8), 640, 32)
+    (alone,) = engine.infer(box, [0.01], alone=True)
+    (crowded,) = engine.infer(box, [0.01], alone=False)
+    assert alone.shape[1] > 0
+    np.testing.assert_allclose(alone, crowded, rtol=1e-3, atol=1e-3)
+    twice = engine.infer(np.concatenate((box, box)), [0.01, 0.5], alone=True)
+    np.testing.assert_allclose(twice[0], alone, rtol=1e-3, atol=1e-3)
+    assert twice[1].shape[1] <= alone.shape[1]
+    engine.close()
+
+
+def test_the_engine_says_what_runs(detector: Detector) -> None:
+    info = detector.engine_info()
+    assert (info.name, info.device) == ("openvino", "cpu")
+    assert info.precision in {"fp32", "bf16"}
+    assert info.threads >= 1
+
+
+@pytest.mark.parametrize("options", [{"device": "cuda"}, {"precision": "fp16"}], ids=str)
+def test_what_this_processor_cannot_do_is_a_usage_error(
+    yolov8n_compiled: CompiledModel, options: dict[str, str]
+) -> None:
+    import openvino
+
+    if "FP16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") and "precision" in options:
+        pytest.skip("this processor has fp16")
+    with pytest.raises(UsageError) as caught:
+        Detector.load(
+            DetectorSettings(str(yolov8n_compiled.directory), yolov8n_compiled.checkpoint_sha256, **options)  # type: ignore[arg-type]
+        )
+    assert caught.value.hint is not None
+
+
+def test_a_damaged_model_is_not_served(yolov8n_compiled: CompiledModel) -> None:
+    with pytest.raises(ModelCorrupt):
+        Detector.load(DetectorSettings(str(yolov8n_compiled.directory), "f" * 64))
+
+
+def test_a_damaged_blob_cache_does_no_harm(yolov8n_compiled: CompiledModel, tmp_path: Path, bus_jpg: Path) -> None:
+    """What OpenVINO keeps beside the model for this processor is a convenience, never a condition."""
+    import shutil
+
+    folder = tmp_path / "model"
+    shutil.copytree(yolov8n_compiled.directory, folder)
+    settings = DetectorSettings(str(folder), yolov8n_compiled.checkpoint_sha256)
+    _, expected = Detector.load(settings).detect(bus_jpg.read_bytes())
+    blobs = [path for path in (tmp_path / "model.blobs").rglob("*") if path.is_file()]
+    assert blobs
+    for path in blobs:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    _, found = Detector.load(settings).detect(bus_jpg.read_bytes())
+    assert found == expected
+
+
+_REPLICA = """
+import json, re, sys
+from detectctl.engine.detector import Detector, DetectorSettings
+detector = Detector.load(DetectorSettings(**json.loads(sys.argv[1])))
+detector.warm_up()
+for path in sys.argv[2:]:
+    assert detector.detect(open(path, "rb").read())[1]
+heavy = {"torch", "ultralytics", "wandb", "ray", "torchvision", "matplotlib", "scipy", "pandas", "httpx", "fastapi"}
+print(json.dumps({
+    "heavy": sorted(heavy & set(sys.modules)),
+    # Not ru_maxrss, which a child inherits from the process that started it.
+    "megabytes": int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024,
+}))
+"""
+
+
+def test_a_loaded_detector_has_no_torch_and_little_memory(
+    yolov8n_compiled: CompiledModel, bus_jpg: Path, zidane_jpg: Path
+) -> None:
+    """A replica on OpenVINO imports none of the training stack; the process stays below 270 MB."""
+    settings = DetectorSettings(str(yolov8n_compiled.directory), yolov8n_compiled.checkpoint_sha256)
+    result = subprocess.run(
+        [sys.executable, "-c", _REPLICA, json.dumps(settings.to_json()), str(bus_jpg), str(zidane_jpg)],
+        capture_output=True,
+        timeout=100,
+        check=True,
+    )
+    seen = json.loads(result.stdout)
+    print(f"a loaded detector: {seen['megabytes']:.0f} MB")  # noqa: T201 - the figure is worth seeing
+    assert seen["heavy"] == []
+    assert seen["megabytes"] < 270
+
+
+_FIRST = """
+import json, sys, threading
+import openvino
+from detectctl.engine.detector import Detector, DetectorSettings
+detector = Detector.load(DetectorSettings(**json.loads(sys.argv[1])))
+sys.setswitchinterval(1e-6)  # what is rare becomes usual
+at_once = threading.Barrier(8)
+def first_step_of_inference():
+    at_once.wait()
+    openvino.Type.u8.to_dtype()
+threads = [threading.Thread(target=first_step_of_inference) for _ in range(8)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_the_first_images_may_come_at_the_same_time(yolov8n_compiled: CompiledModel) -> None:
+    """OpenVINO makes a table at its first use, in a way that lets two threads wait for each other for ever."""
+    settings = DetectorSettings(str(yolov8n_compiled.directory), yolov8n_compiled.checkpoint_sha256, imgsz=32)
+    command = [sys.executable, "-c", _FIRST, json.dumps(settings.to_json())]
+    for _ in range(3):
+        subprocess.run(command, timeout=60, check=True)
+
+
+_EVERY_SHAPE = """
+import sys
+import numpy as np, psutil
+from detectctl.engine import openvino
+from detectctl.engine.detector import Detector, DetectorSettings
+openvino._KEPT_KERNELS = int(sys.argv[3]) or openvino._KEPT_KERNELS
+detector = Detector.load(DetectorSettings(sys.argv[1], sys.argv[2], threads=1))
+detector.warm_up()
+before = psutil.Process().memory_info().rss
+for side in range(32, 641, 32):
+    for shape in ((640, side, 3), (side, 640, 3)):
+        detector.detect_image(np.full(shape, 90, np.uint8))
+print((psutil.Process().memory_info().rss - before) >> 20)
+"""
+
+
+def test_images_of_every_shape_cost_bounded_memory(yolov8n_compiled: CompiledModel) -> None:
+    """39 letterboxes leave much less behind than with OpenVINO's own setting."""
+
+    def grown(kept: int) -> int:
+        model = (str(yolov8n_compiled.directory), yolov8n_compiled.checkpoint_sha256)
+        command = [sys.executable, "-c", _EVERY_SHAPE, *model, str(kept)]
+        return int(subprocess.run(command, capture_output=True, check=True, timeout=200).stdout)
+
+    assert grown(0) < 0.8 * grown(5000)

@@ -1,0 +1,51 @@
+"""What the engine needs of a machine: no display libraries, no second copy of a library."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GRAPHICS = ("libGL", "libEGL", "libX", "libxcb", "libgtk", "libQt", "libSM", "libICE", "libglib", "libgthread")
+
+
+def needed_libraries(readelf: str) -> dict[str, list[str]]:
+    """The libraries that each shared object of cv2 names as needed, as its ELF dynamic section says."""
+    spec = importlib.util.find_spec("cv2")
+    assert spec is not None
+    assert spec.origin is not None
+    needed = {}
+    for library in Path(spec.origin).parent.rglob("*.so*"):
+        listing = subprocess.run([readelf, "-d", str(library)], capture_output=True, text=True, check=True).stdout
+        needed[library.name] = [line.split("[")[1].rstrip("]") for line in listing.splitlines() if "(NEEDED)" in line]
+    return needed
+
+
+def test_opencv_needs_no_library_of_a_display() -> None:
+    """A server or a slim container has no libGL, and `import cv2` of the usual package dies there."""
+    readelf = shutil.which("readelf")
+    if readelf is None:
+        pytest.skip("no readelf here")
+    needed = needed_libraries(readelf)
+    assert any(name.startswith("cv2") for name in needed)
+    assert {library for names in needed.values() for library in names if library.startswith(GRAPHICS)} == set()
+
+
+@pytest.mark.parametrize("name", ["opencv-python", "opencv-contrib-python", "ultralytics"])
+def test_the_packages_that_need_a_display_are_not_installed(name: str) -> None:
+    """They would put another cv2 over the headless one."""
+    with pytest.raises(importlib.metadata.PackageNotFoundError):
+        importlib.metadata.distribution(name)
+
+
+def test_importing_opencv_maps_no_library_of_a_display() -> None:
+    code = "import cv2; print(open('/proc/self/maps').read())"
+    maps = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
+    mapped = {Path(line.split()[-1]).name for line in maps.splitlines() if ".so" in line}
+    assert any(name.startswith("cv2") for name in mapped)
+    assert {name for name in mapped if name.startswith(GRAPHICS)} == set()

@@ -1,0 +1,234 @@
+"""int8 is made on the user's images, runs in int8, and says truly how far it is from fp32."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import pytest
+
+from detectctl.detection import Detection
+from detectctl.engine import calibration
+from detectctl.engine.agreement import Agreement, compare
+from detectctl.engine.calibration import MOST_IMAGES, Calibration
+from detectctl.engine.compiled import read_agreement
+from detectctl.engine.detector import Detector, DetectorSettings
+from detectctl.engine.quantise import quantise
+from detectctl.errors import ConversionFailed, UsageError
+
+if TYPE_CHECKING:
+    from detectctl.engine.compiled import CompiledModel
+
+
+def make(model: CompiledModel, folder: Path, cache: Path, **options: Any) -> CompiledModel:
+    settings: dict[str, Any] = {"imgsz": 640, "timeout_s": 250, "environ": os.environ, "name": "yolov8n"} | options
+    return quantise(model, calibration.choose(folder), cache=cache, **settings)
+
+
+def detector(model: CompiledModel, precision: str) -> Detector:
+    return Detector.load(DetectorSettings(str(model.directory), model.checkpoint_sha256, precision=precision))  # type: ignore[arg-type]
+
+
+def test_int8_agrees_with_fp32_as_well_as_it_says(
+    yolov8n_compiled: CompiledModel, yolov8n_int8: CompiledModel, eight_photos: list[Path]
+) -> None:
+    """The record is what anybody can measure; a broken image and an empty file are counted, other files are not."""
+    told = yolov8n_int8.agreement
+    assert told is not None
+    assert (told.images, told.skipped) == (8, 2)
+    print(f"int8: {told}, confidence within {told.confidence_gap:.2f}")  # noqa: T201 - the figures are worth seeing
+    assert told.loss <= 0.25
+    assert told.mean_iou >= 0.93
+    assert told.confidence_gap <= 0.25
+
+    fp32, int8 = detector(yolov8n_compiled, "fp32"), detector(yolov8n_int8, "int8")
+    # By name, as calibration takes them: in another order, sums round otherwise.
+    photos = [photo.read_bytes() for photo in sorted(eight_photos, key=lambda photo: photo.name)]
+    measured = compare(
+        [fp32.detect(photo)[1] for photo in photos], [int8.detect(photo)[1] for photo in photos], skipped=2
+    )
+    assert measured.fp32_boxes >= 15
+    # One box more or less: single ones lie at the threshold, and streams of other widths sum in another order.
+    assert abs(measured.int8_boxes - told.int8_boxes) <= 1
+    assert measured.recall == pytest.approx(told.recall, abs=0.07)
+    assert measured.mean_iou == pytest.approx(told.mean_iou, abs=0.02)
+    assert int8.engine_info().precision == "int8"
+    assert int8.engine_info().agreement == told
+    assert read_agreement(yolov8n_int8.directory) == told
+    assert read_agreement(yolov8n_compiled.directory) is None
+
+
+def test_convolutions_run_in_int8_and_logits_leave_in_fp32(yolov8n_int8: CompiledModel) -> None:
+    """What is called int8 is int8, and nothing behind the last convolutions is rounded to it."""
+    import openvino as ov
+
+    core = ov.Core()
+    network = core.read_model(yolov8n_int8.network)
+    compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    precisions = [
+        node.get_rt_info()["runtimePrecision"].astype(str)
+        for node in compiled.get_runtime_model().get_ops()
+        if node.get_rt_info()["layerType"].astype(str) == "Convolution"
+    ]
+    assert len(precisions) >= 60
+    assert set(precisions) <= {"i8", "u8"}
+    nodes = [result.input_value(0).get_node() for result in network.get_results()]
+    behind = set()
+    while nodes:
+        node = nodes.pop()
+        if node.get_type_name() not in {"Convolution", "Constant"}:
+            behind.add(node.get_type_name())
+            nodes += [value.get_node() for value in node.input_values()]
+    assert "Clamp" in behind
+    assert "FakeQuantize" not in behind
+
+
+def test_the_same_images_elsewhere_need_no_second_calibration(
+    yolov8n_compiled: CompiledModel, yolov8n_int8: CompiledModel, eight_folder: Path, tmp_path: Path
+) -> None:
+    """Contents count, not paths and times; one changed byte, another size of input or a lost file is another model."""
+    moved = tmp_path / "moved"
+    shutil.copytree(eight_folder, moved, copy_function=shutil.copyfile)
+    events: list[dict[str, Any]] = []
+    cache = yolov8n_int8.directory.parent.parent
+    begun = time.monotonic()
+    assert make(yolov8n_compiled, moved, cache, on_event=events.append) == yolov8n_int8
+    assert events == []
+    assert time.monotonic() - begun < 10
+
+    chosen = calibration.choose(moved)
+    with (moved / "bus.jpg").open("r+b") as file:
+        file.seek(50_000)
+        file.write(b"x")
+    changed = calibration.choose(moved)
+    assert changed.digest != chosen.digest
+    (moved / "flower.jpg").unlink()
+    assert calibration.choose(moved).digest not in {chosen.digest, changed.digest}
+    with pytest.raises(ConversionFailed, match="within the time"):
+        make(yolov8n_compiled, eight_folder, cache, imgsz=320, timeout_s=0.5)
+
+
+def test_a_large_folder_is_sampled_evenly_and_always_alike(tmp_path: Path) -> None:
+    for index in range(1000):
+        (tmp_path / f"{index:04}.jpg").write_bytes(str(index).encode())
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "folder.jpg").mkdir()
+    chosen = calibration.choose(tmp_path)
+    numbers = [int(Path(path).stem) for path, _ in chosen.images]
+    assert len(numbers) == MOST_IMAGES
+    assert {after - before for before, after in itertools.pairwise(numbers)} == {3, 4}
+    assert numbers[0] == 0
+    assert numbers[-1] >= 996
+    assert calibration.choose(tmp_path) == chosen
+
+
+def test_a_folder_without_images_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "a.jpg").write_bytes(b"x")
+    (tmp_path / "readme.txt").write_text("no image")
+    for folder in (tmp_path, tmp_path / "nowhere", tmp_path / "readme.txt"):
+        with pytest.raises(UsageError) as caught:
+            calibration.choose(folder)
+        assert str(folder) in caught.value.what
+        assert caught.value.hint is not None
+
+
+@pytest.mark.parametrize(("kind", "why"), [("broken", "none of 3 files"), ("grey", "finds nothing in 3 images")])
+def test_images_that_tell_nothing_are_refused(
+    yolov8n_compiled: CompiledModel, tmp_path: Path, bus_jpg: Path, kind: str, why: str
+) -> None:
+    """An int8 model that nobody could compare is not made."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index in range(3):
+        if kind == "broken":
+            (folder / f"{index}.jpg").write_bytes(bus_jpg.read_bytes()[: 1000 * index])
+        else:
+            cv2.imwrite(str(folder / f"{index}.png"), np.full((100 + index, 200, 3), 114, np.uint8))
+    with pytest.raises(UsageError) as caught:
+        make(yolov8n_compiled, folder, tmp_path)
+    assert caught.value.why is not None
+    assert why in caught.value.why
+    assert [path for path in (tmp_path / "compiled").iterdir() if path.suffix != ".lock"] == []
+
+
+def test_an_image_that_changes_meanwhile_is_noticed(
+    yolov8n_compiled: CompiledModel, tmp_path: Path, bus_jpg: Path
+) -> None:
+    """What is kept under a digest was made of the bytes that have it."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        shutil.copyfile(bus_jpg, folder / name)
+
+    def vandalise(event: dict[str, Any]) -> None:
+        if event["stage"] == "import":
+            (folder / "b.jpg").unlink()
+
+    with pytest.raises(ConversionFailed, match="could not be quantised") as caught:
+        make(yolov8n_compiled, folder, tmp_path, on_event=vandalise)
+    assert caught.value.why is not None
+    assert "b.jpg" in caught.value.why
+
+
+def test_a_deadline_ends_the_calibration_and_leaves_nothing(
+    yolov8n_compiled: CompiledModel, eight_folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConversionFailed, match="within the time"):
+        make(yolov8n_compiled, eight_folder, tmp_path, timeout_s=1)
+    assert [path for path in (tmp_path / "compiled").iterdir() if path.suffix != ".lock"] == []
+
+
+def test_a_file_that_cannot_be_read_is_skipped(tmp_path: Path, bus_jpg: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detectctl.images.MAX_FILE_BYTES", 1000)
+    shutil.copyfile(bus_jpg, tmp_path / "large.jpg")
+    (tmp_path / "small.jpg").write_bytes(b"x")
+    digests = {Path(path).name: sha256 for path, sha256 in calibration.choose(tmp_path).images}
+    assert digests["large.jpg"] is None
+    assert digests["small.jpg"] is not None
+
+
+@pytest.mark.parametrize("precision", ["auto", "fp32", "int8"])
+def test_a_model_runs_only_in_the_arithmetic_it_was_made_for(
+    yolov8n_compiled: CompiledModel, yolov8n_int8: CompiledModel, precision: str
+) -> None:
+    wrong = yolov8n_compiled if precision == "int8" else yolov8n_int8
+    with pytest.raises(UsageError, match=f"precision {precision}") as caught:
+        detector(wrong, precision)
+    assert caught.value.hint is not None
+
+
+def box(x: float, confidence: float = 0.9, class_id: int = 0) -> Detection:
+    return Detection("thing", (x, 0.0, x + 100, 100.0), confidence, class_id)
+
+
+def test_agreement_counts_pairs_of_one_class_once() -> None:
+    """Of two boxes near one, one is made up; another class is another thing; what is far off is lost."""
+    expected = [[box(0), box(500, 0.5)], [box(0)], [box(0), box(40)]]
+    found = [[box(10, 0.8), box(-10, 0.7), box(900)], [box(0, class_id=1)], [box(40), box(0)]]
+    told = compare(expected, found, skipped=1)
+    assert (told.images, told.skipped, told.fp32_boxes, told.int8_boxes) == (3, 1, 5, 6)
+    assert told.recall == pytest.approx(3 / 5)
+    assert told.precision == pytest.approx(3 / 6)
+    assert told.mean_iou == pytest.approx((9 / 11 + 1 + 1) / 3)
+    assert told.confidence_gap == pytest.approx(0.1)
+    assert told.loss == pytest.approx(0.5)
+    assert str(told) == "recall 0.60, precision 0.50, IoU 0.94 against fp32 on 3 images"
+
+
+def test_a_network_that_finds_nothing_has_lost_everything() -> None:
+    assert compare([[box(0)]], [[]], skipped=0).loss == 1
+    assert compare([[box(0)]], [[box(60)]], skipped=0) == Agreement(1, 0, 1, 1, 0.0, 0.0, 0.0, 0.0)
+
+
+def test_the_choice_of_images_is_data(eight_folder: Path) -> None:
+    """It travels to the child as JSON, and hides no file handle or state."""
+    chosen = calibration.choose(eight_folder)
+    assert Calibration(chosen.folder, chosen.images) == chosen
+    assert len({sha256 for _, sha256 in chosen.images}) == len(chosen.images) == 10
