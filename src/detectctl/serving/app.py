@@ -1,0 +1,73 @@
+"""The Serve application: the one place where Ray meets the service."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from detectctl.serving.config import DEPLOYMENT, ServiceConfig
+
+if TYPE_CHECKING:
+    from detectctl.serving.service import Service
+
+
+def build(args: dict[str, Any]) -> Any:
+    """Serve's import path `detectctl.serving.app:build`; `args` is `ServiceConfig.to_json()`."""
+    from ray import serve
+
+    config = ServiceConfig.from_json(args)
+    # No Ray options here: `up` sends them all with the application, where `status` can read them.
+    return serve.deployment(name=DEPLOYMENT)(serve.ingress()(Replica)).bind(config)
+
+
+class Replica:
+    """What Serve constructs in each replica; it takes requests only after the constructor returned."""
+
+    def __init__(self, config: ServiceConfig) -> None:
+        from detectctl.engine.detector import Detector, DetectorSettings
+
+        self._config = config
+        # The thresholds come with `reconfigure`; the detector's own defaults are never used.
+        settings = {**config.detector, "confidence": 0.25, "iou": 0.7}
+        self._detector = Detector.load(DetectorSettings(**settings))
+        self._detector.warm_up()
+        self._service: Service | None = None
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Serve calls it once after the constructor, and again when `up` changes what a living replica can take."""
+        self._config = self._config.told(user_config)
+        if self._service is not None:
+            self._service.config = self._config
+
+    def __serve_build_asgi_app__(self) -> Any:
+        """The FastAPI application around the loaded detector, behind its guard."""
+        from ray import serve
+
+        from detectctl.serving.api import create_app
+        from detectctl.serving.auth import KeyRing
+        from detectctl.serving.fetch import Fetcher
+        from detectctl.serving.request_log import open_request_log
+        from detectctl.serving.service import Service
+        from detectctl.serving.url_policy import UrlPolicy
+
+        stats_file = None
+        if self._config.stats_dir is not None:
+            name = serve.get_replica_context().replica_id.unique_id
+            stats_file = Path(self._config.stats_dir) / f"{name}.json"
+            open_request_log(stats_file.with_suffix(".log"))
+        policy = UrlPolicy(self._config.allow_url, self._config.url_input)
+        fetcher = Fetcher(policy, max_bytes=self._config.detector["max_image_bytes"])
+        self._service = Service(self._config, self._detector, fetcher, request_id=_request_id, stats_file=stats_file)
+        keys = self._config.api_key_file
+        return create_app(self._service, None if keys is None else KeyRing(Path(keys)))
+
+    def check_health(self) -> None:
+        """Serve replaces the replica if this raises."""
+        if self._service is not None:
+            self._service.check()
+
+
+def _request_id() -> str:
+    from ray.serve.context import _get_serve_request_context
+
+    return str(_get_serve_request_context().request_id)

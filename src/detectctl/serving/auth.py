@@ -1,0 +1,163 @@
+"""Who may ask, and what every answer says to browsers: a plain ASGI layer around the application."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from detectctl.errors import HostNotKnown, RequestError, Unauthorized, UsageError
+from detectctl.keys import read_keys
+from detectctl.serving.request_log import LOGGER
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, MutableMapping
+    from pathlib import Path
+
+    Message = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[Message]]
+    Send = Callable[[Message], Awaitable[None]]
+    App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+
+OPEN_ROUTES: Final = frozenset({"/healthz", "/readyz"})
+"""Asked by load balancers, which hold no key; they tell nothing but that the service is there."""
+
+# Nothing that we answer is a page, except /docs, which says its own: so nothing is to be run, framed or guessed at.
+_HEADERS: Final = {
+    b"x-content-type-options": b"nosniff",
+    b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    b"referrer-policy": b"no-referrer",
+    b"cache-control": b"no-store",
+}
+
+logger = logging.getLogger(LOGGER)
+
+
+class KeyRing:
+    """The keys that are good now: those in the file, which is read again whenever it has changed.
+
+    A file that is gone or cannot be understood lets nobody in until it is whole again; so replace it in one step (mv).
+    In memory are only the keys' digests.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen: tuple[int, ...] | None = None
+        self._digests: tuple[bytes, ...] = ()
+
+    def accepts(self, key: bytes) -> bool:
+        """Whether this is one of the keys; takes the same time for every key that is not."""
+        self._refresh()
+        digest = hashlib.sha256(key).digest()
+        # All are compared, and digests of one length: nothing tells how much of which key was right.
+        return sum([hmac.compare_digest(digest, known) for known in self._digests]) > 0
+
+    def _refresh(self) -> None:
+        try:
+            stat = self._path.stat()
+            seen: tuple[int, ...] = (stat.st_mtime_ns, stat.st_size, stat.st_ino, stat.st_ctime_ns)
+        except OSError:
+            seen = ()
+        if seen == self._seen:
+            return
+        try:
+            self._digests = tuple(hashlib.sha256(key.encode()).digest() for key in read_keys(self._path))
+        except UsageError as error:
+            self._digests = ()
+            logger.error("nobody is let in: %s: %s", error.what, error.why)  # noqa: TRY400 - no traceback is needed
+        else:
+            logger.info("the key file holds %d keys", len(self._digests))
+        self._seen = seen
+
+
+class Guard:
+    """Asks for a key, where there is a key ring, and adds the headers that keep browsers careful.
+
+    Args:
+        app: what is guarded.
+        keys: None lets everybody in.
+        refused: called with path and error code of each refused request, for its log line.
+        own_host: where there is no key ring, the one name beside localhost that callers may ask under; None for any.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        keys: KeyRing | None,
+        refused: Callable[[str, str], None],
+        own_host: str | None = None,
+    ) -> None:
+        self._app = app
+        self._keys = keys
+        self._refused = refused
+        # Any address is as good as our own: no DNS can bend it.
+        own = rf"(localhost|[0-9.]+|\[[0-9a-f:.]+\]|{re.escape(own_host or '')})(:[0-9]+)?"
+        self._own = None if own_host is None else re.compile(own.encode(), re.IGNORECASE)
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = message["headers"] = list(message.get("headers", ()))
+                present = {name.lower() for name, _ in headers}
+                headers += [header for header in _HEADERS.items() if header[0] not in present]
+            await send(message)
+
+        error = None if scope["path"] in OPEN_ROUTES else self._objection(scope["headers"])
+        if error is not None:
+            self._refused(scope["path"], error.code)
+            await _refuse(error, send_with_headers)
+            return
+        await self._app(scope, receive, send_with_headers)
+
+    def _objection(self, headers: list[tuple[bytes, bytes]]) -> RequestError | None:
+        """Why the request is refused, if it is."""
+        if self._keys is not None:
+            presented = _presented(headers)
+            if presented is not None and self._keys.accepts(presented):
+                return None
+            return Unauthorized(
+                "the API key is missing" if presented is None else "the API key is wrong",
+                hint="send it as Authorization: Bearer KEY, or as X-API-Key: KEY",
+            )
+        # A web page may let its own name lead to 127.0.0.1 (DNS rebinding), and then asks and reads as that name.
+        if self._own is None or all(self._own.fullmatch(value) for name, value in headers if name == b"host"):
+            return None
+        return HostNotKnown(
+            "the request's Host is not this machine's",
+            why="without API keys the service answers those who ask localhost or an address",
+            hint="ask 127.0.0.1; or start it with --api-key-file, --generate-api-key or --no-auth",
+        )
+
+
+def _presented(headers: list[tuple[bytes, bytes]]) -> bytes | None:
+    """The key that a request brings; None if it brings none, or one in two headers that differ."""
+    found = set()
+    for name, value in headers:
+        if name == b"x-api-key":
+            found.add(value.strip())
+        elif name == b"authorization":
+            scheme, _, key = value.partition(b" ")
+            if scheme.lower() == b"bearer":
+                found.add(key.strip())
+    return found.pop() if len(found) == 1 else None
+
+
+async def _refuse(error: RequestError, send: Send) -> None:
+    message = "; ".join(part for part in (error.what, error.why, error.hint) if part)
+    body = json.dumps({"status": "error", "error": {"code": error.code, "message": message}}).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+    ]
+    if isinstance(error, Unauthorized):
+        headers.append((b"www-authenticate", b'Bearer realm="detectctl"'))
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,99 @@
+"""The image in a request's body, bounded in bytes and in time while it arrives."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from fastapi import Request
+from starlette.exceptions import HTTPException
+
+from detectctl.errors import ImageTooLarge, RequestTimeout, UnsupportedImage
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+UPLOAD_S: Final = 30.0
+"""For the whole body: a request that waits for its own body takes one of the places that others could have."""
+
+_MULTIPART_OVERHEAD: Final = 64 * 1024  # boundaries and headers around the file itself
+
+
+def is_form(request: Request) -> bool:
+    """Whether the image is in a form's field; else it is the body."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower() == "multipart/form-data"
+
+
+async def read_image(request: Request, limit: int) -> bytes:
+    """The bytes of the image.
+
+    Args:
+        request: its body is consumed.
+        limit: bytes of the image at most.
+
+    Raises:
+        ImageTooLarge: more than `limit`, announced or arrived.
+        UnsupportedImage: a form that is malformed, or without a file in its field `file`.
+        RequestTimeout: it did not arrive in `UPLOAD_S` seconds.
+    """
+    try:
+        async with asyncio.timeout(UPLOAD_S):
+            return await (_read_form if is_form(request) else _read_body)(request, limit)
+    except TimeoutError as error:
+        raise RequestTimeout(
+            "the image took too long to arrive", why=f"the service waits {UPLOAD_S:g} s for a request's body"
+        ) from error
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    _refuse_long(request, limit)
+    body = bytearray()  # a list of chunks would cost a multiple if they came byte by byte
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise _too_long(limit)
+    return bytes(body)
+
+
+async def _read_form(request: Request, limit: int) -> bytes:
+    _refuse_long(request, limit + _MULTIPART_OVERHEAD)
+    bounded = Request(request.scope, _bounded(request.receive, limit + _MULTIPART_OVERHEAD, limit))
+    try:
+        async with bounded.form(max_files=1, max_fields=8) as form:
+            file = form.get("file")
+            if file is None or isinstance(file, str):
+                raise UnsupportedImage("the form has no file in its field `file`", hint="curl -F file=@image.jpg …")
+            data = await file.read()
+    except HTTPException as error:  # how Starlette says that a form is malformed
+        raise UnsupportedImage("the form cannot be read", why=str(error.detail)) from error
+    if len(data) > limit:
+        raise _too_long(limit)
+    return data
+
+
+def _bounded(receive: Callable[..., Any], most: int, limit: int) -> Callable[..., Any]:
+    size = 0
+
+    async def receive_bounded() -> Any:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > most:
+            raise _too_long(limit)
+        return message
+
+    return receive_bounded
+
+
+def _refuse_long(request: Request, limit: int) -> None:
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limit:
+        raise _too_long(limit)
+
+
+def _too_long(limit: int) -> ImageTooLarge:
+    return ImageTooLarge(
+        f"the image has more than {limit} bytes",
+        why="the service's limit",
+        hint="send a smaller one, or raise --max-image-bytes",
+    )

@@ -1,0 +1,270 @@
+"""Downloads the image at a URL that a stranger names, and nothing else.
+
+The name is looked up once per connection, every address is checked, and the connection is made to the checked addresses
+(`UrlPolicy`); again at each redirect. Time, bytes, headers and redirects are bounded.
+
+aiohttp carries the bytes: 0.3 ms of CPU per fetch of a 137 KB file, a third of httpcore's and a fifth of httpx's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import socket
+import ssl
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import aiohttp
+import certifi
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from detectctl import __version__
+from detectctl.errors import FetchFailed, FetchTimeout, ImageTooLarge, UrlNotAllowed
+from detectctl.serving.flood_guard import hang_up_on_floods
+from detectctl.serving.url_policy import Target, UrlPolicy, not_allowed, parse_url, redirected
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+    Resolve = Callable[[str], Awaitable[Sequence[str]]]
+    """A host name → its addresses; raises OSError if it has none."""
+
+MAX_REDIRECTS = 5
+MAX_HEADERS = 64
+MAX_HEADER_BYTES = 8190
+CONNECT_S = 5.0
+TOTAL_S = 10.0
+KEEP_ALIVE_S = 15.0
+DNS_THREADS = 16
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+class Fetcher:
+    """Fetches images for one event loop; made once, closed once.
+
+    Args:
+        policy: what may be opened.
+        max_bytes: of a body, as it arrives and again when it is decompressed.
+        connect_s: seconds for one connection: lookup, TCP and TLS.
+        total_s: seconds for everything, redirects and a slow body included.
+        resolve: looks names up; the system's resolver if None.
+        tls: verifies servers; the system's and certifi's authorities if None.
+    """
+
+    def __init__(
+        self,
+        policy: UrlPolicy,
+        *,
+        max_bytes: int,
+        connect_s: float = CONNECT_S,
+        total_s: float = TOTAL_S,
+        resolve: Resolve | None = None,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self._policy = policy
+        self._max_bytes = max_bytes
+        self._connect_s = connect_s
+        self._total_s = total_s
+        self._resolver = _CheckingResolver(policy, resolve or _SystemResolver())
+        self._tls = tls or _public_authorities()  # 50 ms that no request should pay
+        self._session: aiohttp.ClientSession | None = None
+        self._flights: dict[str, _Flight] = {}
+
+    async def fetch(self, url: str) -> bytes:
+        """The bytes at `url`; callers that ask for the same URL at the same time share one download.
+
+        Raises:
+            BadUrl: not http(s), no host, or malformed.
+            UrlNotAllowed: URLs are turned off, or this one or a redirect leads where nobody may go.
+            ImageTooLarge: more than `max_bytes`.
+            FetchFailed: the name is unknown, the server cannot be reached, or answers with no image.
+            FetchTimeout: it took longer than `connect_s` or `total_s`.
+        """
+        if not self._policy.enabled:
+            raise UrlNotAllowed("this service opens no URLs", hint="send the image's bytes by POST")
+        target = parse_url(url)
+        flight = self._flights.get(target.url)
+        if flight is None:
+            flight = self._flights[target.url] = _Flight(asyncio.create_task(self._download(target)))
+        flight.waiters += 1
+        try:
+            # One caller's going away must not end the download of the others.
+            return await asyncio.shield(flight.task)
+        finally:
+            flight.waiters -= 1
+            # Whoever comes after the last waiter starts anew: it must not join a download that is being cancelled.
+            if (flight.task.done() or not flight.waiters) and self._flights.get(target.url) is flight:
+                del self._flights[target.url]
+            if not flight.waiters:
+                flight.task.cancel()
+
+    async def close(self) -> None:
+        """Close all connections; downloads still under way fail."""
+        if self._session is not None:
+            await self._session.close()
+        await self._resolver.close()
+
+    async def _download(self, target: Target) -> bytes:
+        try:
+            async with asyncio.timeout(self._total_s):
+                return await self._follow(target)
+        except _Forbidden as error:
+            raise not_allowed(target) from error
+        except TimeoutError as error:
+            raise FetchTimeout(
+                f"{target.shown} took too long",
+                why=f"connecting may take {self._connect_s:g} s, the whole image {self._total_s:g} s",
+            ) from error
+        except aiohttp.ClientConnectorDNSError as error:
+            raise _failed(target, "the name of its host, or of one it redirects to, is unknown") from error
+        except aiohttp.ClientSSLError as error:
+            raise _failed(target, "its server could not prove its identity") from error
+        except aiohttp.ClientConnectorError as error:
+            raise _failed(target, "its server could not be reached") from error
+        except (aiohttp.ClientError, OSError, zlib.error) as error:
+            raise _failed(target, "its server's answer was malformed or broke off") from error
+
+    async def _follow(self, target: Target) -> bytes:
+        here = target
+        for _ in range(MAX_REDIRECTS + 1):
+            if here.address is not None and not self._policy.permits(here.host, here.port, [here.host]):
+                raise not_allowed(target)
+            async with self._open_session().get(URL(here.url, encoded=True), allow_redirects=False) as response:
+                if response.status == 200:
+                    return await self._read(response, target)
+                if response.status not in _REDIRECTS or "Location" not in response.headers:
+                    raise _failed(target, f"its server answered with status {response.status}")
+                here = redirected(here, response.headers["Location"])
+        raise _failed(target, f"its server redirected more than {MAX_REDIRECTS} times")
+
+    async def _read(self, response: aiohttp.ClientResponse, target: Target) -> bytes:
+        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        unpack = None
+        if encoding in {"gzip", "x-gzip", "deflate"}:
+            unpack = zlib.decompressobj(wbits=47)  # reads either header
+        elif encoding not in {"", "identity"}:
+            raise _failed(target, "its server compressed the answer in a way that was not asked for")
+        if (response.content_length or 0) > self._max_bytes:
+            raise _too_large(target, self._max_bytes)
+        chunks: list[bytes] = []
+        arrived = size = 0
+        async for chunk in response.content.iter_any():
+            arrived += len(chunk)
+            # One byte more than allowed is enough to know, and all that a bomb gets.
+            data = chunk if unpack is None else unpack.decompress(chunk, self._max_bytes - size + 1)
+            size += len(data)
+            if max(arrived, size) > self._max_bytes:
+                raise _too_large(target, self._max_bytes)
+            chunks.append(data)
+        if unpack is not None and not unpack.eof:
+            raise _failed(target, "its server's answer broke off")
+        return b"".join(chunks)
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        # Not in __init__: aiohttp wants the loop to be running.
+        if self._session is None:
+            connector = aiohttp.TCPConnector(
+                resolver=self._resolver,
+                use_dns_cache=False,
+                ssl=self._tls,
+                keepalive_timeout=KEEP_ALIVE_S,
+                limit=0,  # the callers are bounded; one slow host must not make others wait for its connections
+            )
+            hang_up_on_floods(connector, asyncio.get_running_loop())
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=False,
+                auto_decompress=False,
+                headers={
+                    "User-Agent": f"detectctl/{__version__}",
+                    "Accept": "image/*, */*;q=0.5",
+                    "Accept-Encoding": "identity",
+                },
+                timeout=aiohttp.ClientTimeout(total=None, connect=self._connect_s),
+                max_line_size=MAX_HEADER_BYTES,
+                max_field_size=MAX_HEADER_BYTES,
+                max_headers=MAX_HEADERS,
+            )
+        return self._session
+
+
+class _Flight:
+    """One download, and how many callers wait for it."""
+
+    __slots__ = ("task", "waiters")
+
+    def __init__(self, task: asyncio.Task[bytes]) -> None:
+        self.task = task
+        self.waiters = 0
+
+
+class _Forbidden(Exception):
+    """A name leads to an address where nobody may go."""
+
+
+class _CheckingResolver(AbstractResolver):
+    """Gives aiohttp the addresses it may connect to: those just checked, or none."""
+
+    def __init__(self, policy: UrlPolicy, resolve: Resolve) -> None:
+        self._policy = policy
+        self._resolve = resolve
+
+    async def resolve(
+        self,
+        host: str,
+        port: int = 0,
+        family: socket.AddressFamily = socket.AF_UNSPEC,  # noqa: ARG002 - aiohttp's signature; both families are used
+    ) -> list[ResolveResult]:
+        addresses = await self._resolve(host)
+        if not self._policy.permits(host, port, addresses):
+            raise _Forbidden
+        return [
+            ResolveResult(
+                hostname=host,
+                host=address,
+                port=port,
+                family=socket.AF_INET6 if ":" in address else socket.AF_INET,
+                proto=socket.IPPROTO_TCP,
+                flags=socket.AI_NUMERICHOST,
+            )
+            for address in addresses
+        ]
+
+    async def close(self) -> None:
+        if isinstance(self._resolve, _SystemResolver):
+            self._resolve.close()
+
+
+class _SystemResolver:
+    """The C library's lookup in threads of its own, so that slow names delay neither the loop nor inference."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(DNS_THREADS, thread_name_prefix="detectctl-dns")
+
+    async def __call__(self, host: str) -> list[str]:
+        lookup = functools.partial(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+        answers = await asyncio.get_running_loop().run_in_executor(self._threads, lookup)
+        return [str(answer[4][0]) for answer in answers]
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _public_authorities() -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    # Slim containers come without authorities; a company's own are only in the system's.
+    context.load_verify_locations(certifi.where())
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _failed(target: Target, why: str) -> FetchFailed:
+    return FetchFailed(f"{target.shown} could not be fetched", why=why)
+
+
+def _too_large(target: Target, max_bytes: int) -> ImageTooLarge:
+    return ImageTooLarge(f"the image at {target.shown} is too large", why=f"the limit is {max_bytes} bytes")

@@ -1,0 +1,86 @@
+"""Counters of a replica, in a small file that `status` adds up: no scraping delay, and a dead replica's still count."""
+
+from __future__ import annotations
+
+import bisect
+import json
+import math
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# 1 ms to about 2 minutes in steps of 10 %: percentiles are right within 5 %.
+BOUNDS_MS: tuple[float, ...] = tuple(1.1**step for step in range(124))
+
+
+@dataclass(slots=True)
+class RequestStats:
+    """Counts of finished requests.
+
+    Attributes:
+        requests: all that were answered.
+        errors: error code → how many.
+        latency: counts per bucket of `BOUNDS_MS`, of the successful ones; the last bucket is open.
+        started_at: seconds since the epoch.
+    """
+
+    requests: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
+    latency: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS_MS) + 1))
+    started_at: float = field(default_factory=time.time)
+
+    def count(self, elapsed_ms: float, error_code: str | None) -> None:
+        """Note one answered request."""
+        self.requests += 1
+        if error_code is None:
+            self.latency[bisect.bisect_left(BOUNDS_MS, elapsed_ms)] += 1
+        else:
+            self.errors[error_code] = self.errors.get(error_code, 0) + 1
+
+    def add(self, other: RequestStats) -> None:
+        """Fold another replica's counts into these."""
+        self.requests += other.requests
+        for code, count in other.errors.items():
+            self.errors[code] = self.errors.get(code, 0) + count
+        self.latency = [mine + its for mine, its in zip(self.latency, other.latency, strict=True)]
+        self.started_at = min(self.started_at, other.started_at)
+
+    def percentile_ms(self, fraction: float) -> float | None:
+        """Latency that `fraction` of the successful requests stayed under; None without any."""
+        total = sum(self.latency)
+        if total == 0:
+            return None
+        wanted, seen = math.ceil(total * fraction), 0
+        for bucket, count in enumerate(self.latency):
+            seen += count
+            if seen >= wanted:
+                upper = BOUNDS_MS[min(bucket, len(BOUNDS_MS) - 1)]
+                return upper if bucket == 0 else math.sqrt(upper * BOUNDS_MS[bucket - 1])
+        raise AssertionError("the buckets hold `total` requests")
+
+    def write(self, path: Path) -> None:
+        """Atomically."""
+        data = {
+            "requests": self.requests,
+            "errors": self.errors,
+            "latency": self.latency,
+            "started_at": self.started_at,
+        }
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text(json.dumps(data))
+        temporary.replace(path)
+
+
+def read_all(folder: Path) -> RequestStats:
+    """The sum over all replicas that ever wrote into `folder`; a file that cannot be understood does not count."""
+    total = RequestStats()
+    for path in folder.glob("*.json"):
+        try:
+            data: dict[str, Any] = json.loads(path.read_text())
+            total.add(RequestStats(**data))
+        except (OSError, ValueError, TypeError):
+            continue
+    return total

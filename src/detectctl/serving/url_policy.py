@@ -1,0 +1,346 @@
+"""Decides which image URLs the service may open: how they are spelled, and to which addresses they lead.
+
+Nothing here depends on the `ipaddress` module's idea of "global", which differs between versions of Python: the
+networks are written down, from IANA's special-purpose registries (RFC 6890 and its updates).
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import socket
+import unicodedata
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urljoin, urlsplit
+
+from detectctl.errors import BadUrl, UrlNotAllowed, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MAX_URL_CHARS = 8192
+DEFAULT_PORTS = {"http": 80, "https": 443}
+FIRST_UNPRIVILEGED_PORT = 1024
+LOOKUP_CHARS = 253
+"""Longest name that DNS can carry."""
+
+_FORBIDDEN_V4 = tuple(
+    IPv4Network(network)
+    for network in (
+        "0.0.0.0/8",  # "this network": reaches the machine itself
+        "10.0.0.0/8",
+        "100.64.0.0/10",  # carrier-grade NAT; Alibaba's metadata service
+        "127.0.0.0/8",
+        "168.63.129.16/32",  # Azure's host agent: public by its number, metadata by its nature
+        "169.254.0.0/16",  # link-local; most metadata services
+        "172.16.0.0/12",
+        "192.0.0.0/24",  # protocol assignments; Oracle's metadata service
+        "192.0.2.0/24",  # documentation
+        "192.31.196.0/24",  # AS112 sinks
+        "192.52.193.0/24",  # AMT relays
+        "192.88.99.0/24",  # 6to4 relays
+        "192.168.0.0/16",
+        "192.175.48.0/24",  # AS112 sinks
+        "198.18.0.0/15",  # benchmarking
+        "198.51.100.0/24",  # documentation
+        "203.0.113.0/24",  # documentation
+        "224.0.0.0/4",  # multicast
+        "240.0.0.0/4",  # reserved, broadcast
+    )
+)
+# Of IPv6 only global unicast can be public. All else is refused without being named: unspecified, loopback, mapped and
+# translated IPv4, local NAT64, discard, unique-local (AWS's and Google's metadata among it), link-local, multicast.
+_GLOBAL_V6 = IPv6Network("2000::/3")
+_FORBIDDEN_V6 = tuple(
+    IPv6Network(network)
+    for network in (
+        "2001::/23",  # protocol assignments: Teredo, benchmarking, ORCHID, AS112
+        "2001:db8::/32",  # documentation
+        "2002::/16",  # 6to4: carries an IPv4 address of the sender's choice
+        "2620:4f:8000::/48",  # AS112 sinks
+        "3fff::/20",  # documentation
+    )
+)
+_NAT64 = IPv6Network("64:ff9b::/96")
+_ISATAP = (0x0000_5EFE, 0x0200_5EFE)
+
+_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]*\]|[^\[\]:]+)(?::(?P<port>[0-9]{1,5}))?")
+_USERINFO = re.compile(r"//[^/]*@")
+_SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_KEPT_IN_PATH = "/%:@!$&'()*+,;=~-._"
+_KEPT_IN_QUERY = _KEPT_IN_PATH + "?[]"
+
+IPAddress = IPv4Address | IPv6Address
+IPNetwork = IPv4Network | IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One URL in its only spelling, so that no second parser can read another host in it.
+
+    Attributes:
+        scheme: `http` or `https`.
+        host: lower-case ASCII name, or an address in canonical form, without brackets.
+        port: 1 to 65535.
+        address: the host's address if the URL holds one instead of a name.
+        url: the whole URL in ASCII, percent-encoded, without fragment.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    address: IPAddress | None
+    url: str
+
+    @property
+    def shown(self) -> str:
+        """The URL for an error message: without its query, which may hold a signature, and not long."""
+        shown = self.url.partition("?")[0]
+        return shown if len(shown) <= 120 else f"{shown[:119]}…"
+
+
+def parse_url(url: str) -> Target:
+    """Read a URL strictly; what browsers, resolvers and libraries read differently is refused.
+
+    Raises:
+        BadUrl: not http(s), no host, a user name, an odd spelling of an address, or malformed.
+    """
+    if len(url) > MAX_URL_CHARS:
+        raise BadUrl("the image URL is too long", why=f"it has {len(url)} characters; {MAX_URL_CHARS} are read")
+    if url != url.strip() or _CONTROL.search(url):
+        raise _bad(url, "it holds control characters, or spaces around it")
+    try:
+        url.encode()
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise _bad(url, "it is malformed") from error
+    if parts.scheme not in DEFAULT_PORTS:
+        raise _bad(url, "only http:// and https:// are opened", "send the image's bytes by POST instead")
+    if "@" in parts.netloc:
+        raise _bad(url, "it holds a user name or password before the host")
+    try:
+        host, address, port = _parse_authority(parts.netloc, DEFAULT_PORTS[parts.scheme])
+    except ValueError as error:
+        raise _bad(url, str(error)) from error
+    canonical = f"{parts.scheme}://{f'[{host}]' if ':' in host else host}"
+    if port != DEFAULT_PORTS[parts.scheme]:
+        canonical += f":{port}"
+    canonical += quote(parts.path, safe=_KEPT_IN_PATH) or "/"
+    if parts.query:
+        canonical += f"?{quote(parts.query, safe=_KEPT_IN_QUERY)}"
+    return Target(parts.scheme, host, port, address, canonical)
+
+
+def redirected(target: Target, location: str) -> Target:
+    """Where an answer's `Location` leads.
+
+    Raises:
+        UrlNotAllowed: from https to http, or to something that is no good URL.
+    """
+    try:
+        # `urljoin` would read "http:///host" as a path of the same server.
+        following = parse_url(location if _SCHEME.match(location) else urljoin(target.url, location))
+    except (ValueError, BadUrl) as error:
+        raise not_allowed(target) from error
+    if target.scheme == "https" and following.scheme == "http":
+        raise not_allowed(target)
+    return following
+
+
+def _parse_authority(text: str, default_port: int) -> tuple[str, IPAddress | None, int]:
+    authority = _AUTHORITY.fullmatch(text)
+    if authority is None:
+        raise ValueError("it names no host, or its host or port is malformed")
+    port = int(authority["port"] or default_port)
+    if not 0 < port < 65536:
+        raise ValueError("its port is not between 1 and 65535")
+    return *parse_host(authority["host"]), port
+
+
+def parse_host(text: str) -> tuple[str, IPAddress | None]:
+    """The one spelling of a host, and its address if it is one.
+
+    Args:
+        text: a name, an IPv4 address, or an IPv6 address in brackets.
+
+    Raises:
+        ValueError: with the reason in words for the user.
+    """
+    if text.startswith("["):
+        address: IPAddress
+        try:
+            address = IPv6Address(text[1:-1])
+        except ValueError as error:
+            raise ValueError("the address in brackets is no IPv6 address") from error
+        if address.scope_id is not None:
+            raise ValueError("an address with a zone (%) means nothing to this service")
+        return str(address), address
+    host = (text if text.isascii() else _punycode(text)).lower()
+    labels = host.split(".")
+    if _NUMBER.fullmatch(labels[-1]):
+        # What the C library also takes for an address: decimal, octal, hexadecimal, short.
+        try:
+            address = IPv4Address(host)
+        except ValueError as error:
+            raise ValueError("an IPv4 address is written as four decimal numbers") from error
+        return str(address), address
+    if len(host) > LOOKUP_CHARS or not all(_LABEL.fullmatch(label) for label in labels):
+        raise ValueError("its host is not a well-formed name")
+    return host, None
+
+
+def _punycode(name: str) -> str:
+    import idna
+
+    # Letters that only look like others (full-width, circled, ligatures, other dots) change under NFKC; strict IDNA
+    # refuses what is left of them.
+    if len(name) > LOOKUP_CHARS or unicodedata.normalize("NFKC", name) != name:
+        raise ValueError("its host is too long, or holds characters that stand for others")
+    try:
+        # strict: only the ASCII dot separates labels
+        return idna.encode(name.lower(), strict=True).decode()
+    except idna.IDNAError as error:
+        raise ValueError("its host is not a well-formed international name") from error
+
+
+def _bad(url: str, why: str, hint: str | None = None) -> BadUrl:
+    start = _USERINFO.sub("//", url.partition("?")[0])[:80]
+    return BadUrl(f"the image URL {start!a} is not one the service opens", why=why, hint=hint)
+
+
+def not_allowed(target: Target) -> UrlNotAllowed:
+    """The same words for every forbidden target, so that they tell nothing about what is there."""
+    return UrlNotAllowed(
+        f"the service may not open {target.shown}",
+        why="it leads to a host, address or port that is not permitted",
+        hint="send the image's bytes by POST; or the operator allows the host: detectctl up --allow-url HOST_OR_CIDR",
+    )
+
+
+@dataclass(frozen=True)
+class UrlPolicy:
+    """What an operator permits beyond, or instead of, the public internet.
+
+    Attributes:
+        allow: hosts and networks that are open although they are not public, in the spelling of `parse_allow`.
+        enabled: False closes URL input altogether.
+
+    Raises:
+        UsageError: an entry of `allow` is neither a host nor a network.
+    """
+
+    allow: tuple[str, ...] = ()
+    enabled: bool = True
+
+    def __post_init__(self) -> None:
+        # An entry in another spelling would silently permit nothing.
+        object.__setattr__(self, "allow", parse_allow(self.allow))
+
+    def to_json(self) -> dict[str, Any]:
+        """Data for the deployment's arguments."""
+        return {"allow": list(self.allow), "enabled": self.enabled}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> UrlPolicy:
+        """Raises KeyError on another shape, UsageError on other entries."""
+        return cls(tuple(data["allow"]), data["enabled"])
+
+    @functools.cached_property
+    def _networks(self) -> tuple[IPNetwork, ...]:
+        return tuple(network for network in map(_network, self.allow) if network is not None)
+
+    @functools.cached_property
+    def _names(self) -> frozenset[str]:
+        return frozenset(entry for entry in self.allow if _network(entry) is None)
+
+    def permits(self, host: str, port: int, addresses: Iterable[str]) -> bool:
+        """Whether a connection to any of `addresses`, all of them that `host` has now, is permitted.
+
+        An operator's host is open with all its addresses and ports, an operator's network with all its ports. All else
+        must be public in every address, not this machine itself, and at a port that no mail server or login listens at.
+        """
+        if host in self._names:
+            return True
+        judged = [_unwrapped(ip_address(address)) for address in addresses]
+        public_port = port in DEFAULT_PORTS.values() or port >= FIRST_UNPRIVILEGED_PORT
+        return bool(judged) and all(
+            any(address in network for network in self._networks)
+            or (public_port and is_public(address) and not is_this_machine(address))
+            for address in judged
+        )
+
+
+def parse_allow(entries: Iterable[str]) -> tuple[str, ...]:
+    """The entries of `--allow-url` in their one spelling.
+
+    Raises:
+        UsageError: an entry is neither a host name nor an address or network.
+    """
+    return tuple(dict.fromkeys(_parse_entry(entry) for entry in entries))
+
+
+def _parse_entry(entry: str) -> str:
+    try:
+        network = _network(entry)
+        if network is not None:
+            return str(network)
+        host, address = parse_host(entry)
+    except ValueError as error:
+        raise UsageError(
+            f"--allow-url {entry!r} is neither a host nor a network",
+            why=str(error),
+            hint="give a host name alone, as in images.example.org, or a network, as in 10.1.0.0/16 or fd00:1::/64",
+        ) from error
+    return host if address is None else str(ip_network(address))
+
+
+def _network(entry: str) -> IPNetwork | None:
+    """The entry as a network; None if it has the look of a name. Raises ValueError if it is half of both."""
+    if "/" in entry or (entry.count(":") > 1 and not entry.startswith("[")):
+        return ip_network(entry)
+    return None
+
+
+def _unwrapped(address: IPAddress) -> IPAddress:
+    """The IPv4 address that a mapped or NAT64 address leads to; others as they are.
+
+    Networks without IPv4 reach the whole IPv4 internet by NAT64 (RFC 6052), so it is judged, not refused.
+    """
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is not None:
+            return address.ipv4_mapped
+        if address in _NAT64:
+            return IPv4Address(int(address) & 0xFFFF_FFFF)
+    return address
+
+
+def is_public(address: IPAddress) -> bool:
+    """Whether the address belongs to the public internet, by IANA's registries."""
+    if isinstance(address, IPv4Address):
+        return not any(address in network for network in _FORBIDDEN_V4)
+    return (
+        address in _GLOBAL_V6
+        and not any(address in network for network in _FORBIDDEN_V6)
+        # A tunnel to an IPv4 address inside any prefix (RFC 5214).
+        and (int(address) >> 32) & 0xFFFF_FFFF not in _ISATAP
+    )
+
+
+def is_this_machine(address: IPAddress) -> bool:
+    """Whether the address, public or not, is one of this machine's own: a firewall outside does not guard those.
+
+    Asks the kernel's routing, without sending anything: a route to oneself starts where it ends.
+    """
+    family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((str(address), 9))
+            source = probe.getsockname()[0]
+    except OSError:  # no route, so no connection either
+        return False
+    return ip_address(source) == address

@@ -1,0 +1,92 @@
+"""The image in a request's body, over real sockets: what does not end in time or in bytes gives its place back."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import pytest
+import uvicorn
+
+from broken_images import encoded
+from detectctl.detection import ServedModel
+from detectctl.engine.detector import Detector, DetectorSettings
+from detectctl.serving.api import create_app
+from detectctl.serving.config import ServiceConfig
+from detectctl.serving.fetch import Fetcher
+from detectctl.serving.service import Service
+from detectctl.serving.url_policy import UrlPolicy
+from installed import free_port, wait_until
+from slow_upload import FORM, FORM_HEADER, upload_without_end
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from detectctl.engine.compiled import CompiledModel
+
+LIMIT = 1 << 20
+PLACES = 3
+
+
+@contextlib.contextmanager
+def _served(app: Any) -> Iterator[int]:
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(app, port=port, ws="none", log_config=None))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        wait_until(lambda: server.started)
+        yield port
+    finally:
+        server.should_exit = True
+        thread.join(20)
+    assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def service(yolov8n_compiled: CompiledModel) -> Iterator[Service]:
+    """What is in a replica, without Ray, with few places and a small limit."""
+    settings = DetectorSettings(
+        str(yolov8n_compiled.directory), yolov8n_compiled.checkpoint_sha256, imgsz=64, max_image_bytes=LIMIT
+    )
+    config = ServiceConfig(
+        "", "0", ServedModel("yolov8n", None, "sha256:0"), "base", settings.to_json(), max_queue=PLACES
+    )
+    detector = Detector.load(settings)
+    yield Service(config, detector, Fetcher(UrlPolicy(), max_bytes=LIMIT), request_id=lambda: "1")
+    detector.close()
+
+
+@pytest.fixture(scope="module")
+def port(service: Service) -> Iterator[int]:
+    """Where it listens."""
+    with _served(create_app(service, None)) as port:
+        yield port
+
+
+@pytest.mark.parametrize(("headers", "begin"), [((), b""), ((FORM_HEADER,), FORM)], ids=["raw", "form"])
+def test_a_body_that_trickles_is_refused_and_frees_its_place(
+    port: int, headers: tuple[str, ...], begin: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """408 when the time for an upload is over; as many as there are places, and then a good request is answered."""
+    monkeypatch.setattr("detectctl.serving.body.UPLOAD_S", 1.0)
+    with ThreadPoolExecutor(PLACES) as threads:
+        tasks = [threads.submit(upload_without_end, port, *headers, begin=begin) for _ in range(PLACES)]
+        answers = [task.result() for task in tasks]
+    assert [answer.status for answer in answers] == [408] * PLACES
+    assert all('"code":"request_timeout"' in answer.text for answer in answers)
+    assert min(answer.seconds for answer in answers) >= 1.0
+    good = httpx.post(f"http://127.0.0.1:{port}/detect", content=encoded("JPEG"), trust_env=False, timeout=30)
+    assert good.status_code == 200
+
+
+@pytest.mark.parametrize(("headers", "begin"), [((), b""), ((FORM_HEADER,), FORM)], ids=["raw", "form"])
+def test_a_body_that_does_not_say_how_long_it_is_is_cut_off(port: int, headers: tuple[str, ...], begin: bytes) -> None:
+    """413 while it arrives, once it is over the limit."""
+    answer = upload_without_end(port, *headers, begin=begin, piece=bytes(65536), pause_s=0.001)
+    assert answer.status == 413
+    assert '"code":"image_too_large"' in answer.text
+    assert LIMIT < answer.sent < 16 * LIMIT  # what lies in the sockets' buffers counts as sent

@@ -1,0 +1,49 @@
+"""The request log's files: bounded, private, and whole lines only."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from detectctl.serving import request_log
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setattr(request_log, "_MAX_BYTES", 2000)
+    before = os.umask(0o077)  # as every process of an instance has it
+    path = tmp_path / "replica.log"
+    request_log.open_request_log(path)
+    yield path
+    os.umask(before)
+    logger = logging.getLogger(request_log.LOGGER)
+    for handler in logger.handlers[:]:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def test_it_is_rotated_by_size(log: Path) -> None:
+    """However much is logged, three files of bounded size stay, and the newest lines are in them."""
+    logger = logging.getLogger(request_log.LOGGER)
+    for number in range(500):
+        logger.info("/detect", extra={"fields": {"id": str(number), "status": "ok"}})
+    files = sorted(log.parent.iterdir())
+    assert [file.name for file in files] == ["replica.log", "replica.log.1", "replica.log.2"]
+    assert all(file.stat().st_size <= 2000 for file in files)
+    newest_last = [json.loads(line)["id"] for file in reversed(files) for line in file.read_text().splitlines()]
+    assert newest_last == [str(number) for number in range(500 - len(newest_last), 500)]
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
+
+
+def test_what_a_caller_sent_cannot_make_a_line_of_its_own(log: Path) -> None:
+    logging.getLogger(request_log.LOGGER).info('/x\n{"level": "ERROR"}', extra={"fields": {"id": "a\nb"}})
+    (line,) = log.read_text().splitlines()
+    assert json.loads(line)["id"] == "a\nb"
