@@ -1,0 +1,98 @@
+"""Ports of an instance: free ones for Ray's inside, and whether the service's own is taken."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import random
+import socket
+from dataclasses import dataclass, fields
+
+from detectctl.errors import NotReady, PortTaken, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The ports inside an instance; each of its own, so that instances live side by side."""
+
+    gcs: int
+    dashboard: int
+    dashboard_agent: int
+    dashboard_metrics: int
+    autoscaler_metrics: int
+    metrics_export: int
+    haproxy_stats: int
+    haproxy_metrics: int
+    fallback_http: int
+    fallback_grpc: int
+
+
+# Below those that systems lend to outgoing connections (from 32768 on Linux), one of which could take a port in the
+# seconds until Ray opens it; and between the ranges that Ray (10002 to 19999) and Serve (from 30000) have for workers.
+_LOWEST, _HIGHEST = 20_000, 29_999
+
+
+def choose() -> Ports:
+    """Ports that are free now, all different, by chance: another `up` at the same moment chooses others.
+
+    Raises:
+        NotReady: there are not enough.
+    """
+    candidates = random.sample(range(_LOWEST, _HIGHEST + 1), 1000)
+    free = list(itertools.islice(filter(_is_free, candidates), len(fields(Ports))))
+    if len(free) < len(fields(Ports)):
+        raise NotReady(f"nearly all ports from {_LOWEST} to {_HIGHEST} are taken", hint="ss -ltnp shows by whom")
+    return Ports(*free)
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return True
+
+
+def require_free(host: str, port: int) -> None:
+    """Say before anything starts if the service could not listen.
+
+    Serve binds with SO_REUSEPORT: a second service on a taken port would silently get half of the requests.
+
+    Raises:
+        PortTaken: somebody listens there.
+        UsageError: `host` is not an address of this machine.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except socket.gaierror as error:
+        raise UsageError(f"--host {host} cannot be resolved", why=str(error.strerror)) from error
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections of before do not count
+        try:
+            probe.bind(address)
+        except PermissionError as error:
+            raise UsageError(
+                f"port {port} may not be opened by this user", why="ports below 1024 are root's", hint="choose --port"
+            ) from error
+        except OSError as error:
+            if error.errno == 98:
+                raise PortTaken(
+                    f"port {port} on {host} is taken",
+                    why=_listener(port) or "another process listens there",
+                    hint="choose another with --port, or stop that process",
+                ) from error
+            raise UsageError(
+                f"--host {host} is not an address of this machine", why=str(error.strerror), hint="choose --host"
+            ) from error
+
+
+def _listener(port: int) -> str | None:
+    import psutil
+
+    with contextlib.suppress(psutil.Error, OSError):
+        for connection in psutil.net_connections("tcp"):
+            listens = connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,)
+            if listens and connection.pid:
+                return f"{psutil.Process(connection.pid).name()} (process {connection.pid}) listens there"
+    return None

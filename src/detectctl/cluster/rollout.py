@@ -1,0 +1,186 @@
+"""A deployment handed to Serve, until it answers; one that fails is taken back."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, replace
+
+import httpx
+
+from detectctl.cluster.deployment import Deployment
+from detectctl.cluster.instance import Failure, InstanceFolder, InstanceState
+from detectctl.cluster.progress import Progress, Report
+from detectctl.cluster.serve_api import ServeApi, ServeApiError, ServeStatus
+from detectctl.errors import DeadlineExceeded, DetectctlError, ModelError, NotReady
+
+_POLL_S = 0.1
+# The old replicas never stopped: Serve only has to take note of that.
+_PUT_BACK_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """Changes what one instance serves; used under the instance's lock.
+
+    Attributes:
+        api: of its head.
+        folder: where its state is written.
+        deadline: monotonic seconds.
+        report: told what goes on.
+    """
+
+    api: ServeApi
+    folder: InstanceFolder
+    deadline: float
+    report: Report
+
+    def start(self, state: InstanceState, deployment: Deployment) -> InstanceState:
+        """Deploy, and return when the service answers with it.
+
+        Raises:
+            ModelError: the replicas could not load it.
+            NotReady: Serve did not take it, the deadline passed, or the state could not be written.
+        """
+        self.report(Progress("deploy", "handing the application to Serve"))
+        state = replace(state, deployed=deployment.to_json())
+        self.folder.write(state)
+        try:
+            self.api.put(deployment.serve_config(state.host, state.port))
+        except ServeApiError as error:
+            raise NotReady("Serve did not take the application", why=str(error)) from error
+        return self._settled(state, deployment)
+
+    def change(self, state: InstanceState, deployment: Deployment) -> tuple[str, InstanceState]:
+        """Replace what is served; `updated`, or `unchanged` if this is served already.
+
+        Raises:
+            DetectctlError: as `start` does; what was served before goes on serving.
+        """
+        running = self._status()
+        # What failed is tried again: the cause may be mended. Anything else is on its way, if not there.
+        if running.fingerprint == deployment.fingerprint and running.application in {"RUNNING", "DEPLOYING"}:
+            silent = replace(self, report=lambda _: None)
+            return "unchanged", silent._settled(replace(state, deployed=deployment.to_json()), deployment)
+        try:
+            return "updated", self.start(state, deployment)
+        except DetectctlError as error:
+            asked = deployment.config
+            back = self.put_back(note_failure(state, asked.reference, error, digest=asked.model.digest))
+            raise _as_failed_update(error, state, back=back) from error
+        except BaseException:  # Ctrl-C is a wish to leave things as they were
+            self.put_back(state)
+            raise
+
+    def _status(self) -> ServeStatus:
+        try:
+            return self.api.status()
+        except ServeApiError as error:
+            raise NotReady(
+                f"the Ray head of instance {self.folder.name} does not answer",
+                why=str(error),
+                hint=f"detectctl down --force --name {self.folder.name}, then up again",
+            ) from error
+
+    def _settled(self, state: InstanceState, deployment: Deployment) -> InstanceState:
+        """The state of an instance that answers with `deployment`, and never again goes back behind it."""
+        _wait_running(self.api, deployment, self.deadline, self.report)
+        self.report(Progress("warm up", f"waiting for {state.endpoint}/readyz"))
+        _wait_answer(state.endpoint, deployment.fingerprint, self.deadline)
+        self.report(Progress("warm up", "answered", done=True))
+        settled = replace(state, last_good=state.deployed, last_failure=None)
+        if settled != self.folder.read():
+            self.folder.write(settled)
+        return settled
+
+    def put_back(self, state: InstanceState) -> bool:
+        """Declare the last good deployment again, so that Serve does not retry a bad one when it restarts.
+
+        Raises nothing: whoever calls this has an error to tell already. Returns whether it serves.
+        """
+        back = False
+        if state.last_good is not None:
+            good = Deployment.from_json(state.last_good)
+            self.report(Progress("deploy", f"putting {good.config.model.name} back", warning=True))
+            with contextlib.suppress(ServeApiError, DetectctlError):  # the first error is the one to tell
+                self.api.put(good.serve_config(state.host, state.port))
+                _wait_running(self.api, good, max(self.deadline, time.monotonic() + _PUT_BACK_S), self.report)
+                back = True
+        with contextlib.suppress(NotReady):
+            self.folder.write(replace(state, deployed=state.last_good or state.deployed))
+        return back
+
+
+def note_failure(
+    state: InstanceState, model: str, error: DetectctlError, *, digest: str | None = None
+) -> InstanceState:
+    """The state of an instance that goes on serving although an update to `model` failed."""
+    return replace(state, last_failure=Failure(model, digest, error.what, error.why, time.time()))
+
+
+def _as_failed_update(error: DetectctlError, state: InstanceState, *, back: bool) -> DetectctlError:
+    if state.last_good is None:
+        return error
+    kind = type(error) if isinstance(error, (ModelError, NotReady)) else ModelError
+    return kind(
+        f"the update failed: {error.what}",
+        why=error.why,
+        hint="what ran before goes on serving; detectctl logs shows more"
+        if back
+        else "what ran before may not serve either: detectctl status, detectctl logs",
+    )
+
+
+def _wait_running(api: ServeApi, deployment: Deployment, deadline: float, report: Report) -> None:
+    """Return when Serve says RUNNING of exactly this deployment."""
+    said = ""
+    while True:
+        try:
+            status = api.status()
+        except ServeApiError as error:
+            status = ServeStatus(application="no answer", message=str(error))
+        ours = status.fingerprint == deployment.fingerprint
+        if ours and status.application == "RUNNING":
+            report(Progress("deploy", _describe(status), done=True))
+            return
+        if ours and status.application == "DEPLOY_FAILED":
+            raise ModelError(
+                "the replicas could not start", why=_reason(status.message), hint="detectctl logs shows what they said"
+            )
+        if time.monotonic() > deadline:
+            raise DeadlineExceeded(
+                "the service was not ready in time",
+                why=f"last seen: {_describe(status)}; {_reason(status.message)}",
+                hint="give it longer with --timeout",
+            )
+        if _describe(status) != said:
+            said = _describe(status)
+            report(Progress("deploy", said))
+        time.sleep(_POLL_S)
+
+
+def _describe(status: ServeStatus) -> str:
+    states = ", ".join(sorted(replica.state for replica in status.replicas)) or "no replica yet"
+    return f"{status.application or 'NOT_STARTED'} ({states})"
+
+
+def _reason(message: str) -> str:
+    """The line of Serve's message that names the cause: the last of a traceback."""
+    lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
+    return lines[-1] if lines else "Serve gives no reason"
+
+
+def _wait_answer(endpoint: str, fingerprint: str, deadline: float) -> None:
+    last = "no answer"
+    with httpx.Client(trust_env=False, timeout=5) as client:
+        while True:
+            try:
+                response = client.get(f"{endpoint}/readyz")
+                last = f"HTTP {response.status_code}"
+                if response.status_code == 200 and response.json().get("deployment") == fingerprint:
+                    return
+            except (httpx.HTTPError, ValueError) as error:
+                last = f"{type(error).__name__}: {error}"
+            if time.monotonic() > deadline:
+                raise DeadlineExceeded(f"{endpoint} did not answer in time", why=f"last seen: {last}")
+            time.sleep(_POLL_S)
