@@ -1,0 +1,633 @@
+"""The commands: parse, resolve settings, one call, render the result."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO, TypeVar
+
+import typer
+from typer.core import TyperGroup
+
+import detectctl
+from detectctl import config
+from detectctl.errors import DetectctlError, SourcesFailed, UsageError
+from detectctl.keys import read_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from detectctl.client import Client, Outcome
+    from detectctl.cluster.down import DownResult
+    from detectctl.console import Console
+    from detectctl.images import Source
+
+S = TypeVar("S", bound=config.InstanceSettings)
+
+
+class _Commands(TyperGroup):
+    """Ends quietly when whoever reads the output has read enough: `detectctl … | head`; click would exit 1."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # click's own context, by another name
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit is quiet
+            raise typer.Exit(0) from None
+        return result
+
+
+app = typer.Typer(
+    name="detectctl",
+    cls=_Commands,
+    help="Serve a trained YOLOv8 model with Ray Serve, and drop nothing.",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # plain help costs half the start-up time of a framed one
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What the global options say; every command gets it."""
+
+    config_file: Path | None
+    verbose: bool
+    quiet: bool
+    no_color: bool
+
+    def console(self) -> Console:
+        """The place where results go."""
+        from detectctl.console import Console
+
+        return Console(quiet=self.quiet, no_color=self.no_color)
+
+    def settings(self, command: str, kind: type[S], **flags: object) -> S:
+        """The command's settings; see `config.load`."""
+        return config.load(command, kind, flags, os.environ, self.config_file).settings
+
+
+def _option(
+    command: str, field: str, text: str, *names: str, metavar: str | None = None, default: str | None = None
+) -> Any:
+    """An option whose default `config` knows: the command line only says what the user said.
+
+    Args:
+        command: whose settings.
+        field: of the settings' class.
+        text: what it does.
+        names: as typed, where they differ from the field's name.
+        metavar: as in the help.
+        default: in words, where the value does not say it.
+    """
+    value = config.default_of(command, field)
+    if isinstance(value, bool):
+        key = config.key_of(field)
+        names, words = (f"--{key}/--no-{key}",), key if value else f"no-{key}"
+    else:
+        words = default or ("" if value in {None, ()} else str(value))
+    return typer.Option(
+        *names, metavar=metavar, help=f"{text} [default: {words}]" if words else text, show_default=False
+    )
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        sys.stdout.write(f"detectctl {detectctl.__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _global(
+    context: typer.Context,
+    config_file: Annotated[
+        Path | None, typer.Option("--config", metavar="FILE", help="Settings file [default: ./detectctl.toml]")
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No progress; warnings and errors only.")] = False,
+    no_color: Annotated[bool, typer.Option("--no-color", help="Never colour the output.")] = False,
+    version: Annotated[  # noqa: ARG001 - its callback does the work
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    environ = os.environ
+    context.obj = Session(
+        config_file,
+        verbose or environ.get("DETECTCTL_VERBOSE", "") not in {"", "0"},
+        quiet or environ.get("DETECTCTL_QUIET", "") not in {"", "0"},
+        no_color or bool(environ.get("NO_COLOR")) or environ.get("DETECTCTL_NO_COLOR", "") not in {"", "0"},
+    )
+
+
+def _asking(field: str, text: str, *names: str, metavar: str | None = None, default: str | None = None) -> Any:
+    return _option("detect", field, text, *names, metavar=metavar, default=default)
+
+
+Name = Annotated[str | None, _option("status", "name", "Which instance", "--name", "-n")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Every = Annotated[bool, typer.Option("--all", help="Every instance of this user.")]
+Sources = Annotated[
+    list[str], typer.Argument(metavar="SOURCE…", help="URL, file, folder, quoted glob, or - for image bytes on stdin.")
+]
+Endpoint = Annotated[
+    str | None, _asking("url", "Service to ask", metavar="ENDPOINT", default="where the instance listens")
+]
+KeyFile = Annotated[
+    Path | None, _asking("api_key_file", "Holds the service's key", metavar="FILE", default="the local instance's own")
+]
+Conf = Annotated[float | None, _asking("conf", "Least confidence, 0 to 1", default="the service's")]
+Iou = Annotated[float | None, _asking("iou", "NMS threshold, 0 to 1", default="the service's")]
+Class = Annotated[list[str] | None, _asking("class_", "Only this class; repeatable", "--class", metavar="NAME")]
+Concurrency = Annotated[int | None, _asking("concurrency", "Requests in flight")]
+Fetch = Annotated[str | None, _asking("fetch", "Who downloads a URL", metavar="server|client")]
+Retries = Annotated[int | None, _asking("retries", "Attempts after the first")]
+Patience = Annotated[float | None, _asking("timeout", "Seconds for each source", "--timeout")]
+Recursive = Annotated[bool | None, _asking("recursive", "Search the folders below a folder")]
+
+
+@app.command()
+def up(
+    context: typer.Context,
+    model: Annotated[
+        str | None,
+        _option(
+            "up",
+            "model",
+            "base, yolov8{n,s,m,l,x}, a .pt file, or a W&B artifact entity/project/name:alias",
+            "--model",
+            "-m",
+            metavar="REF",
+        ),
+    ] = None,
+    name: Name = None,
+    host: Annotated[str | None, _option("up", "host", "Address to listen at")] = None,
+    port: Annotated[int | None, _option("up", "port", "Port to listen at")] = None,
+    replicas: Annotated[
+        str | None, _option("up", "replicas", "How many; a range autoscales", metavar="N|MIN..MAX")
+    ] = None,
+    device: Annotated[str | None, _option("up", "device", "What computes", metavar="auto|cpu|cuda")] = None,
+    precision: Annotated[
+        str | None, _option("up", "precision", "Of the arithmetic", metavar="auto|fp32|bf16|fp16|int8")
+    ] = None,
+    calibrate: Annotated[
+        Path | None, _option("up", "calibrate", "Images such as the service will see, for int8", metavar="DIR")
+    ] = None,
+    max_int8_loss: Annotated[
+        float | None, _option("up", "max_int8_loss", "Share of boxes in which int8 may differ from fp32")
+    ] = None,
+    imgsz: Annotated[int | None, _option("up", "imgsz", "Longer side that the network sees, pixels")] = None,
+    conf: Annotated[float | None, _option("up", "conf", "Least confidence of a detection, 0 to 1")] = None,
+    iou: Annotated[float | None, _option("up", "iou", "NMS threshold, 0 to 1")] = None,
+    fallback: Annotated[
+        bool | None, _option("up", "fallback", "Serve base YOLOv8, visibly, if the model cannot be had")
+    ] = None,
+    model_timeout: Annotated[float | None, _option("up", "model_timeout", "Seconds to get the model")] = None,
+    timeout: Annotated[float | None, _option("up", "timeout", "Seconds until the service must answer")] = None,
+    allow_url: Annotated[
+        list[str] | None,
+        _option(
+            "up",
+            "allow_url",
+            "Image URLs may lead here although it is not public; repeatable",
+            metavar="HOST|CIDR",
+        ),
+    ] = None,
+    url_input: Annotated[bool | None, _option("up", "url_input", "Accept image URLs")] = None,
+    max_image_bytes: Annotated[
+        str | None, _option("up", "max_image_bytes", "Largest image accepted", metavar="SIZE", default="20MiB")
+    ] = None,
+    trust_checkpoint: Annotated[
+        bool | None, _option("up", "trust_checkpoint", "Load a checkpoint that runs code of its own")
+    ] = None,
+    follow: Annotated[
+        bool | None, _option("up", "follow", "Stay, and roll to what the reference means when that changes")
+    ] = None,
+    interval: Annotated[float | None, _option("up", "interval", "Seconds between two looks with --follow")] = None,
+    down_on_exit: Annotated[
+        bool | None, _option("up", "down_on_exit", "End the service with --follow's own end")
+    ] = None,
+    api_key_file: Annotated[
+        Path | None, _option("up", "api_key_file", "Ask callers for one of the keys in it", metavar="FILE")
+    ] = None,
+    generate_api_key: Annotated[
+        bool | None, _option("up", "generate_api_key", "Make a key and ask callers for it; shown once")
+    ] = None,
+    no_auth: Annotated[
+        bool | None, typer.Option("--no-auth", help="Let in everybody who reaches --host.", show_default=False)
+    ] = None,
+    cors_origin: Annotated[
+        list[str] | None,
+        _option("up", "cors_origin", "Web pages from here may ask, or *; repeatable", metavar="ORIGIN"),
+    ] = None,
+    docs: Annotated[bool | None, _option("up", "docs", "Have the pages /docs and /openapi.json")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make the service run a model; return when it answers."""
+    session: Session = context.obj
+    settings = session.settings(
+        "up", config.UpSettings, model=model, name=name, host=host, port=port, replicas=replicas, device=device,
+        precision=precision, calibrate=calibrate and str(calibrate), max_int8_loss=max_int8_loss, imgsz=imgsz,
+        conf=conf, iou=iou, fallback=fallback, model_timeout=model_timeout, timeout=timeout,
+        allow_url=allow_url or None, url_input=url_input, max_image_bytes=max_image_bytes,
+        trust_checkpoint=trust_checkpoint, api_key_file=api_key_file and str(api_key_file),
+        generate_api_key=generate_api_key, no_auth=no_auth or None, cors_origin=cors_origin or None, docs=docs,
+        follow=follow, interval=interval, down_on_exit=down_on_exit,
+    )  # fmt: skip
+    from detectctl.cluster.up import up as bring_up
+
+    console = session.console()
+    with console.progress() as progress:
+        result = bring_up(settings, os.environ, progress.report)
+    console.json(asdict(result)) if as_json else console.up(result)
+    if settings.follow:
+        _follow(settings, console)
+
+
+def _follow(settings: config.UpSettings, console: Console) -> None:
+    """Until SIGTERM, Ctrl-C, or somebody's `down`."""
+    from detectctl.cluster.follow import Follower
+
+    sys.stdout.flush()
+    try:
+        with console.progress() as progress:
+            Follower(settings, os.environ, progress.report).run()
+    except Interrupted:
+        pass  # how systemd and containers end what they started
+    finally:
+        if settings.down_on_exit:
+            _down([settings.name], config.DownSettings(name=settings.name), console, force=False)
+
+
+@app.command()
+def detect(
+    context: typer.Context,
+    sources: Sources,
+    output_format: Annotated[
+        str | None,
+        _option(
+            "detect",
+            "format",
+            "Of the output",
+            "--format",
+            "-f",
+            metavar="table|json|jsonl|csv|coco",
+            default="table on a terminal, jsonl in a pipe",
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write here instead of stdout.")
+    ] = None,
+    conf: Conf = None,
+    iou: Iou = None,
+    class_: Class = None,
+    concurrency: Concurrency = None,
+    fetch: Fetch = None,
+    url: Endpoint = None,
+    api_key_file: KeyFile = None,
+    name: Name = None,
+    retries: Retries = None,
+    timeout: Patience = None,
+    recursive: Recursive = None,
+) -> None:
+    """Send images and print their detections."""
+    session: Session = context.obj
+    settings = session.settings(
+        "detect", config.DetectSettings, format=output_format, conf=conf, iou=iou, class_=class_ or None,
+        concurrency=concurrency, fetch=fetch, url=url, name=name, retries=retries, timeout=timeout,
+        recursive=recursive, api_key_file=api_key_file and str(api_key_file),
+    )  # fmt: skip
+    from detectctl import outputs
+
+    console = session.console()
+    images = _images(sources, settings)
+    shape = settings.format or ("table" if console.is_terminal and output is None else "jsonl")
+    with _client(settings) as client, outputs.text_file(output) as stream:
+        failures: list[DetectctlError] = []
+        found = console.tracked(client.detect_all(images, _wanted(settings)), len(images), failures)
+        if shape == "table":
+            console.detections(found, stream)
+        else:
+            _write(shape, found, stream or sys.stdout, client)
+    _finish(failures, len(images))
+
+
+@app.command()
+def annotate(
+    context: typer.Context,
+    sources: Sources,
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE|DIR",
+            help="A .jpg, .png or .webp file for one source, a folder for several.",
+        ),
+    ],
+    labels: Annotated[bool | None, _option("annotate", "labels", "Write class and confidence at each box")] = None,
+    line_width: Annotated[
+        str | None, _option("annotate", "line_width", "Pixels of a box's line", metavar="PIXELS", default="auto")
+    ] = None,
+    quality: Annotated[int | None, _option("annotate", "quality", "Of a JPEG or WebP, 1 to 100")] = None,
+    conf: Conf = None,
+    iou: Iou = None,
+    class_: Class = None,
+    concurrency: Concurrency = None,
+    fetch: Fetch = None,
+    url: Endpoint = None,
+    api_key_file: KeyFile = None,
+    name: Name = None,
+    retries: Retries = None,
+    timeout: Patience = None,
+    recursive: Recursive = None,
+) -> None:
+    """Send images and write them with their detections drawn on."""
+    session: Session = context.obj
+    settings = session.settings(
+        "annotate", config.AnnotateSettings, labels=labels, line_width=line_width, quality=quality, conf=conf, iou=iou,
+        class_=class_ or None, concurrency=concurrency, fetch=fetch, url=url, name=name, retries=retries,
+        timeout=timeout, recursive=recursive, api_key_file=api_key_file and str(api_key_file),
+    )  # fmt: skip
+    from detectctl.client import Style
+    from detectctl.outputs import plan_outputs
+
+    console = session.console()
+    images = _images(sources, settings)
+    jobs = list(zip(images, plan_outputs(images, output), strict=True))
+    style = Style(settings.labels, settings.line_width, settings.quality)
+    failures: list[DetectctlError] = []
+    with _client(settings) as client:
+        drawn = client.annotate_all(jobs, _wanted(settings), style)
+        console.annotated(console.tracked(drawn, len(jobs), failures))
+    _finish(failures, len(jobs))
+
+
+@app.command()
+def status(
+    context: typer.Context,
+    name: Name = None,
+    every: Every = False,
+    watch: Annotated[
+        float | None,
+        typer.Option("--watch", metavar="[SECONDS]", min=0.1, help="Show it again and again; each 2 s if left out."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what runs: model, replicas, requests, latency."""
+    session: Session = context.obj
+    settings = session.settings("status", config.InstanceSettings, name=name)
+    from detectctl.cluster import status as statuses
+
+    console = session.console()
+    while True:
+        if every:
+            found = statuses.all_statuses(os.environ)
+            console.json([one.to_json() for one in found]) if as_json else console.statuses(found)
+        else:
+            found = (statuses.status(settings.name, os.environ),)
+            console.json(found[0].to_json()) if as_json else console.status(found[0])
+        if watch is None:
+            break
+        time.sleep(watch)
+    if not all(one.healthy for one in found):
+        raise typer.Exit(4)
+
+
+@app.command()
+def models(
+    context: typer.Context,
+    reference: Annotated[
+        str | None, typer.Argument(metavar="[REF]", help="A W&B collection: entity/project/name", show_default=False)
+    ] = None,
+    prune: Annotated[bool, typer.Option("--prune", help="Free the store of models that nobody serves.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    model_timeout: Annotated[float | None, _option("models", "model_timeout", "Seconds to ask W&B")] = None,
+    as_json: Json = False,
+) -> None:
+    """List the versions of a W&B collection, or free the store."""
+    session: Session = context.obj
+    settings = session.settings("models", config.ModelsSettings, model_timeout=model_timeout)
+    from detectctl.cluster.instance import served_models
+    from detectctl.registry import listing
+
+    console = session.console()
+    cache, served = config.cache_home(os.environ), served_models(config.state_home(os.environ))
+    if prune:
+        doomed = listing.unserved(cache, served=served)
+        if doomed and not yes:
+            console.pruned(doomed, done=False)
+            typer.confirm("Remove them?", abort=True, err=True)
+        console.pruned(listing.prune(cache, served=served), done=True)
+        return
+    if reference is None:
+        raise UsageError("a collection is missing", hint="detectctl models entity/project/name, or models --prune")
+    found = listing.versions(reference, cache=cache, environ=os.environ, timeout_s=settings.model_timeout)
+    if as_json:
+        console.json([{**asdict(one), "stored": one.stored, "served": served.get(one.sha256 or "")} for one in found])
+    else:
+        console.versions(found, served)
+
+
+@app.command()
+def logs(
+    context: typer.Context,
+    name: Name = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
+    tail: Annotated[int, typer.Option(min=0, help="How many of the last lines.")] = 100,
+    replica: Annotated[str | None, typer.Option(metavar="ID", help="Only this replica's; see status.")] = None,
+    level: Annotated[str | None, _option("logs", "level", "Least level", metavar="debug|info|warning|error")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the service's log lines, also of one that failed to start."""
+    session: Session = context.obj
+    settings = session.settings("logs", config.LogsSettings, name=name, level=level)
+    from detectctl.cluster import logs as log_files
+
+    console = session.console()
+    wanted = log_files.LogFilter(replica, settings.level.upper())
+    show = log_files.follow if follow else log_files.read
+    for line in show(settings.name, os.environ, wanted, tail):
+        console.log_line(line, as_json=as_json)
+
+
+@app.command()
+def down(
+    context: typer.Context,
+    name: Name = None,
+    every: Every = False,
+    timeout: Annotated[float | None, _option("down", "timeout", "Seconds that accepted requests may take")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Do not wait for accepted requests.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Answer what was accepted, then stop what `up` started, and only that."""
+    session: Session = context.obj
+    settings = session.settings("down", config.DownSettings, name=name, timeout=timeout)
+    from detectctl.cluster.instance import names
+
+    console = session.console()
+    wanted = names(config.state_home(os.environ)) if every else [settings.name]
+    results = _down(wanted, settings, console, force=force, quiet=as_json)
+    if as_json:
+        console.json([asdict(result) for result in results] if every else asdict(results[0]))
+    if not force and any(result.action == "stopped" and not result.drained for result in results):
+        raise typer.Exit(4)  # it is down, but the deadline passed before every accepted request was answered
+
+
+def _down(
+    wanted: list[str], settings: config.DownSettings, console: Console, *, force: bool, quiet: bool = False
+) -> list[DownResult]:
+    from detectctl.cluster.down import down as take_down
+
+    results = []
+    for one in wanted:
+        with console.progress() as progress:
+            result = take_down(one, timeout_s=settings.timeout, force=force, environ=os.environ, report=progress.report)
+        results.append(result)
+        if not quiet:
+            console.down(result)
+    return results
+
+
+def _client(settings: config.RequestSettings) -> Client:
+    from detectctl.client import Client
+
+    endpoint, key_file = settings.url, settings.api_key_file
+    if endpoint is None:
+        from detectctl.cluster.instance import reach
+
+        endpoint, own_key_file = reach(config.state_home(os.environ), settings.name)
+        key_file = key_file or own_key_file
+    return Client(
+        endpoint,
+        api_key=None if key_file is None else read_keys(key_file)[0],
+        timeout_s=settings.timeout,
+        retries=settings.retries,
+        concurrency=settings.concurrency,
+    )
+
+
+def _images(arguments: list[str], settings: config.RequestSettings) -> list[Source]:
+    from detectctl import images
+
+    stdin = sys.stdin.buffer.read() if "-" in arguments else None
+    return list(images.resolve(arguments, recursive=settings.recursive, stdin=stdin))
+
+
+def _write(shape: str, outcomes: Iterator[Outcome], stream: TextIO, client: Client) -> None:
+    from detectctl import formats
+
+    if shape == "coco":
+        labels = {int(class_id): name for class_id, name in client.info()["classes"].items()}
+        formats.write_coco(outcomes, stream, labels)
+    else:
+        formats.WRITERS[shape](outcomes, stream)
+
+
+def _wanted(settings: config.RequestSettings) -> Any:
+    from detectctl.client import Wanted
+
+    fetch: Any = settings.fetch  # config has checked it
+    return Wanted(settings.conf, settings.iou, settings.class_, fetch)
+
+
+def _finish(failures: list[DetectctlError], total: int) -> None:
+    """Exit 6 if sources failed; 7 if the service refused all that there were."""
+    if failures:
+        refused = [error for error in failures if error.exit_code == 7]
+        raise typer.Exit(7 if len(refused) == total else SourcesFailed.exit_code)
+
+
+_WATCH_S = "2"
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(BaseException):
+    """SIGTERM or SIGHUP: unwinds like Ctrl-C, so that what was begun is taken back."""
+
+
+def _interrupt(signum: int, _: object) -> NoReturn:
+    # What was begun is being taken back from here on; a second signal must not leave that half done.
+    for each in _SIGNALS:
+        signal.signal(each, signal.SIG_IGN)
+    if signum == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise Interrupted(signum)
+
+
+def _hoist_globals(arguments: list[str]) -> list[str]:
+    """Global options work after the command too, where people write them."""
+    flags = {"--verbose", "-v", "--quiet", "--no-color"}
+    front: list[str] = []
+    rest: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument == "--":
+            rest += [argument, *remaining]
+        elif argument in flags or argument.startswith("--config="):
+            front.append(argument)
+        elif argument == "--config":
+            front += [argument, *(value for value in [next(remaining, None)] if value is not None)]
+        else:
+            rest.append(argument)
+    return front + rest
+
+
+def _with_watch_seconds(arguments: list[str]) -> list[str]:
+    """`--watch` may stand without its seconds, which typer knows no way to say."""
+    found: list[str] = []
+    for argument, following in itertools.zip_longest(arguments, arguments[1:], fillvalue=""):
+        found.append(argument)
+        if argument == "--watch" and not following.replace(".", "", 1).isdecimal():
+            found.append(_WATCH_S)
+    return found
+
+
+def main() -> NoReturn:
+    """The console script; every error of ours is told here, and becomes its exit code."""
+    for signum in _SIGNALS:
+        if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup, and what a shell puts into the background
+            signal.signal(signum, _interrupt)
+    arguments = _hoist_globals(_with_watch_seconds(sys.argv[1:]))
+    verbose = bool({"-v", "--verbose"} & set(arguments)) or os.environ.get("DETECTCTL_VERBOSE", "") not in {"", "0"}
+    no_color = "--no-color" in arguments or bool(os.environ.get("NO_COLOR"))
+    try:
+        app(arguments, standalone_mode=True)
+        sys.exit(0)
+    except DetectctlError as error:
+        from detectctl.console import Console
+
+        if verbose:
+            import traceback
+
+            traceback.print_exc()
+        Console(no_color=no_color).error(error)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, Interrupted):
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+    except Exception as error:  # noqa: BLE001 - the last resort; a traceback is for --verbose
+        from detectctl.console import Console
+
+        if verbose:
+            import traceback
+
+            traceback.print_exc()
+        Console(no_color=no_color).error(
+            DetectctlError(
+                f"unexpected {type(error).__name__}: {error}",
+                why="this is a bug in detectctl, or in what it builds on",
+                hint="run the command again with --verbose and report what it shows",
+            )
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

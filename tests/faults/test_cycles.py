@@ -1,0 +1,75 @@
+"""Many lives of an instance, one after the other: none leaves anything, and the last is as quick as the first."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from faults.scene import FULL, TABLE, Row, fresh_options
+from installed import listening, marked
+
+if TYPE_CHECKING:
+    from installed import Home
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3000)]
+
+CYCLES = 50 if FULL else 3
+
+
+def _listened_at(home: Home) -> set[int]:
+    """Where anybody listens whose home is this one; a neighbour may have taken a port that is free again."""
+    ports = set()
+    for one in psutil.net_connections("tcp"):
+        if one.status == psutil.CONN_LISTEN and one.pid is not None:
+            with contextlib.suppress(OSError):
+                if f"HOME={home.path}".encode() in Path(f"/proc/{one.pid}/environ").read_bytes():
+                    ports.add(one.laddr.port)
+    return ports
+
+
+def _files(home: Home) -> set[Path]:
+    """The state folder's, and the machine's shared memory, where Ray keeps its object store."""
+    return {*home.state.rglob("*"), *Path("/dev/shm").iterdir()}  # noqa: S108 - listed, not written
+
+
+def test_nothing_piles_up(home: Home) -> None:
+    """Processes, ports, shared memory, temporary folders and our own state are as they were before the first."""
+    options = fresh_options()
+    assert home.run("up", *options).returncode == 0  # converts the model: this one is not like the others
+    assert home.run("down").returncode == 0
+    files, open_files = _files(home), _open_files()
+    seconds: list[float] = []
+    ports: set[int] = set()
+    states: list[dict[str, Any]] = []
+    for _ in range(CYCLES):
+        begun = time.monotonic()
+        done = home.run("up", *options)
+        seconds.append(time.monotonic() - begun)
+        assert done.returncode == 0, done.stderr
+        state = home.instance()
+        assert state is not None
+        states.append(state)
+        ports |= {port for _, port, _ in listening(home.processes())}
+        begun = time.monotonic()
+        done = home.run("down")
+        assert done.returncode == 0, done.stderr
+        seconds[-1] += time.monotonic() - begun
+    assert [process for state in states for process in marked(state["instance_id"])] == []
+    assert [state["temp_dir"] for state in states if Path(state["temp_dir"]).exists()] == []
+    assert ports
+    assert ports & _listened_at(home) == set()
+    assert _files(home) - files == set()
+    third = max(1, CYCLES // 3)
+    ratio = statistics.median(seconds[-third:]) / statistics.median(seconds[:third])
+    TABLE.append(Row(f"{CYCLES} cycles; last third by first x{ratio:.2f}", 0, 0, seconds=statistics.median(seconds)))
+    TABLE.append(Row(f"  open files of the machine {open_files} -> {_open_files()}", 0, 0))
+
+
+def _open_files() -> int:
+    return int(Path("/proc/sys/fs/file-nr").read_text().split()[0])

@@ -1,0 +1,133 @@
+"""Updates of a running service, good ones and bad ones, of which nobody downstream may notice anything."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from detectctl.engine.compiled import CompiledModel
+    from faults.scene import Scene
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+
+def _seed(running: Scene, compiled: CompiledModel) -> Path:
+    """Put a converted model where `up` looks before it converts; returns the folder."""
+    folder = running.service.home.cache / "compiled" / compiled.directory.name
+    if not folder.exists():
+        shutil.copytree(compiled.directory, folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("what", "options"),
+    [
+        ("thresholds", ["--conf", "0.4"]),
+        ("more replicas", ["--replicas", "2"]),
+        ("fewer replicas", []),
+        ("precision", ["--precision", "fp32"]),
+        ("model", ["--model", "FALL"]),
+    ],
+    ids=["thresholds", "more", "fewer", "precision", "model"],
+)
+def test_an_update_costs_no_request(
+    running: Scene, what: str, options: list[str], fall_pt: Path, fall_compiled: CompiledModel
+) -> None:
+    """Each kind of update rolls without one failed request, and then the new configuration answers."""
+    _seed(running, fall_compiled)
+    wanted = [str(fall_pt) if option == "FALL" else option for option in options]
+
+    def happen() -> None:
+        done = running.up(*wanted)
+        assert done.returncode == 0, done.stderr
+        assert "updated" in done.stdout
+
+    load = running.under_load(f"update: {what}", happen)
+    assert load.outcomes() == {200: len(load.sent)}
+    status = running.status()
+    assert (status["state"], status["ready"]) == ("running", 2 if what == "more replicas" else 1)
+    info = httpx.get(f"{running.service.url}/info", timeout=30).json()
+    assert info["defaults"]["conf"] == (0.4 if what == "thresholds" else 0.25)
+    assert ("Fall" in info["classes"].values()) == (what == "model")
+
+
+def test_a_model_that_does_not_load_leaves_the_old_one_serving(
+    running: Scene, fall_pt: Path, fall_compiled: CompiledModel
+) -> None:
+    """Its file is gone when the replica wants it: `up` exits 5 and says so, no request fails, and `status` tells."""
+    assert running.up().returncode == 0
+    weights = _seed(running, fall_compiled) / "model.bin"
+    kept = weights.with_suffix(".kept")
+
+    def happen() -> None:
+        said = ""
+        with running.service.home.start("up", *running.options, "--model", str(fall_pt)) as process:
+            assert process.stderr is not None
+            for line in process.stderr:
+                said += line
+                if "✓ convert" in line:
+                    weights.rename(kept)
+        assert process.returncode == 5, said
+        assert "the update failed" in said
+        assert "goes on serving" in said
+
+    load = running.under_load("update that fails to load", happen)
+    kept.rename(weights)
+    assert load.outcomes() == {200: len(load.sent)}
+    status = running.status()
+    assert status["state"] == "failed update"
+    assert status["model"]["name"] == "yolov8n"
+    again = running.up()
+    assert again.returncode == 0
+    assert "nothing to change" in again.stdout
+    assert running.status()["state"] == "running"
+
+
+def test_an_update_that_passes_its_deadline_is_taken_back(running: Scene) -> None:
+    """A replica that no node has room for: exit 4 after `--timeout`, no request fails, nothing goes on trying."""
+
+    def happen() -> None:
+        done = running.up("--device", "cuda", "--timeout", "10")
+        assert done.returncode == 4, done.stderr
+        assert "goes on serving" in done.stderr
+
+    load = running.under_load("update that has no room", happen)
+    assert load.outcomes() == {200: len(load.sent)}
+    status = running.status()
+    assert (status["state"], len(status["replicas"])) == ("failed update", 1)
+    assert running.up().returncode == 0
+
+
+def test_the_same_again_takes_under_two_seconds(running: Scene) -> None:
+    """Best of three, because the machine has other work."""
+    results = [running.service.home.json("up", *running.options, "--json") for _ in range(3)]
+    assert {result["action"] for result in results} == {"unchanged"}
+    assert min(result["seconds"] for result in results) < 2
+
+
+def test_what_another_version_started_is_rolled_to_this_one(running: Scene) -> None:
+    """A state file of another schema: `status` finds the instance, and `up` takes it over without a failed request."""
+    file = running.service.home.state / "default" / "instance.json"
+    state = json.loads(file.read_text())
+    foreign = {key: state[key] for key in state if key not in {"last_good", "last_failure"}}
+    file.write_text(json.dumps(foreign | {"schema": 1, "deployed": "in words of its own", "more": 1}))
+    status = running.status()
+    assert (status["state"], status["ready"]) == ("running", 1)
+    assert "another version" in status["message"]
+
+    def happen() -> None:
+        done = running.up("--conf", "0.3")
+        assert done.returncode == 0, done.stderr
+        assert "updated" in done.stdout
+
+    load = running.under_load("update of another version's", happen)
+    assert load.outcomes() == {200: len(load.sent)}
+    assert running.status()["message"] == ""
+    assert running.up().returncode == 0

@@ -1,0 +1,41 @@
+"""The README's settings table, made from the settings themselves: `python tests/readme_settings.py` writes it."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+from detectctl.config import COMMANDS, PREFIX, key_of
+
+README = Path(__file__).parent.parent / "README.md"
+BEGIN, END = "<!-- settings -->\n", "<!-- /settings -->"
+
+
+def table() -> str:
+    rows: dict[tuple[str, str], list[str]] = {}
+    for command, kind in COMMANDS.items():
+        for field in fields(kind):
+            rows.setdefault((key_of(field.name), _words(field.default)), []).append(command)
+    lines = ["| key | environment | default | of |", "|---|---|---|---|"]
+    lines += [
+        f"| `{key}` | `{PREFIX}{key.upper().replace('-', '_')}` | {default} | "
+        f"{'every command' if len(commands) == len(COMMANDS) else ', '.join(commands)} |"
+        for (key, default), commands in rows.items()
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _words(default: object) -> str:
+    if default is None or default == ():
+        return ""
+    return f"`{str(default).lower()}`" if isinstance(default, bool) else f"`{default}`"
+
+
+def with_table(readme: str) -> str:
+    before, _, rest = readme.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return before + BEGIN + table() + END + after
+
+
+if __name__ == "__main__":
+    README.write_text(with_table(README.read_text()))

@@ -1,0 +1,142 @@
+"""The parts of the benchmarks that measure nothing: what they read, and what they conclude."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import cv2
+import pytest
+
+import accounting
+import instance
+import judgement
+import pictures
+import wrk
+from contestants import Measurement
+from detectctl.cluster.progress import Progress
+from detectctl.console import Console
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BUS = "bus.jpg"
+
+
+def measured(
+    who: str, way: str, clients: int, rate: float, p50: float = 10, cpu: float = 20, **statuses: int
+) -> Measurement:
+    return Measurement(who, way, BUS, clients, rate, p50, 2 * p50, {"replica": cpu}, statuses or {"200": 100})
+
+
+def played(speed: float = 1.0, **statuses: int) -> judgement.Round:
+    """A round in which everything keeps its promise, the service `speed` times as fast as that."""
+    return judgement.Round(
+        [
+            *(measured("limit", "in process", threads, 100, cpu=20) for threads in (1, 2, 8)),
+            *(measured("FastAPI", "POST", clients, 40, p50=20) for clients in (1, 8)),
+            *(measured("LitServe", "POST", clients, 50) for clients in (1, 8)),
+            measured("detectctl", "POST", 1, 50, p50=19 / speed),
+            *(measured("detectctl", way, 8, 90 * speed, cpu=22 / speed) for way in ("POST", "image_url")),
+            *(measured("detectctl", way, 64, 90 * speed, **statuses) for way in ("POST", "image_url")),
+        ],
+        bare_ray_s=4,
+        up_s=9,
+        memory={"replica": {"processes": 1, "rss": 300, "pss": 250}, "gcs": {"processes": 1, "rss": 50, "pss": 40}},
+        objects={"detectctl": {BUS: [{"class": "bus", "confidence": 0.9}, {"class": "tie", "confidence": 0.3}]}},
+    )
+
+
+def verdicts(*rounds: judgement.Round) -> dict[str, bool | None]:
+    return {verdict.promise: verdict.kept for verdict in judgement.judge(rounds)}
+
+
+def test_a_round_that_keeps_every_promise_is_judged_so() -> None:
+    assert set(verdicts(played()).values()) == {True}
+
+
+def test_each_ratio_is_the_median_of_the_rounds_own_ratios() -> None:
+    """Of which one bad round decides nothing."""
+    (first, *_) = judgement.judge([played(), played(0.1), played(1.1)])
+    assert (first.kept, first.measured) == (True, "bus.jpg 0.90 (0.09-0.99)")
+
+
+def test_a_slower_service_breaks_exactly_the_promises_about_speed() -> None:
+    broken = {promise for promise, kept in verdicts(played(0.7)).items() if not kept}
+    assert broken == {
+        "POST, 8 clients / limit", "POST, 8 clients / LitServe's", "image_url, 8 clients / limit",
+        "POST, 1 client: p50 / FastAPI's", "CPU ms per request beside the engine's",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("status", "kept"), [("503", True), ("500", False), ("lost", False)])
+def test_under_load_a_503_is_an_answer_and_anything_else_is_not(status: str, kept: bool) -> None:
+    judged = verdicts(played(**{"200": 50, status: 1}))
+    assert judged["answers under every load"] is kept
+
+
+def test_a_contestant_that_finds_something_else_is_noticed() -> None:
+    odd = played()
+    odd.objects["LitServe"] = {BUS: [{"class": "dog", "confidence": 0.9}]}
+    assert verdicts(odd)["all contestants find the same above 0.5"] is False
+
+
+def test_what_was_not_measured_is_not_judged() -> None:
+    few = played()
+    few.measurements = [one for one in few.measurements if one.who != "LitServe"]
+    assert verdicts(few)["POST, 8 clients / LitServe's"] is None
+
+
+def test_only_200_counts_as_throughput() -> None:
+    said = '{"seconds": 2.0, "p50_ms": 5, "p99_ms": 9, "lost": 3, "statuses": {"200": 100, "503": 40}}'
+    load = wrk.parse(f"Running 2s test\n  1 threads\n{said}\n")
+    assert load == wrk.Load(50, 5, 9, {"200": 100, "503": 40, "lost": 3})
+
+
+def test_missing_tools_are_named_with_the_packages_that_bring_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(SystemExit, match=r"wrk and nginx not found.* wrk nginx-light"):
+        wrk.require_tools()
+
+
+def test_the_steps_of_up_are_read_from_what_up_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    with Console().progress() as lines:
+        lines.report(Progress("start Ray", "waiting for the head"))
+        lines.report(Progress("start Ray", "head process 4121", done=True))
+        lines.report(Progress("deploy", "RUNNING (RUNNING)", done=True))
+    read = [instance.DONE.match(line) for line in capsys.readouterr().err.splitlines()]
+    assert [done and done["step"].strip() for done in read] == ["start Ray", "deploy"]
+
+
+def test_a_group_holds_children_that_lost_the_marker() -> None:
+    """As Ray's do, which write their titles over their environment."""
+    child = "import os, subprocess, sys; subprocess.run(['env', '-i', sys.executable, '-c', 'input()'])"
+    with subprocess.Popen(
+        [sys.executable, "-c", child], env=os.environ | {"DETECTCTL_INSTANCE_ID": "bench-test"}, stdin=subprocess.PIPE
+    ) as process:
+        try:
+            for _ in range(200):
+                living = accounting.Group("bench-test").living()
+                if len(living) == 2:
+                    break
+            assert process.pid in {one.pid for one in living}
+            assert len(living) == 2
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()
+
+
+def test_resized_photographs_have_the_pixels_asked_for(bus_jpg: Path, tmp_path: Path) -> None:
+    for megapixels in (0.3, 2):
+        height, width = cv2.imread(str(pictures.resized(bus_jpg, megapixels, tmp_path))).shape[:2]
+        assert height * width / 1e6 == pytest.approx(megapixels, rel=0.01)
+        assert height / width == pytest.approx(1080 / 810, rel=0.01)
+
+
+def test_what_is_installed_counts_what_users_get_and_no_tools_of_ours() -> None:
+    sizes = accounting.installed_bytes()
+    assert sizes["ray"] > 50e6
+    assert sizes["fastapi"] > 1e5, "ray[serve] brings it, by an extra"
+    assert not {"ruff", "mypy", "schemathesis"} & sizes.keys()
