@@ -1,0 +1,165 @@
+"""From measurements to ratios, and from ratios to a verdict on each promise. Pure: nothing here measures."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from contestants import Measurement
+
+
+_WAYS = ("POST", "image_url")
+_OF_THE_LIMIT = (("POST", 0.88), ("image_url", 0.80))
+
+
+@dataclass
+class Round:
+    """What was measured side by side.
+
+    Attributes:
+        measurements: of every contestant.
+        others_percent: how busy the processors were before anybody was measured.
+        bare_ray_s: seconds of `ray start --head`.
+        up_s: seconds of `up`, everything cached.
+        up_steps: the same by step.
+        memory: MB by kind of process after the load, see `accounting.Group.memory`.
+        idle: CPU ms per second by kind of process while nobody asks.
+        objects: contestant → image → what it finds.
+    """
+
+    measurements: list[Measurement] = field(default_factory=list)
+    others_percent: float = 0.0
+    bare_ray_s: float = 0.0
+    up_s: float = 0.0
+    up_steps: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, dict[str, float]] = field(default_factory=dict)
+    idle: dict[str, float] = field(default_factory=dict)
+    objects: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def of(self, image: str, who: str, way: str, clients: int) -> Measurement:
+        """KeyError if that was not measured."""
+        for one in self.measurements:
+            if (one.image, one.who, one.way, one.clients) == (image, who, way, clients):
+                return one
+        raise KeyError((image, who, way, clients))
+
+    def limit(self, image: str) -> float:
+        """Requests per second in process, with as many threads as serve it best."""
+        return max(one.requests_per_s for one in self.measurements if (one.who, one.image) == ("limit", image))
+
+    def best_peer(self, image: str) -> float:
+        """Requests per second that 8 clients get from the peer that serves them best."""
+        ours = {"limit", "detectctl"}
+        return max(
+            one.requests_per_s
+            for one in self.measurements
+            if (one.image, one.clients) == (image, 8) and one.who not in ours
+        )
+
+
+_Figure = Callable[[Round, str], float]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median of some rounds, and the least and greatest."""
+
+    median: float
+    least: float
+    greatest: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        return cls(statistics.median(values), min(values), max(values))
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.least:.2f}-{self.greatest:.2f})"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One line of the judgement; `kept` is None where a figure could not be measured."""
+
+    promise: str
+    wanted: str
+    measured: str
+    kept: bool | None
+
+
+def judge(rounds: Sequence[Round]) -> list[Verdict]:
+    """Every promise of the project about speed and size."""
+
+    def rate(way: str, clients: int, by: _Figure) -> _Figure:
+        return lambda one, image: one.of(image, "detectctl", way, clients).requests_per_s / by(one, image)
+
+    def rate_of(who: str, way: str) -> _Figure:
+        return lambda one, image: one.of(image, who, way, 8).requests_per_s
+
+    def latency(one: Round, image: str) -> float:
+        return one.of(image, "detectctl", "POST", 1).p50_ms / one.of(image, "FastAPI", "POST", 1).p50_ms
+
+    def overhead(one: Round, image: str) -> float:
+        return one.of(image, "detectctl", "POST", 8).all_cpu_ms - one.of(image, "limit", "in process", 8).all_cpu_ms
+
+    every = [
+        *((f"{way}, 8 clients / limit", rate(way, 8, Round.limit), ">=", least) for way, least in _OF_THE_LIMIT),
+        ("POST, 8 clients / LitServe's", rate("POST", 8, rate_of("LitServe", "POST")), ">=", 1.35),
+        ("POST, 8 clients / the best peer's", rate("POST", 8, Round.best_peer), ">=", 1.0),
+        ("POST, 1 client: p50 / FastAPI's", latency, "<=", 1.0),
+        *((f"{way}, 64 clients / 8 clients", rate(way, 64, rate_of("detectctl", way)), ">=", 0.97) for way in _WAYS),
+        ("CPU ms per request beside the engine's", overhead, "<=", 3),
+    ]
+    whole: list[tuple[str, _Figure, str, float]] = [
+        ("up / bare ray start --head", lambda one, _: one.up_s / one.bare_ray_s, "<=", 2.5),
+        ("RSS of the replica, MB", lambda one, _: one.memory["replica"]["rss"], "<=", 350),
+        ("RSS of all processes, MB", lambda one, _: sum(kind["rss"] for kind in one.memory.values()), "<=", 1800),
+    ]
+    images = sorted({measured.image for one in rounds for measured in one.measurements})
+    return [
+        *(_verdict(rounds, images, *promise) for promise in every),
+        *(_verdict(rounds, [""], *promise) for promise in whole),
+        _answers(rounds),
+        _agreement(rounds),
+    ]
+
+
+def _verdict(
+    rounds: Sequence[Round], images: Sequence[str], promise: str, figure: _Figure, sign: str, bound: float
+) -> Verdict:
+    """Kept if the median of the rounds is within the bound for each image."""
+    try:
+        spreads = {image: Spread.of([figure(one, image) for one in rounds]) for image in images}
+    except (KeyError, ValueError, ZeroDivisionError):
+        return Verdict(promise, f"{sign} {bound:g}", "not measured", None)
+    kept = all(spread.median >= bound if sign == ">=" else spread.median <= bound for spread in spreads.values())
+    measured = "   ".join(f"{image} {spread}".strip() for image, spread in spreads.items())
+    return Verdict(promise, f"{sign} {bound:g}", measured, kept)
+
+
+def _answers(rounds: Sequence[Round]) -> Verdict:
+    counts: dict[str, int] = {}
+    for one in rounds:
+        for measured in one.measurements:
+            if measured.who == "detectctl":
+                for status, count in measured.statuses.items():
+                    counts[status] = counts.get(status, 0) + count
+    said = ", ".join(f"{count} x {status}" for status, count in sorted(counts.items()))
+    return Verdict("answers under every load", "only 200 or 503", said, counts.keys() <= {"200", "503"})
+
+
+def _agreement(rounds: Sequence[Round]) -> Verdict:
+    """Not the parity bounds, which the tests check, but that all contestants did the same work."""
+    found = {
+        (image, tuple(sorted(thing["class"] for thing in things if thing["confidence"] > 0.5)))
+        for one in rounds
+        for images in one.objects.values()
+        for image, things in images.items()
+    }
+    differ = [image for image, _ in found if sum(image == other for other, _ in found) > 1]
+    said = f"they differ on {', '.join(sorted(set(differ)))}" if differ else "yes"
+    return Verdict("all contestants find the same above 0.5", "yes", said, not differ)

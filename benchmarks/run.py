@@ -1,0 +1,146 @@
+"""How fast the service is: beside its own engine without a server, and beside peers, in one run.
+
+Contestants run one at a time, in rounds; every second round in reverse, so that a machine that grows slower wrongs
+nobody. Ratios are taken within a round; the figures are medians over the rounds, with the least and the greatest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from rich.console import Console
+
+import contestants
+import instance
+import pictures
+import report
+import startup
+import wrk
+from contestants import Running
+from judgement import Round
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+RESULTS = Path(__file__).parent / "results"
+_PEERS = {
+    "FastAPI": ("fastapi_openvino.py", "1"),
+    "LitServe": ("litserve_openvino.py", "2"),
+    "LitServe, a core each": ("litserve_openvino.py", "2", "a-core-each"),
+}
+_THREADS = (1, 2, 8)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a round measures.
+
+    Attributes:
+        seconds: of each load.
+        images: sent in turn.
+        clients: of the service.
+        few: clients of the peers.
+        home: where the service's model is cached.
+        options: of `detectctl up`.
+        detector: what its replicas load.
+        model: what the peers load.
+    """
+
+    seconds: float
+    images: Sequence[Path]
+    clients: Sequence[int]
+    few: Sequence[int]
+    home: Path
+    options: Sequence[str]
+    detector: dict[str, Any]
+    model: Path
+
+
+def limit(plan: Plan, done: Round) -> None:
+    """The service's engine without a server."""
+    for image in plan.images:
+        for threads in _THREADS:
+            done.measurements.append(contestants.measure_limit(plan.detector, image, threads, plan.seconds))
+
+
+def peers(plan: Plan, done: Round) -> None:
+    """Who else serves the same model."""
+    for who, script in _PEERS.items():
+        with contestants.peer(who, plan.model, *script) as running:
+            _load(plan, done, running, plan.few)
+
+
+def service(plan: Plan, done: Round) -> None:
+    """The service, from its start to its end."""
+    done.bare_ray_s = startup.bare_ray()
+    with pictures.served(plan.images[0].parent) as url, contestants.service(plan.home, plan.options) as (running, up):
+        done.up_s, done.up_steps = up.seconds, up.steps
+        done.idle = running.idle_ms_per_s()
+        _load(plan, done, running, plan.clients)
+        _load(plan, done, running, plan.clients, url)
+        done.memory = running.group.memory()
+
+
+def _load(plan: Plan, done: Round, running: Running, clients: Sequence[int], url: str | None = None) -> None:
+    done.objects[running.who] = {image.name: running.objects(image) for image in plan.images}
+    for image in plan.images:
+        for count in clients:
+            done.measurements.append(running.measure(image, count, plan.seconds, images_url=url))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=8, help="of each load; each has a second before it to warm up")
+    parser.add_argument("--quick", action="store_true", help="one round, one image, short loads: does it run at all?")
+    parser.add_argument("--replicas", default="1", help="as of `detectctl up`; its own default would scale meanwhile")
+    parser.add_argument("--output", type=Path, default=RESULTS / "bench.json")
+    arguments = parser.parse_args()
+    wrk.require_tools()
+    images, clients = [pictures.photograph("bus.jpg"), pictures.photograph("zidane.jpg")], (1, 2, 8, 32, 64)
+    if arguments.quick:
+        arguments.rounds, arguments.seconds, images, clients = 1, 2, images[:1], (1, 8, 64)
+    options, rounds = ("--replicas", arguments.replicas), []
+    model = contestants.export_for_peers()
+    with instance.temporary_home() as home:
+        with contestants.service(home, options) as (_, up):  # converts the model and fills the page cache
+            plan = Plan(arguments.seconds, images, clients, (1, 8), home, options, up.detector, model)
+        for number in range(arguments.rounds):
+            rounds.append(Round(others_percent=psutil.cpu_percent(3)))
+            print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr)
+            for turn in (peers, limit, service)[:: -1 if number % 2 else 1]:
+                turn(plan, rounds[-1])
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    for part in report.tables(rounds):
+        console.print(part)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    everything = {"conditions": _conditions(arguments), **report.summary(rounds)}
+    arguments.output.write_text(json.dumps(everything, indent=1) + "\n")
+    console.print(f"written to {arguments.output}")
+
+
+def _conditions(arguments: argparse.Namespace) -> dict[str, Any]:
+    cpus = {line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")}
+    packages = ("detectctl", "ray", "openvino", "fastapi", "uvicorn", "ultralytics-opencv-headless")
+    return {
+        "at": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "cpu": ", ".join(sorted(line.partition(": ")[2] for line in cpus)),
+        "cores": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+        **{name: getattr(arguments, name) for name in ("rounds", "seconds", "replicas", "quick")},
+    }
+
+
+if __name__ == "__main__":
+    main()
