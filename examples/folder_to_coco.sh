@@ -1,0 +1,13 @@
+#!/bin/sh
+# A folder of images, with all below it, to one COCO data set, for example as a first draft of labels.
+# Usage: folder_to_coco.sh FOLDER OUTPUT.json [CONFIDENCE]
+set -u
+
+detectctl detect --recursive --format coco --conf "${3:-0.25}" --output "$2" "$1"
+status=$?
+# 6: some images failed. They are listed under "info": {"errors": …}, and the others are all there.
+if [ $status -ne 0 ] && [ $status -ne 6 ]; then
+    exit $status
+fi
+echo "wrote $2" >&2
+exit $status
