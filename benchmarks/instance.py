@@ -62,7 +62,7 @@ def up(home: Path, port: int, *options: str) -> Up:
     steps: dict[str, float] = {}
     said = ""
     with subprocess.Popen(
-        command, env=_env(home), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command, env=environment(home), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stderr is not None
         for line in process.stderr:
@@ -84,9 +84,10 @@ def up(home: Path, port: int, *options: str) -> Up:
 def down(home: Path) -> float:
     """Run `detectctl down`; the seconds it took."""
     begun = time.monotonic()
-    subprocess.run([DETECTCTL, "--quiet", "down"], env=_env(home), check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([DETECTCTL, "--quiet", "down"], env=environment(home), check=True, stdout=subprocess.DEVNULL)
     return time.monotonic() - begun
 
 
-def _env(home: Path) -> dict[str, str]:
+def environment(home: Path) -> dict[str, str]:
+    """Of a command that knows no settings but its own."""
     return {key: os.environ[key] for key in ("PATH", "LANG") if key in os.environ} | {"HOME": str(home)}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from client import Command
     from contestants import Measurement
 
 
@@ -30,6 +31,8 @@ class Round:
         memory: MB by kind of process after the load, see `accounting.Group.memory`.
         idle: CPU ms per second by kind of process while nobody asks.
         objects: contestant → image → what it finds.
+        detect_many: image → the command `detect` on many files of it.
+        detect_one: image → the same on one file.
     """
 
     measurements: list[Measurement] = field(default_factory=list)
@@ -40,6 +43,8 @@ class Round:
     memory: dict[str, dict[str, float]] = field(default_factory=dict)
     idle: dict[str, float] = field(default_factory=dict)
     objects: dict[str, dict[str, Any]] = field(default_factory=dict)
+    detect_many: dict[str, Command] = field(default_factory=dict)
+    detect_one: dict[str, Command] = field(default_factory=dict)
 
     def of(self, image: str, who: str, way: str, clients: int) -> Measurement:
         """KeyError if that was not measured."""
@@ -106,6 +111,9 @@ def judge(rounds: Sequence[Round]) -> list[Verdict]:
     def overhead(one: Round, image: str) -> float:
         return one.of(image, "detectctl", "POST", 8).all_cpu_ms - one.of(image, "limit", "in process", 8).all_cpu_ms
 
+    def client(one: Round, image: str) -> float:
+        return one.detect_many[image].images_per_s / one.of(image, "detectctl", "POST", 8).requests_per_s
+
     every = [
         *((f"{way}, 8 clients / limit", rate(way, 8, Round.limit), ">=", least) for way, least in _OF_THE_LIMIT),
         ("POST, 8 clients / LitServe's", rate("POST", 8, rate_of("LitServe", "POST")), ">=", 1.35),
@@ -113,6 +121,8 @@ def judge(rounds: Sequence[Round]) -> list[Verdict]:
         ("POST, 1 client: p50 / FastAPI's", latency, "<=", 1.0),
         *((f"{way}, 64 clients / 8 clients", rate(way, 64, rate_of("detectctl", way)), ">=", 0.97) for way in _WAYS),
         ("CPU ms per request beside the engine's", overhead, "<=", 3),
+        ("detect on 1,000 files / POST, 8 clients", client, ">=", 0.95),
+        ("CPU s of detect on one file", lambda one, image: one.detect_one[image].cpu_s, "<=", 0.25),
     ]
     whole: list[tuple[str, _Figure, str, float]] = [
         ("up / bare ray start --head", lambda one, _: one.up_s / one.bare_ray_s, "<=", 2.5),

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from rich.console import Console
 
+import client
 import contestants
 import instance
 import pictures
@@ -87,6 +88,9 @@ def service(plan: Plan, done: Round) -> None:
         done.up_s, done.up_steps = up.seconds, up.steps
         done.idle = running.idle_ms_per_s()
         _load(plan, done, running, plan.clients)
+        for image in plan.images:
+            done.detect_many[image.name] = client.detect_many(plan.home, running.url, image)
+            done.detect_one[image.name] = client.detect_one(plan.home, running.url, image)
         _load(plan, done, running, plan.clients, url)
         done.memory = running.group.memory()
 

@@ -15,6 +15,7 @@ import instance
 import judgement
 import pictures
 import wrk
+from client import Command
 from contestants import Measurement
 from detectctl.cluster.progress import Progress
 from detectctl.console import Console
@@ -46,6 +47,8 @@ def played(speed: float = 1.0, **statuses: int) -> judgement.Round:
         up_s=9,
         memory={"replica": {"processes": 1, "rss": 300, "pss": 250}, "gcs": {"processes": 1, "rss": 50, "pss": 40}},
         objects={"detectctl": {BUS: [{"class": "bus", "confidence": 0.9}, {"class": "tie", "confidence": 0.3}]}},
+        detect_many={BUS: Command(88 * speed, 0.5, 100)},
+        detect_one={BUS: Command(1, 0.2, 50)},
     )
 
 
