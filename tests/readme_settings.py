@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
-from detectctl.config import COMMANDS, PREFIX, key_of
+from detectctl.config import COMMANDS, PREFIX, GlobalSettings, key_of
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- settings -->\n", "<!-- /settings -->"
@@ -14,7 +14,7 @@ BEGIN, END = "<!-- settings -->\n", "<!-- /settings -->"
 def table() -> str:
     rows: dict[tuple[str, str], list[str]] = {}
     for command, kind in COMMANDS.items():
-        for field in fields(kind):
+        for field in (*fields(GlobalSettings), *fields(kind)):
             rows.setdefault((key_of(field.name), _words(field.default)), []).append(command)
     lines = ["| key | environment | default | of |", "|---|---|---|---|"]
     lines += [

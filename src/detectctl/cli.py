@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO, TypeVar
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from detectctl.console import Console
     from detectctl.images import Source
 
-S = TypeVar("S", bound=config.InstanceSettings)
+S = TypeVar("S", bound=config.Settings)
 
 
 class _Commands(TyperGroup):
@@ -54,20 +54,18 @@ app = typer.Typer(
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Session:
-    """What the global options say; every command gets it."""
+    """What the global options say; every command gets it, and `main` has it for the errors."""
 
-    config_file: Path | None
-    verbose: bool
-    quiet: bool
-    no_color: bool
+    config_file: Path | None = None
+    common: config.GlobalSettings = field(default_factory=config.GlobalSettings)
 
     def console(self) -> Console:
         """The place where results go."""
         from detectctl.console import Console
 
-        return Console(quiet=self.quiet, no_color=self.no_color)
+        return Console(quiet=self.common.quiet, no_color=self.common.no_color)
 
     def settings(self, command: str, kind: type[S], **flags: object) -> S:
         """The command's settings; see `config.load`."""
@@ -117,13 +115,11 @@ def _global(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    environ = os.environ
-    context.obj = Session(
-        config_file,
-        verbose or environ.get("DETECTCTL_VERBOSE", "") not in {"", "0"},
-        quiet or environ.get("DETECTCTL_QUIET", "") not in {"", "0"},
-        no_color or bool(environ.get("NO_COLOR")) or environ.get("DETECTCTL_NO_COLOR", "") not in {"", "0"},
-    )
+    session = context.ensure_object(Session)
+    session.config_file = config_file
+    no_color = no_color or bool(os.environ.get("NO_COLOR"))  # no-color.org: set and not empty
+    flags = {"verbose": verbose or None, "quiet": quiet or None, "no_color": no_color or None}
+    session.common = config.load_globals(flags, os.environ, config_file)
 
 
 def _asking(field: str, text: str, *names: str, metavar: str | None = None, default: str | None = None) -> Any:
@@ -440,20 +436,20 @@ def logs(
     context: typer.Context,
     name: Name = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come.")] = False,
-    tail: Annotated[int, typer.Option(min=0, help="How many of the last lines.")] = 100,
+    tail: Annotated[int | None, _option("logs", "tail", "How many of the last lines")] = None,
     replica: Annotated[str | None, typer.Option(metavar="ID", help="Only this replica's; see status.")] = None,
     level: Annotated[str | None, _option("logs", "level", "Least level", metavar="debug|info|warning|error")] = None,
     as_json: Json = False,
 ) -> None:
     """Show the service's log lines, also of one that failed to start."""
     session: Session = context.obj
-    settings = session.settings("logs", config.LogsSettings, name=name, level=level)
+    settings = session.settings("logs", config.LogsSettings, name=name, level=level, tail=tail)
     from detectctl.cluster import logs as log_files
 
     console = session.console()
     wanted = log_files.LogFilter(replica, settings.level.upper())
     show = log_files.follow if follow else log_files.read
-    for line in show(settings.name, os.environ, wanted, tail):
+    for line in show(settings.name, os.environ, wanted, settings.tail):
         console.log_line(line, as_json=as_json)
 
 
@@ -524,8 +520,7 @@ def _write(shape: str, outcomes: Iterator[Outcome], stream: TextIO, client: Clie
     from detectctl import formats
 
     if shape == "coco":
-        labels = {int(class_id): name for class_id, name in client.info()["classes"].items()}
-        formats.write_coco(outcomes, stream, labels)
+        formats.write_coco(outcomes, stream, client.labels())
     else:
         formats.WRITERS[shape](outcomes, stream)
 
@@ -538,10 +533,11 @@ def _wanted(settings: config.RequestSettings) -> Any:
 
 
 def _finish(failures: list[DetectctlError], total: int) -> None:
-    """Exit 6 if sources failed; 7 if the service refused all that there were."""
+    """Exit 6 if some sources failed; where all did for one reason, that reason's own code: 4 or 7."""
     if failures:
-        refused = [error for error in failures if error.exit_code == 7]
-        raise typer.Exit(7 if len(refused) == total else SourcesFailed.exit_code)
+        codes = {error.exit_code for error in failures}
+        same = len(failures) == total and len(codes) == 1
+        raise typer.Exit(codes.pop() if same else SourcesFailed.exit_code)
 
 
 _WATCH_S = "2"
@@ -595,38 +591,35 @@ def main() -> NoReturn:
         if signal.getsignal(signum) is not signal.SIG_IGN:  # nohup, and what a shell puts into the background
             signal.signal(signum, _interrupt)
     arguments = _hoist_globals(_with_watch_seconds(sys.argv[1:]))
-    verbose = bool({"-v", "--verbose"} & set(arguments)) or os.environ.get("DETECTCTL_VERBOSE", "") not in {"", "0"}
-    no_color = "--no-color" in arguments or bool(os.environ.get("NO_COLOR"))
+    session = Session()
     try:
-        app(arguments, standalone_mode=True)
+        app(arguments, standalone_mode=True, obj=session)
         sys.exit(0)
     except DetectctlError as error:
-        from detectctl.console import Console
-
-        if verbose:
-            import traceback
-
-            traceback.print_exc()
-        Console(no_color=no_color).error(error)
+        _tell(error, session)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, Interrupted):
         sys.stderr.write("interrupted\n")
         sys.exit(130)
-    except Exception as error:  # noqa: BLE001 - the last resort; a traceback is for --verbose
-        from detectctl.console import Console
-
-        if verbose:
-            import traceback
-
-            traceback.print_exc()
-        Console(no_color=no_color).error(
+    except Exception as error:  # noqa: BLE001 - the last resort
+        _tell(
             DetectctlError(
                 f"unexpected {type(error).__name__}: {error}",
                 why="this is a bug in detectctl, or in what it builds on",
                 hint="run the command again with --verbose and report what it shows",
-            )
+            ),
+            session,
         )
         sys.exit(1)
+
+
+def _tell(error: DetectctlError, session: Session) -> None:
+    """Print an error that is being handled; its traceback is for --verbose."""
+    if session.common.verbose:
+        import traceback
+
+        traceback.print_exc()
+    session.console().error(error)
 
 
 if __name__ == "__main__":

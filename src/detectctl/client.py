@@ -146,6 +146,14 @@ class Client:
             raise strange(answer, self._endpoint.url)
         return info
 
+    def labels(self) -> dict[int, str]:
+        """The name of each class id of the model that is served; raises what `info` raises."""
+        answer = self._endpoint.ask("GET", "/info", deadline=self._deadline())
+        try:
+            return {int(class_id): str(name) for class_id, name in answer.json()["classes"].items()}
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise strange(answer, self._endpoint.url) from error
+
     def ready(self) -> bool:
         """Whether `/readyz` says that a model answers."""
         try:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 PREFIX = "DETECTCTL_"
 FILE_NAME = "detectctl.toml"
-GLOBAL_KEYS = frozenset({"config", "verbose", "quiet", "no-color"})
 _BYTE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
@@ -139,7 +138,21 @@ def _option(default: Any, parse: Callable[[object], Any]) -> Any:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InstanceSettings:
+class Settings:
+    """What `load` can make."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GlobalSettings(Settings):
+    """What every command takes, before or after its name."""
+
+    verbose: bool = _option(False, _flag)
+    quiet: bool = _option(False, _flag)
+    no_color: bool = _option(False, _flag)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceSettings(Settings):
     """What every command about one instance needs."""
 
     name: str = _option("default", _name)
@@ -222,6 +235,7 @@ class LogsSettings(InstanceSettings):
     """The settings of `logs`."""
 
     level: str = _option("info", _choice("debug", "info", "warning", "error"))
+    tail: int = _option(100, _integer(0, 10**9))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,7 +256,7 @@ COMMANDS: dict[str, type[InstanceSettings]] = {
 }
 
 
-S = TypeVar("S", bound=InstanceSettings)
+S = TypeVar("S", bound=Settings)
 
 
 def key_of(field_name: str) -> str:
@@ -266,6 +280,11 @@ class Loaded(Generic[S]):
 
     settings: S
     origins: Mapping[str, str]
+
+
+def load_globals(flags: Mapping[str, object], environ: Mapping[str, str], config_file: Path | None) -> GlobalSettings:
+    """As `load`, for what holds whatever the command; in the file these keys stand at the top."""
+    return load("", GlobalSettings, flags, environ, config_file).settings
 
 
 def load(
@@ -307,18 +326,20 @@ def load(
             values[item.name] = item.metadata["parse"](raw)
         except ValueError as error:
             raise UsageError(
-                f"{origin} is {raw!r}", why=str(error), hint=f"detectctl {command} --help shows every option"
+                f"{origin} is {raw!r}",
+                why=str(error),
+                hint=" ".join(filter(None, ("detectctl", command, "--help shows every option"))),
             ) from error
         origins[item.name] = origin
     return Loaded(kind(**values), origins)
 
 
-def _known_keys(kind: type[InstanceSettings]) -> set[str]:
+def _known_keys(kind: type[Settings]) -> set[str]:
     return {key_of(item.name) for item in fields(kind)}
 
 
 def _all_keys() -> set[str]:
-    return set().union(*(_known_keys(kind) for kind in COMMANDS.values()))
+    return _known_keys(GlobalSettings).union(*(_known_keys(kind) for kind in COMMANDS.values()))
 
 
 def _unknown(origin: str, key: str, known: set[str]) -> UsageError:
@@ -336,7 +357,7 @@ def _read_environ(environ: Mapping[str, str]) -> dict[str, str]:
         if not variable.startswith(PREFIX):
             continue
         key = variable.removeprefix(PREFIX).lower().replace("_", "-")
-        if key not in _all_keys() | GLOBAL_KEYS:
+        if key not in _all_keys() | {"config"}:
             raise _unknown(f"the environment's {variable}", key, _all_keys())
         found[key] = value
     return found
@@ -349,10 +370,10 @@ def _read_file(
     if path is None:
         return None, {}
     try:
-        data = tomllib.loads(path.read_text())
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path} cannot be read", why=error.strerror, hint="check --config") from error
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # also bytes that are no UTF-8
         raise UsageError(f"{path} is not TOML", why=str(error)) from error
     tables = {key: value for key, value in data.items() if isinstance(value, dict)}
     top = {key: value for key, value in data.items() if key not in tables}

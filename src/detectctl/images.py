@@ -73,7 +73,12 @@ def resolve(arguments: Iterable[str], *, recursive: bool = False, stdin: bytes |
         stdin: the bytes for `-`.
     """
     for argument in arguments:
-        yield from _expand(argument, recursive=recursive, stdin=stdin)
+        try:
+            yield from _expand(argument, recursive=recursive, stdin=stdin)
+        except OSError as error:  # a folder that may not be entered, a name longer than any file's
+            yield Source(_printable(argument), problem=_unreadable(argument, error))
+        except ValueError as error:  # a NUL byte
+            yield _problem(argument, f"{_printable(argument)} is no path", str(error), None)
 
 
 def _expand(argument: str, *, recursive: bool, stdin: bytes | None) -> Iterator[Source]:

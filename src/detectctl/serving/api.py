@@ -20,6 +20,7 @@ from detectctl.errors import (
     Overloaded,
     RequestError,
     UrlNotAllowed,
+    UsageError,
 )
 from detectctl.serving import body, docs_page
 from detectctl.serving.auth import OPEN_ROUTES, Guard
@@ -332,7 +333,12 @@ def _renderer(media: str, labels: bool, line_width: int | None, quality: int) ->
             line_width=line_width,
             caption=annotate.caption_of(result.model),
         )
-        return annotate.encode(drawn, _RENDERED[media], quality)
+        try:
+            return annotate.encode(drawn, _RENDERED[media], quality)
+        except UsageError as error:
+            raise BadParameter(
+                error.what, why=error.why, hint="ask for another format, such as Accept: image/png"
+            ) from error
 
     return render
 
