@@ -128,12 +128,11 @@ def test_prune_frees_checkpoints_and_their_compiled_models(store: Store, file: P
     compiled = store.cache / "compiled"
     for name, sha256 in (("kept", kept.sha256), ("gone", gone.sha256)):
         (compiled / name).mkdir(parents=True)
-        (compiled / f"{name}.blobs").mkdir()
         (compiled / name / "manifest.json").write_text(json.dumps({"checkpoint_sha256": sha256}))
     (compiled / ".converting-x").mkdir()
     assert [stored.sha256 for stored in store.prune({kept.sha256})] == [gone.sha256]
     assert [stored.sha256 for stored in store.list()] == [kept.sha256]
-    assert sorted(path.name for path in compiled.iterdir()) == [".converting-x", "kept", "kept.blobs"]
+    assert sorted(path.name for path in compiled.iterdir()) == [".converting-x", "kept"]
     assert list((store.cache / "tmp").iterdir()) == []
 
 

@@ -237,4 +237,8 @@ def _environment(environ: Mapping[str, str], instance_id: str, temp_dir: Path, c
         # Serve replaces an ingress after three failed looks, ten seconds apart by default.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         "RAY_SERVE_LOG_TO_STDERR": "0",
+        # What Ray does while nobody asks costs requests the more the fewer cores there are. Measured on two: a control
+        # loop each 0.3 s instead of 0.1, and no record of every actor call, save a quarter of it.
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.3",
+        "RAY_task_events_report_interval_ms": "0",
     }

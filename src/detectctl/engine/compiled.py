@@ -51,11 +51,6 @@ class CompiledModel:
         """The IR's XML file; its weights lie beside it."""
         return self.directory / NETWORK
 
-    @property
-    def blobs(self) -> Path:
-        """Where the engine may keep what it makes of the network for this processor; lost without harm."""
-        return self.directory.with_name(self.directory.name + ".blobs")
-
 
 def write_manifest(
     directory: Path,

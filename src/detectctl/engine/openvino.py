@@ -51,7 +51,7 @@ class OpenVINOEngine:
         # for the table while it holds the GIL, the other for the GIL: for ever.
         openvino.Type.u8.to_dtype()
         core = openvino.Core()
-        core.set_property({"CACHE_DIR": str(model.blobs)})
+        # No CACHE_DIR: what OpenVINO would keep there it loads again unverified, to save a tenth of a second.
         chosen = _choose_precision(precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
         network = core.read_model(model.network)
         self.labels = model.labels

@@ -196,9 +196,7 @@ class Store:
                     self._remove(stored.path.parent)
                 for manifest in (self.cache / "compiled").glob(f"*/{MANIFEST}"):
                     if _checkpoint_of(manifest) not in keep:
-                        blobs = manifest.parent.with_name(manifest.parent.name + ".blobs")
                         self._remove(manifest.parent)
-                        shutil.rmtree(blobs, ignore_errors=True)
         except OSError as error:
             raise unusable(self.cache, error) from error
         return removed
