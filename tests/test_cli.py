@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import pytest
 
 import detectctl
 from installed import DETECTCTL, Home
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 HEAVY = {"ray", "torch", "wandb", "httpx", "numpy", "PIL", "pydantic", "cv2", "openvino", "ultralytics", "rich"}
 
@@ -117,7 +122,31 @@ def test_a_reader_that_has_read_enough_is_no_error(home: Home) -> None:
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-def test_shell_completion_is_offered(home: Home) -> None:
-    """`--show-completion` prints a script for the shell."""
+def test_shell_completion_is_offered_and_completes(home: Home) -> None:
+    """`--show-completion` prints a script for the shell, and what it calls completes commands and options."""
     done = home.run("--show-completion", "bash")
     assert "complete" in done.stdout
+    asked = {"_DETECTCTL_COMPLETE": "complete_bash", "COMP_CWORD": "1"}
+    assert home.run(COMP_WORDS="detectctl de", **asked).stdout.split() == ["detect"]
+    assert "--precision" in home.run(COMP_WORDS="detectctl up --pre", **(asked | {"COMP_CWORD": "2"})).stdout
+
+
+def test_a_deadline_that_every_source_passed_is_exit_4(home: Home, bus_jpg: Path) -> None:
+    """Not 6: nothing is wrong with the sources, the service was not ready in time."""
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        done = home.run("detect", str(bus_jpg), "--url", url, "--timeout", "1")
+        assert done.returncode == 4, done.stderr
+        done = home.run("detect", str(bus_jpg), "missing.jpg", "--url", url, "--timeout", "1")
+        assert done.returncode == 6, done.stderr
+
+
+def test_a_settings_file_can_be_quiet_about_tracebacks_and_loud(home: Home) -> None:
+    """The global options are settings too: environment over file, and `false` means false."""
+    (home.path / "detectctl.toml").write_text("verbose = true\n")
+    assert "Traceback" in home.run("status").stderr
+    assert "Traceback" not in home.run("status", DETECTCTL_VERBOSE="false").stderr
+    done = home.run("status", DETECTCTL_VERBOSE="perhaps")
+    assert (done.returncode, "true or false" in done.stderr) == (2, True)

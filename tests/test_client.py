@@ -114,6 +114,16 @@ def test_an_answer_of_another_shape_is_not_taken_for_one(body: bytes) -> None:
         client.detect(Source("-", data=b"image"))
 
 
+def test_labels_of_something_else_that_answers_are_no_bug_of_ours() -> None:
+    """Another service's JSON is told as such, exit 4."""
+    with (
+        bent(lambda request: request.answer(200, {"hello": "world"})) as service,
+        Client(service.url) as client,
+        pytest.raises(NotReady, match="does not answer like a detectctl service"),
+    ):
+        client.labels()
+
+
 def test_info_is_the_services_own_and_ready_only_a_200() -> None:
     with bent(lambda request: request.answer(200, {"engine": "openvino"})) as service, Client(service.url) as client:
         assert client.info() == {"engine": "openvino"}

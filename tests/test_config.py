@@ -120,3 +120,24 @@ def test_line_width_auto_is_the_default_spelled_out() -> None:
     """`--line-width auto` is what no flag means."""
     loaded = config.load("annotate", AnnotateSettings, {"line_width": "auto"}, {}, None)
     assert loaded.settings.line_width is None
+
+
+def test_global_options_are_settings_of_the_files_top(tmp_path: Path) -> None:
+    """They come from flag, environment or file like the others, and belong to no command's table."""
+    (tmp_path / "detectctl.toml").write_text("quiet = true\nno-color = true\n")
+    common = config.load_globals({"verbose": True}, {"DETECTCTL_NO_COLOR": "off"}, None)
+    assert common == config.GlobalSettings(verbose=True, quiet=True, no_color=False)
+    (tmp_path / "detectctl.toml").write_text("[up]\nquiet = true\n")
+    with pytest.raises(UsageError, match="quiet"):
+        _up()
+
+
+def test_a_file_that_is_not_utf_8_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "detectctl.toml").write_bytes(b'model = "caf\xe9.pt"\n')
+    with pytest.raises(UsageError, match="not TOML"):
+        _up()
+
+
+def test_how_many_log_lines_can_be_set() -> None:
+    """DETECTCTL_TAIL, as every option has its variable."""
+    assert config.load("logs", config.LogsSettings, {}, {"DETECTCTL_TAIL": "5"}, None).settings.tail == 5

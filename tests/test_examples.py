@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -119,6 +120,26 @@ def test_the_unit_is_one_that_systemd_understands(tmp_path: Path) -> None:
     assert complaints == []
 
 
-def test_every_example_is_tested_here_or_by_the_demos_own_test() -> None:
+@pytest.mark.cluster
+def test_the_demo_shows_the_whole_way() -> None:
+    """`make demo`, but for the installation: five commands, pictures with boxes, and nothing left running."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("DETECTCTL_")}
+    done = run([sys.executable, EXAMPLES / "demo.py"], env, EXAMPLES)
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r"^\$ detectctl (\w+)", done.stdout, re.MULTILINE) == [
+        "up",
+        "detect",
+        "annotate",
+        "status",
+        "down",
+    ]
+    pictures = Path(done.stdout.strip().splitlines()[-1].removeprefix("The annotated pictures are in "))
+    for name in ("bus.jpg", "zidane.jpg"):
+        with Image.open(pictures / name) as picture:
+            picture.load()
+    assert not list((pictures.parent / "state" / "detectctl").glob("*/instance.json"))
+
+
+def test_every_example_is_tested_here() -> None:
     names = {path.name for path in EXAMPLES.iterdir() if path.is_file() and path.suffix != ".md"}
     assert names == {"demo.py", "detect_and_draw.py", "detectctl.service", "detectctl.toml", "folder_to_coco.sh"}

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,33 @@ def test_a_folder_holds_its_images_sorted_and_nothing_else(tmp_path: Path) -> No
 def test_recursive_also_takes_the_folders_below_but_not_hidden_ones(tmp_path: Path) -> None:
     touch(*(tmp_path / name for name in ("z.jpg", "b/y.jpg", "a/x.jpg", ".git/w.jpg")))
     assert names(tmp_path, recursive=True) == [f"{tmp_path}/{name}" for name in ("z.jpg", "a/x.jpg", "b/y.jpg")]
+
+
+@pytest.mark.parametrize("bad", ["x" * 300, "a\0b", f"{'y' * 300}/*.jpg"])
+def test_a_path_that_no_system_takes_is_one_bad_source(tmp_path: Path, bad: str) -> None:
+    """It is told as such, and the others go on."""
+    touch(tmp_path / "good.jpg")
+    first, second = resolve([bad, str(tmp_path / "good.jpg")])
+    assert problem(first).what
+    assert second.path == tmp_path / "good.jpg"
+
+
+def test_a_folder_that_may_not_be_entered_is_one_bad_source(tmp_path: Path) -> None:
+    """As an ordinary user: somebody else's 0700 folder."""
+    touch(tmp_path / "closed" / "a.jpg", tmp_path / "good.jpg")
+    script = (
+        "import os, sys; from detectctl.images import resolve; os.setuid(65534);"
+        "print([source.problem for source in resolve(sys.argv[1:])])"
+    )
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    (tmp_path / "closed").chmod(0o700)
+    if os.getuid() != 0:
+        pytest.skip("only root can become somebody else")
+    paths = [str(tmp_path / "closed" / "a.jpg"), str(tmp_path / "good.jpg")]
+    done = subprocess.run([sys.executable, "-c", script, *paths], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("[SourceUnreadable(")
+    assert done.stdout.strip().endswith("None]")
 
 
 def test_a_file_named_outright_may_be_called_anything(tmp_path: Path) -> None:

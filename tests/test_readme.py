@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import tomllib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +17,7 @@ from installed import DETECTCTL, Home, free_port
 if TYPE_CHECKING:
     from pathlib import Path
 
+SHELL = re.compile(r"^```sh\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 CONSOLE = re.compile(r"^```console\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
@@ -32,12 +34,12 @@ def _commands(readme: str) -> list[tuple[str, list[str]]]:
 
 
 def _normal(lines: list[str]) -> list[str]:
-    """Without what differs from run to run: times, ports, pids, addresses, the last digits of boxes."""
+    """Without what differs from run to run: times, ports, pids, addresses, digits of boxes; not how many."""
     text = "\n".join(line.rstrip() for line in lines)
     text = re.sub(r"\b[a-z0-9]{8}\b(?=  RUNNING)", "REPLICA", text)
     text = re.sub(r"sha256:[0-9a-f]+", "DIGEST", text)
     text = re.sub(r"up (\d+[dhms] ?)+", "up TIME", text)
-    text = re.sub(r"\d+(\.\d+)* ?(ms|s)?\b", "N", text)
+    text = re.sub(r"(?!\d+ (objects?|classes)\b)\b\d+(\.\d+)* ?(ms|s)?\b", "N", text)
     return re.sub(r" +", " ", text).splitlines()
 
 
@@ -64,6 +66,22 @@ def test_every_linked_file_exists() -> None:
     """Pictures and pages that the README points to are in the repository."""
     for target in re.findall(r"\]\(([^)#:]+)\)", readme_settings.README.read_text()):
         assert (readme_settings.README.parent / target).exists(), target
+
+
+def test_what_the_readme_tells_to_run_is_there() -> None:
+    """Of the blocks that install or measure: the make targets exist, and the options are those of the command."""
+    readme, makefile = readme_settings.README.read_text(), readme_settings.README.with_name("Makefile").read_text()
+    lines = [line for block in SHELL.findall(readme) for line in block.splitlines()]
+    for target in re.findall(r"(?:^|`)make ([a-z-]+)", readme, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    commands = [line.partition("#")[0].split() for line in lines if line.startswith("detectctl ")]
+    assert commands
+    for _, command, *rest in commands:
+        options = subprocess.run([DETECTCTL, command, "--help"], capture_output=True, text=True, check=True).stdout
+        assert [word for word in rest if word.startswith("--") and word not in options] == []
+    (extra,) = {name for line in lines for name in re.findall(r"'\.\[(\w+)\]'", line)}
+    project = tomllib.loads(readme_settings.README.with_name("pyproject.toml").read_text())["project"]
+    assert extra in project["optional-dependencies"]
 
 
 @pytest.mark.cluster
