@@ -28,6 +28,7 @@ class Round:
         bare_ray_s: seconds of `ray start --head`.
         up_s: seconds of `up`, everything cached.
         up_steps: the same by step.
+        down_s: seconds of `down`, right after the last load.
         memory: MB by kind of process after the load, see `accounting.Group.memory`.
         idle: CPU ms per second by kind of process while nobody asks.
         objects: contestant → image → what it finds.
@@ -40,6 +41,7 @@ class Round:
     bare_ray_s: float = 0.0
     up_s: float = 0.0
     up_steps: dict[str, float] = field(default_factory=dict)
+    down_s: float = 0.0
     memory: dict[str, dict[str, float]] = field(default_factory=dict)
     idle: dict[str, float] = field(default_factory=dict)
     objects: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -126,7 +128,9 @@ def judge(rounds: Sequence[Round]) -> list[Verdict]:
     ]
     whole: list[tuple[str, _Figure, str, float]] = [
         ("up / bare ray start --head", lambda one, _: one.up_s / one.bare_ray_s, "<=", 2.5),
+        ("down, seconds", lambda one, _: one.down_s, "<=", 6),
         ("RSS of the replica, MB", lambda one, _: one.memory["replica"]["rss"], "<=", 350),
+        ("PSS of the replica, MB", lambda one, _: one.memory["replica"]["pss"], "<=", 350),
         ("RSS of all processes, MB", lambda one, _: sum(kind["rss"] for kind in one.memory.values()), "<=", 1800),
     ]
     images = sorted({measured.image for one in rounds for measured in one.measurements})

@@ -84,15 +84,18 @@ def peers(plan: Plan, done: Round) -> None:
 def service(plan: Plan, done: Round) -> None:
     """The service, from its start to its end."""
     done.bare_ray_s = startup.bare_ray()
-    with pictures.served(plan.images[0].parent) as url, contestants.service(plan.home, plan.options) as (running, up):
-        done.up_s, done.up_steps = up.seconds, up.steps
-        done.idle = running.idle_ms_per_s()
-        _load(plan, done, running, plan.clients)
-        for image in plan.images:
-            done.detect_many[image.name] = client.detect_many(plan.home, running.url, image)
-            done.detect_one[image.name] = client.detect_one(plan.home, running.url, image)
-        _load(plan, done, running, plan.clients, url)
-        done.memory = running.group.memory()
+    with pictures.served(plan.images[0].parent) as url:
+        with contestants.service(plan.home, plan.options) as (running, up):
+            done.up_s, done.up_steps = up.seconds, up.steps
+            done.idle = running.idle_ms_per_s()
+            _load(plan, done, running, plan.clients)
+            for image in plan.images:
+                done.detect_many[image.name] = client.detect_many(plan.home, running.url, image)
+                done.detect_one[image.name] = client.detect_one(plan.home, running.url, image)
+            _load(plan, done, running, plan.clients, url)
+            done.memory = running.group.memory()
+            last = time.monotonic()
+        done.down_s = time.monotonic() - last
 
 
 def _load(plan: Plan, done: Round, running: Running, clients: Sequence[int], url: str | None = None) -> None:

@@ -462,7 +462,7 @@ def down(
     force: Annotated[bool, typer.Option("--force", help="Do not wait for accepted requests.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Answer what was accepted, then stop what `up` started, and only that."""
+    """Finish accepted requests; stop what `up` started, nothing else."""
     session: Session = context.obj
     settings = session.settings("down", config.DownSettings, name=name, timeout=timeout)
     from detectctl.cluster.instance import names
