@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from broken_images import floods
 from detectctl.engine.decode import decode
 from detectctl.errors import ImageTooLarge, RequestError, UnsupportedImage
 
@@ -226,8 +227,10 @@ def tiff(entries: dict[int, int], strip: bytes) -> bytes:
     return b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + b"\0\0\0\0" + strip
 
 
-def jpeg_of_many_scans(scans: int) -> bytes:
-    data = encoded(Image.new("RGB", (4000, 4000)), "JPEG", progressive=True)
+def jpeg_of_many_scans(scans: int, *, progressive: bool) -> bytes:
+    data = encoded(Image.new("RGB", (4000, 4000)), "JPEG", progressive=progressive)
+    if not progressive:
+        return data[: data.index(b"\xff\xda")] + b"\xff\xda\0\x08\x01\x01\0\0\x3f\0" * scans + b"\xff\xd9"
     last = data.rindex(b"\xff\xda")
     return data[:last] + data[last:-2] * scans + b"\xff\xd9"
 
@@ -243,7 +246,8 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "tiff_of_a_strip_much_larger_than_the_image": lambda: tiff(
         {256: 8, 257: 8, 258: 8, 259: 8, 262: 1, 277: 1, 278: 0xFFFFFFF}, zlib.compress(bytes(400_000_000), 9)
     ),
-    "jpeg_of_many_scans": lambda: jpeg_of_many_scans(1000),
+    "jpeg_of_many_scans": lambda: jpeg_of_many_scans(1000, progressive=True),
+    "baseline_jpeg_of_many_scans": lambda: jpeg_of_many_scans(20_000, progressive=False),
     "gif_header": lambda: b"GIF89a" + struct.pack("<HH", 65535, 65535) + encoded(gradient("P"), "GIF")[10:],
     "webp_of_65_megapixels": webp_of_65_megapixels,
     "bmp_header": lambda: b"BM" + struct.pack("<IHHIIiiHHI", 54, 0, 0, 54, 40, 1 << 30, 1 << 30, 1, 24, 0) + bytes(20),
@@ -276,6 +280,7 @@ print(kind, (peak() - before) // 1024, time.perf_counter() - start)
         ("tiff_of_a_tile_much_larger_than_the_image", "image_too_large"),
         ("tiff_of_a_strip_much_larger_than_the_image", "image"),
         ("jpeg_of_many_scans", "unsupported_image"),
+        ("baseline_jpeg_of_many_scans", "unsupported_image"),
         ("gif_header", "image_too_large"),
         ("webp_of_65_megapixels", "image_too_large"),
         ("bmp_header", "image_too_large"),
@@ -283,17 +288,61 @@ print(kind, (peak() - before) // 1024, time.perf_counter() - start)
 )
 def test_bombs_cost_neither_memory_nor_time(name: str, expected: str, bus_jpg: Path) -> None:
     """Each ends within a second and 64 MB, as an error of the request or as the small image that it claims to be."""
+    kind, megabytes, seconds = cost(BOMBS[name](), bus_jpg)
+    assert kind == expected
+    assert megabytes < 64
+    assert seconds < 1
+
+
+def cost(data: bytes, warm_up: Path) -> tuple[str, int, float]:
+    """What came of it, megabytes and seconds."""
     result = subprocess.run(
-        [sys.executable, "-c", _IN_A_PROCESS_OF_ITS_OWN, str(bus_jpg)],
-        input=BOMBS[name](),
+        [sys.executable, "-c", _IN_A_PROCESS_OF_ITS_OWN, str(warm_up)],
+        input=data,
         capture_output=True,
         timeout=60,
         check=True,
     )
     kind, megabytes, seconds = result.stdout.decode().split()
-    assert kind == expected
-    assert int(megabytes) < 64
-    assert float(seconds) < 1
+    return kind, int(megabytes), float(seconds)
+
+
+@pytest.mark.parametrize("name", floods())
+def test_floods_of_empty_parts_are_refused_at_once(name: str, bus_jpg: Path) -> None:
+    kind, megabytes, seconds = cost(floods()[name], bus_jpg)
+    assert kind == "unsupported_image"
+    assert megabytes < 64
+    assert seconds < 0.5
+
+
+def test_scans_of_thumbnails_and_further_pictures_do_not_count() -> None:
+    """Honest files hold other JPEGs, in their EXIF and behind the first picture."""
+    scans = encoded(gradient(), "JPEG", progressive=True) * 2
+    thumbnails = encoded(gradient(), "JPEG", progressive=True, exif=b"Exif\0\0" + scans * 8)
+    assert thumbnails.count(b"\xff\xda\0") > 32
+    pictures = [gradient() for _ in range(6)]
+    mpo = encoded(gradient(), "MPO", save_all=True, append_images=pictures, progressive=True)
+    assert mpo.count(b"\xff\xda\0") > 32
+    for data in (thumbnails, mpo, mpo + scans * 8):
+        assert decode(data, **LIMITS).shape == (48, 64, 3)
+
+
+def test_honest_files_of_many_parts_decode() -> None:
+    """Large profiles and EXIF, long comments, strips of a line, chunks of 8 KiB."""
+    noise = Image.fromarray(np.random.default_rng(3).integers(0, 255, (2000, 2000, 3), np.uint8))
+    jpeg = encoded(gradient(), "JPEG", icc_profile=bytes(4 << 20), comment=bytes(60_000))
+    with io.BytesIO() as file:
+        noise.save(file, "PNG", compress_level=0)
+        png_of_12_mb = file.getvalue()
+    files = [
+        jpeg,
+        png_of_12_mb,
+        encoded(noise, "TIFF", tiffinfo={278: 1, 270: "a" * 1_000_000}),
+        encoded(gradient(), "GIF", comment=b"a" * 1_000_000),
+        encoded(gradient(), "WEBP", save_all=True, append_images=[gradient().rotate(turn) for turn in range(1, 300)]),
+    ]
+    for data in files:
+        assert decode(data, **LIMITS).ndim == 3
 
 
 def mutations(rng: random.Random, data: bytes) -> bytes:
