@@ -23,7 +23,7 @@ from detectctl.errors import (
     UsageError,
 )
 from detectctl.serving import body, docs_page
-from detectctl.serving.auth import OPEN_ROUTES, Guard
+from detectctl.serving.auth import OPEN_ROUTES, Guard, careful
 from detectctl.serving.service import Service, Trace, Wish
 
 if TYPE_CHECKING:
@@ -137,13 +137,18 @@ def create_app(service: Service, keys: KeyRing | None) -> Any:
     guarded: Any = Guard(create_api(service), keys, service.refuse, service.config.own_host)
     if not service.config.cors_origin:
         return guarded
-    return CORSMiddleware(
+    crossed = CORSMiddleware(
         guarded,  # inside, because a browser asks without a key whether it may ask
         allow_origins=service.config.cors_origin,
         allow_methods=("GET", "POST"),
         allow_headers=("Authorization", "X-API-Key", "Content-Type"),
         expose_headers=("X-Request-ID", "Retry-After"),
     )
+
+    async def careful_too(scope: Any, receive: Any, send: Any) -> None:
+        await crossed(scope, receive, careful(send))
+
+    return careful_too
 
 
 def create_api(service: Service) -> FastAPI:
@@ -277,7 +282,7 @@ async def _from_url(
     render: Render | None = None,
 ) -> tuple[DetectionResult, bytes]:
     async def image() -> bytes:
-        _refuse_unknown_parameters(request, _QUERY | _STYLE if render else _QUERY)
+        _refuse_bad_parameters(request, _QUERY | _STYLE if render else _QUERY)
         if not service.config.url_input:
             raise UrlNotAllowed(
                 "this service takes no image URLs",
@@ -296,17 +301,21 @@ async def _from_body(
     render: Render | None = None,
 ) -> tuple[DetectionResult, bytes]:
     async def image() -> bytes:
-        _refuse_unknown_parameters(request, (_QUERY | _STYLE if render else _QUERY) - {"image_url"})
+        _refuse_bad_parameters(request, (_QUERY | _STYLE if render else _QUERY) - {"image_url"})
         return await body.read_image(request, service.config.detector["max_image_bytes"])
 
     source = "form" if body.is_form(request) else "body"
     return await service.answer(Trace(service.request_id(), request.url.path, source), image, wish, render)
 
 
-def _refuse_unknown_parameters(request: Request, known: set[str]) -> None:
-    for name in request.query_params:
+def _refuse_bad_parameters(request: Request, known: set[str]) -> None:
+    """Of the routes that take any; the others ignore what they are sent, because health checkers add their own."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
         if name not in known:
             raise BadParameter("a query parameter is unknown", why=f"this route knows {', '.join(sorted(known))}")
+        if name != "class" and names.count(name) > 1:  # which of them counts, nobody could know
+            raise BadParameter(f"the query parameter {name} is given twice", why="only class may be repeated")
 
 
 def _wanted_media(request: Request) -> str:
