@@ -95,6 +95,21 @@ def test_the_answer_to_a_browsers_question_is_careful_too(client: httpx.Client, 
     assert len(client.get("/info", headers={"Origin": origin}).headers.get_list("cache-control")) == 1
 
 
+def test_a_keyless_service_describes_whom_it_refuses(yolov8n_compiled: CompiledModel) -> None:
+    """421 is possible wherever the guard stands, and said to be."""
+    with served(yolov8n_compiled, own_host="127.0.0.1") as port:
+        url = f"http://127.0.0.1:{port}"
+        for path in ("/info", "/detect", "/annotate"):
+            asked = httpx.get(url + path, headers={"Host": "evil.example"}, trust_env=False)
+            assert _code(asked) == (421, "host_not_known")
+        paths = httpx.get(f"{url}/openapi.json", trust_env=False).json()["paths"]
+    assert {path for path, routes in paths.items() if "421" in routes["get"]["responses"]} == {
+        "/info",
+        "/detect",
+        "/annotate",
+    }
+
+
 def test_without_url_input_no_url_is_opened(yolov8n_compiled: CompiledModel) -> None:
     """`--no-url-input` goes from the settings to the replica, which refuses every URL in the same words."""
     model = ModelVersion("base", "base", "yolov8n", None, "0" * 64, Path("/models/yolov8n.pt"), 1)

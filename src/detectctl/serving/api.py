@@ -16,6 +16,7 @@ from starlette.routing import Route
 from detectctl.errors import (
     REQUEST_ERRORS,
     BadParameter,
+    HostNotKnown,
     InternalError,
     Overloaded,
     RequestError,
@@ -240,6 +241,8 @@ def _add_descriptions(api: FastAPI, service: Service) -> None:
     _describe_classes(schema, sorted(service.detector.labels.values()))
     if service.config.api_key_file is not None:
         _describe_keys(schema)
+    elif service.config.own_host is not None:
+        _describe_errors(schema, 421, HostNotKnown.code)
     if service.config.docs:
         page = docs_page.render(schema)
 
@@ -267,11 +270,21 @@ def _describe_keys(schema: dict[str, Any]) -> None:
         "bearer": {"type": "http", "scheme": "bearer"},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     }
-    for path, operations in schema["paths"].items():
-        if path not in OPEN_ROUTES:
-            for operation in operations.values():
-                operation["security"] = [{"bearer": []}, {"header": []}]
-                operation["responses"]["401"] = {"description": "unauthorized", "content": _ERROR_CONTENT}
+    for operation in _describe_errors(schema, 401, "unauthorized"):
+        operation["security"] = [{"bearer": []}, {"header": []}]
+
+
+def _describe_errors(schema: dict[str, Any], status: int, code: str) -> list[dict[str, Any]]:
+    """Say in the OpenAPI description what the guard may answer; returns the operations that it guards."""
+    guarded = [
+        operation
+        for path, operations in schema["paths"].items()
+        if path not in OPEN_ROUTES
+        for operation in operations.values()
+    ]
+    for operation in guarded:
+        operation["responses"][str(status)] = {"description": code, "content": _ERROR_CONTENT}
+    return guarded
 
 
 async def _from_url(
