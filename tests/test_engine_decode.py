@@ -181,6 +181,46 @@ def test_a_truncated_jpeg_with_an_end_marker_inside_is_refused() -> None:
         decode(cut, **LIMITS)
 
 
+def adam7(image: NDArray[np.uint8], upto: int) -> bytes:
+    """An interlaced PNG of a grey image, of so many of its seven passes."""
+    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    lines = b"".join(
+        b"\0" + line.tobytes() for x, y, right, down in passes[:upto] for line in image[y::down, x::right] if line.size
+    )
+    whole = png(image.shape[1], image.shape[0], zlib.compress(lines))
+    header = struct.pack(">IIBBBBB", image.shape[1], image.shape[0], 8, 0, 0, 0, 1)
+    checksum = struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    return whole[:16] + header + checksum + whole[33:]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_a_png_whose_data_ends_early_is_refused(mode: str) -> None:
+    """It is whole but for its pixels, of which Pillow would make black ones; honest black ones are kept."""
+    for image in (gradient(size=(61, 47)), Image.new("RGB", (61, 47))):
+        made = (
+            Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16)) if mode == "I;16" else image.convert(mode)
+        )
+        data = encoded(made, "PNG", compress_level=0)
+        assert decode(data, **LIMITS).shape == (47, 61, 3)
+        (size,) = struct.unpack_from(">I", data, data.index(b"IDAT") - 4)
+        lines = zlib.decompress(data[data.index(b"IDAT") + 4 :][:size])
+        early = data[: data.index(b"IDAT") - 4]
+        for packed in (zlib.compress(lines[: len(lines) * 2 // 3]), zlib.compress(lines[:-1])):
+            chunk = struct.pack(">I", len(packed)) + b"IDAT" + packed
+            short = early + chunk + struct.pack(">I", zlib.crc32(chunk[4:])) + data[-12:]
+            with pytest.raises(UnsupportedImage):
+                decode(short, **LIMITS)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (5, 5), (64, 48), (61, 47)])
+def test_an_interlaced_png_has_all_of_its_passes(size: tuple[int, int]) -> None:
+    image = np.full((size[1], size[0]), 200, np.uint8)
+    np.testing.assert_array_equal(decode(adam7(image, 7), **LIMITS)[:, :, 0], image)
+    if size > (1, 1):
+        with pytest.raises(UnsupportedImage):
+            decode(adam7(image, 5), **LIMITS)
+
+
 def test_what_follows_a_jpeg_is_ignored(bus_jpg: Path) -> None:
     """Phones append videos and previews; archives hide there, unopened."""
     data = bus_jpg.read_bytes()

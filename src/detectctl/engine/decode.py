@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 # Image.open() would else import every plugin there is to find these two.
 from PIL import TiffImagePlugin, WebPImagePlugin  # noqa: F401  isort: skip
 
-from detectctl.engine.parts import check_parts
+from detectctl.engine.parts import check_parts, has_all_pixels
 from detectctl.errors import ImageTooLarge, UnsupportedImage
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> NDArray[np.uint8]
             _check_size(image, max_pixels)
             if image.format in {"JPEG", "MPO"} and image.mode in {"RGB", "L"} and data.endswith(b"\xff\xd9"):
                 return _decode_jpeg(data)
+            if image.format == "PNG":
+                _check_end(image, data)
             return _decode_any(image)
     except (ImageTooLarge, UnsupportedImage):
         raise
@@ -69,6 +71,13 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
         if width * height > max_pixels:
             raise ImageTooLarge(f"its tiles are {width} by {height} pixels; at most {max_pixels} pixels are accepted")
     if width < 1 or height < 1:
+        raise _unsupported()
+
+
+def _check_end(png: Image.Image, data: bytes) -> None:
+    """Unpacking twice is worth it only where the end may be missing: the last line is black, or lines come in turns."""
+    png.load()
+    if (png.info.get("interlace") or not np.asarray(png)[-1].any()) and not has_all_pixels(data):
         raise _unsupported()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
 from itertools import repeat
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,8 @@ _JPEG_MARKER = re.compile(rb"\xff([\xc0-\xc7\xc9-\xcf\xd9-\xef\xfe])")
 _EOI, _SOS = 0xD9, 0xDA
 _APPENDED = (b"Exif\0\0", b"Photoshop 3.0\0")
 _PIXEL_CHUNKS = (b"IDAT", b"fdAT", b"fcTL")
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # PNG, §8.2
 _TIFF_BYTES = (1, 2, 6, 7)
 _TIFF_OFFSETS = (273, 279, 324, 325)
 
@@ -79,16 +82,37 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _check_png(data: bytes) -> None:
-    at, descriptions = 8, 0
-    for _ in repeat(None, _MAX_CHUNKS):
-        name = data[at + 4 : at + 8]
-        if len(name) < 4 or name == b"IEND":
-            return
-        if name not in _PIXEL_CHUNKS:
-            descriptions += 1
-            _refuse_over(_MAX_DESCRIPTIONS, descriptions, "chunks without pixels")
-        at += 12 + int.from_bytes(data[at : at + 4])
-    raise _too_many("chunks", _MAX_CHUNKS)
+    descriptions = 0
+    for number, (name, _, _) in enumerate(_png_chunks(data), 1):
+        descriptions += name not in _PIXEL_CHUNKS
+        _refuse_over(_MAX_CHUNKS, number, "chunks")
+        _refuse_over(_MAX_DESCRIPTIONS, descriptions, "chunks without pixels")
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Name, begin and end of the content of each, up to the end or where the file breaks off."""
+    at = 8
+    while len(name := data[at + 4 : at + 8]) == 4 and name != b"IEND":
+        end = at + 8 + int.from_bytes(data[at : at + 4])
+        yield name, at + 8, end
+        at = end + 4
+
+
+def has_all_pixels(png: bytes) -> bool:
+    """Whether a good PNG's compressed data lasts to its last line; Pillow leaves black what is missing."""
+    width, height, depth, colour, interlaced = struct.unpack_from(">IIBB2xB", png, 16)
+    bits = depth * _PNG_CHANNELS[colour]
+    missing = 0
+    for x, y, right, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -((x - width) // right), -((y - height) // down)
+        missing += rows * (1 + (columns * bits + 7) // 8) if columns > 0 else 0
+    unpack = zlib.decompressobj()
+    for name, begin, end in _png_chunks(png):
+        packed = png[begin:end] if name == b"IDAT" else b""
+        while packed and missing > 0 and not unpack.eof:
+            missing -= len(unpack.decompress(packed, 1 << 20))
+            packed = unpack.unconsumed_tail
+    return missing <= 0
 
 
 def _check_gif(data: bytes) -> None:
