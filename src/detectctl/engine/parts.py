@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 _MAX_SCANS = 32  # a scan may be ten bytes, and goes over the whole picture; honest progressive files have about ten
 _MAX_MARKERS = 4096
-_MAX_FILL = 4096
+_MAX_FILL = 65536
 _MAX_APPENDED = 32  # segments that Pillow appends to those before
 _MAX_CHUNKS = 16384  # 20 MiB in chunks of 8 KiB, as libpng writes them, are 2560
-_MAX_DESCRIPTIONS = 256  # each may unpack to a megabyte
+_MAX_PACKED = 128  # each may unpack to a megabyte
 _MAX_BLOCKS = 65536
 _MAX_ENTRIES = 4096
 _MAX_VALUES = 65536  # one strip a line
@@ -31,7 +31,7 @@ _MAX_VALUES = 65536  # one strip a line
 _JPEG_MARKER = re.compile(rb"\xff([\xc0-\xc7\xc9-\xcf\xd9-\xef\xfe])")
 _EOI, _SOS = 0xD9, 0xDA
 _APPENDED = (b"Exif\0\0", b"Photoshop 3.0\0")
-_PIXEL_CHUNKS = (b"IDAT", b"fdAT", b"fcTL")
+_PACKED_CHUNKS = (b"iCCP", b"iTXt", b"zTXt")
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # PNG, §8.2
 _TIFF_BYTES = (1, 2, 6, 7)
@@ -82,11 +82,11 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _check_png(data: bytes) -> None:
-    descriptions = 0
+    packed = 0
     for number, (name, _, _) in enumerate(_png_chunks(data), 1):
-        descriptions += name not in _PIXEL_CHUNKS
+        packed += name in _PACKED_CHUNKS
         _refuse_over(_MAX_CHUNKS, number, "chunks")
-        _refuse_over(_MAX_DESCRIPTIONS, descriptions, "chunks without pixels")
+        _refuse_over(_MAX_PACKED, packed, "compressed descriptions")
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
