@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
+_SCAN = b"\xff\xda\x00\x08\x01\x01\0\0\x3f\0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,19 +179,40 @@ def _bombs() -> Iterator[Broken]:
     yield Broken(
         "PNG bomb in international text", png(64, 48, b"", extra=_chunk(b"iTXt", b"a\0\1\0\0\0" + zeros)), True
     )
-    yield Broken("PNG of 50,000 empty chunks", png(64, 48, b"", extra=_chunk(b"tEXt", b"a\0b") * 50_000), True)
     yield Broken("TIFF bomb of 90 MP", _tiff(9500, 9500, 8, zeros), True)
     yield Broken("TIFF bomb that says 64x48", _tiff(64, 48, 8, zeros))
-    yield Broken(
-        "JPEG of 2,000 scans",
-        encoded("JPEG", progressive=True)[:-2] + b"\xff\xda\x00\x08\x01\x01\0\0\x3f\0" * 2000 + b"\xff\xd9",
-    )
-    yield Broken("JPEG of 1 MB of markers", b"\xff\xd8" + b"\xff\xe0\x00\x02" * 250_000, True)
-    yield Broken("JPEG of 1 MB of fill", b"\xff\xd8" + b"\xff" * 1_000_000, True)
-    yield Broken("GIF of 100,000 empty blocks", b"GIF89a\x01\0\x01\0\0\0\0" + b"!\xfe\0" * 100_000 + b";", True)
+    for kind, data in {"progressive": encoded("JPEG", progressive=True), "baseline": encoded("JPEG")}.items():
+        yield Broken(f"{kind} JPEG of 2,000 scans", data[:-2] + _SCAN * 2000 + b"\xff\xd9", True)
+    yield from (Broken(name, data, True) for name, data in floods().items())
     many = b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x4c\x01\0"
     yield Broken("GIF of 20,000 frames", b"GIF89a\x01\0\x01\0\x80\0\0" + bytes(6) + many * 20_000 + b";")
     yield Broken("WEBP that says 4 GB", b"RIFF\xff\xff\xff\xffWEBPVP8 " + _noise(200), True)
+
+
+def floods() -> dict[str, bytes]:
+    """As many empty parts as 20 MiB hold, of each kind that a decoder goes over one by one."""
+    room = (20 << 20) - 4096
+    webp, jpeg, pixels = encoded("WEBP"), encoded("JPEG"), zlib.compress(bytes((64 * 3 + 1) * 48))
+    extended = b"VP8X\x0a\0\0\0\0\0\0\0\x3f\0\0\x2f\0\0" + webp[12:] + b"abcd\0\0\0\0" * (room // 8)
+    strips = room // 8
+    tables = {256: (4, 1, 8), 257: (4, 1, 8), 258: (4, 1, 8), 259: (4, 1, 1), 262: (4, 1, 1), 273: (4, strips, 122),
+              277: (4, 1, 1), 278: (4, 1, 1), 279: (4, strips, 122 + strips * 4)}  # fmt: skip
+    directory = b"".join(struct.pack("<HHII", tag, *entry) for tag, entry in tables.items())
+    return {
+        "JPEG of markers": b"\xff\xd8" + b"\xff\xe0\0\x02" * (room // 4),
+        "JPEG of fill": b"\xff\xd8" + b"\xff" * room,
+        "JPEG of nothing between markers": b"\xff\xd8\xff\xd9" + bytes(room),
+        "JPEG of nothing in extensions": b"\xff\xd8" + (b"\xff\xf0\xff\xf0" + bytes(65_000)) * (room // 65_004),
+        "JPEG of EXIF in parts": jpeg[:2] + (b"\xff\xe1\x04\x02Exif\0\0" + bytes(1018)) * (room // 1028) + jpeg[2:],
+        "PNG of empty chunks": png(64, 48, pixels, extra=_chunk(b"abCd", b"") * (room // 12)),
+        "PNG of empty pixels": png(64, 48, pixels)[:-12] + _chunk(b"IDAT", b"") * (room // 12) + _chunk(b"IEND", b""),
+        "PNG of profiles": png(64, 48, pixels, extra=_chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(1 << 20))) * 9000),
+        "GIF of comments": b"GIF89a\x01\0\x01\0\0\0\0" + b"!\xfe\x01a\0" * (room // 5) + b";",
+        "GIF of one comment": b"GIF89a\x01\0\x01\0\0\0\0!\xfe" + b"\x01a" * (room // 2) + b"\0;",
+        "GIF of nothing": b"GIF89a\x01\0\x01\0\0\0\0" + b"a" * room + b";",
+        "WEBP of empty chunks": b"RIFF" + struct.pack("<I", 4 + len(extended)) + b"WEBP" + extended,
+        "TIFF of empty strips": b"II*\0\x08\0\0\0\x09\0" + directory + bytes(4 + strips * 8),
+    }
 
 
 def _strangers() -> Iterator[Broken]:

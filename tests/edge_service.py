@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import socket
+import subprocess
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +37,24 @@ def bent(host, port, *rest, **options):
         return getaddrinfo(host, port, *rest, **options)
     return [answer for address in next(turns) for answer in getaddrinfo(address, port, type=socket.SOCK_STREAM)]
 socket.getaddrinfo = bent
+"""
+
+LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+
+# In a process of its own, because Ray reads its authentication settings once.
+_ASK_REPLICA = """
+import sys
+import grpc
+from ray.serve.generated import serve_pb2, serve_pb2_grpc
+metadata = [("authorization", "Bearer " + sys.argv[2])] if len(sys.argv) > 2 else []
+with grpc.insecure_channel(sys.argv[1]) as channel:
+    stub = serve_pb2_grpc.ASGIServiceStub(channel)
+    try:
+        stub.HandleRequest(serve_pb2.ASGIRequest(), timeout=5, metadata=metadata)
+    except grpc.RpcError as error:
+        print(error.code().name)
+    else:
+        print("answered")
 """
 
 
@@ -75,6 +96,30 @@ def ask_raw(port: int, method: str, path: str, body: bytes = b"") -> bytes:
         while chunk := raw.recv(65536):
             answer += chunk
     return answer
+
+
+def python(script: str, *arguments: str, **env: str) -> str:
+    """The last line that the script prints, run without anything of ours in its environment."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script, *arguments],
+        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **env},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout, done.stderr
+    return done.stdout.strip().splitlines()[-1]
+
+
+def ask_replica(port: int, *token: str) -> str:
+    """What a replica's gRPC port on this machine says to a call, with a token or without."""
+    return python(_ASK_REPLICA, f"127.0.0.1:{port}", *token)
+
+
+def beyond_loopback(listening: list[tuple[str, int, str]]) -> list[tuple[str, int, str]]:
+    """Those of the listeners that other machines may reach, at whichever address."""
+    return [(address, port, name) for address, port, name in listening if address not in LOOPBACK]
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from raw_server import RawServer, always, answer
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterator
+    from pathlib import Path
 
 # In a process of its own, because Ray reads its settings from the environment when it is imported.
 _WRITE_CONFIGURATION = """
@@ -57,8 +58,8 @@ def replica() -> Iterator[RawServer]:
 
 
 @pytest.fixture(scope="module")
-def ingress(replica: RawServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a running HAProxy."""
+def prepared(replica: RawServer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """The folder with the wrapper and the configuration that Serve wrote, and the service's port."""
     folder = tmp_path_factory.mktemp("ha") / "in"
     port = free_port()
     env = os.environ | haproxy.prepare(folder, ports.choose(), "127.0.0.1", port)
@@ -68,6 +69,20 @@ def ingress(replica: RawServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
         check=True,
         timeout=120,
     )
+    return folder, port
+
+
+@pytest.fixture(scope="module")
+def written(prepared: tuple[Path, int]) -> str:
+    """The configuration as Serve wrote it."""
+    return (prepared[0] / "haproxy.cfg").read_text()
+
+
+@pytest.fixture(scope="module")
+def ingress(prepared: tuple[Path, int], written: str) -> Iterator[str]:
+    """The URL of a running HAProxy."""
+    folder, port = prepared
+    assert " mode 666 " in written
     with subprocess.Popen([folder / "haproxy", "-db", "-f", folder / "haproxy.cfg"], cwd=folder) as process:
         try:
             url = f"http://127.0.0.1:{port}"
@@ -128,3 +143,42 @@ def test_headers_that_trickle_are_not_waited_for(ingress: str) -> None:
             raw.sendall(b"X: y\r\n")
         assert raw.recv(65536).startswith(b"HTTP/1.1 408 ")
     assert time.monotonic() - begun > 9
+
+
+@pytest.mark.parametrize(
+    ("known", "reworded"),
+    [
+        ("bind *:", "bind [::]:"),
+        ("bind *:", "bind 127.0.0.1:1,:"),
+        ("bind :", "bind  0.0.0.0:"),
+        ("bind 127.0.0.1:", "bind 127.0.0.2:"),
+        (" mode 666 ", " mode 0666 "),
+        ("timeout client ", "timeout  client "),
+        ("errorfile 503 ", "errorfile  503 "),
+        ("log 127.0.0.1:514 ", "log 127.0.0.1 "),
+    ],
+)
+def test_a_configuration_in_other_words_is_not_run(
+    prepared: tuple[Path, int], written: str, tmp_path: Path, known: str, reworded: str
+) -> None:
+    """What a newer Ray writes might open more than we know; better no service than that."""
+    bent = written.replace(known, reworded)
+    assert bent != written
+    for text, code in ((written, 0), (bent, 1)):
+        (tmp_path / "haproxy.cfg").write_text(text)
+        command = [prepared[0] / "haproxy", "-c", "-f", tmp_path / "haproxy.cfg"]
+        checked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+        assert checked.returncode == code, checked.stderr
+    assert "detectctl does not know this configuration" in checked.stderr
+
+
+def test_every_address_of_a_service_passes_its_own_check(
+    written: str, prepared: tuple[Path, int], tmp_path: Path
+) -> None:
+    for number, host in enumerate(("0.0.0.0", "::", "::1", "localhost")):  # noqa: S104 - nothing listens
+        folder = tmp_path / str(number)
+        haproxy.prepare(folder, ports.choose(), host, prepared[1])
+        (folder / "haproxy.cfg").write_text(written.replace(str(prepared[0]), str(folder)))
+        command = [folder / "haproxy", "-c", "-f", folder / "haproxy.cfg"]
+        checked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+        assert checked.returncode == 0, checked.stderr

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from detectctl.cluster.instance import InstanceFolder, InstanceState, served_models
-from detectctl.errors import NotReady
+from detectctl.cluster.instance import InstanceFolder, InstanceState, reach, served_models
+from detectctl.cluster.processes import Process
+from detectctl.errors import NotReady, NotRunning
 
 STATE = InstanceState(
     name="default",
@@ -75,6 +77,20 @@ def test_another_versions_file_tells_enough_to_take_over(folder: InstanceFolder)
     assert folder.read() == replace(STATE, deployed={})
     with pytest.raises(NotReady, match="not known"):
         served_models(folder.path.parent)
+
+
+def test_no_client_is_sent_to_where_a_dead_instance_was(folder: InstanceFolder) -> None:
+    """Somebody else may listen at its port by now, and would be sent its key."""
+    keys = {"config": {"api_key_file": "/keys"}}
+    itself = Process.of(os.getpid())
+    folder.write(replace(STATE, head=itself, deployed=keys))
+    assert reach(folder.path.parent, "default") == ("http://127.0.0.1:8000", Path("/keys"))
+    for head in (replace(itself, started=itself.started - 100), None):
+        folder.write(replace(STATE, head=head, deployed=keys))
+        with pytest.raises(NotRunning, match="no instance default is running") as error:
+            reach(folder.path.parent, "default")
+        assert "Ray head died" in str(error.value.why)
+        assert error.value.hint == "detectctl up"
 
 
 def test_a_clock_that_was_set_back_changes_nothing(folder: InstanceFolder) -> None:

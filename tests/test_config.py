@@ -141,3 +141,35 @@ def test_a_file_that_is_not_utf_8_is_a_usage_error(tmp_path: Path) -> None:
 def test_how_many_log_lines_can_be_set() -> None:
     """DETECTCTL_TAIL, as every option has its variable."""
     assert config.load("logs", config.LogsSettings, {}, {"DETECTCTL_TAIL": "5"}, None).settings.tail == 5
+
+
+URL = 'url = "https://evil.example"\n'
+
+
+@pytest.mark.parametrize("in_file", ["", 'api-key-file = "keys"'])
+def test_a_file_that_lies_around_chooses_nobody_to_send_a_key_to(tmp_path: Path, in_file: str) -> None:
+    """Neither the user's key nor the first line of any file; one that was named may."""
+    (tmp_path / "detectctl.toml").write_text(URL + in_file)
+    environ = {} if in_file else {"DETECTCTL_API_KEY_FILE": "/keys"}
+    for command in ("detect", "annotate"):
+        kind = config.COMMANDS[command]
+        with pytest.raises(UsageError, match=r"detectctl\.toml: url would be sent an API key") as error:
+            config.load(command, kind, {}, environ, None)
+        assert "--config detectctl.toml" in str(error.value.hint)
+        config.load(command, kind, {}, environ, tmp_path / "detectctl.toml")
+        config.load(command, kind, {}, environ | {"DETECTCTL_CONFIG": "detectctl.toml"}, None)
+        config.load(command, kind, {"url": "https://good.example"}, environ, None)
+    config.load("up", UpSettings, {}, environ, None)
+
+
+def test_without_a_key_such_a_file_may_say_where_the_service_is(tmp_path: Path) -> None:
+    (tmp_path / "detectctl.toml").write_text(URL)
+    assert config.load("detect", DetectSettings, {}, {}, None).settings.url == "https://evil.example"
+
+
+def test_the_users_own_file_may_hold_address_and_key(tmp_path: Path) -> None:
+    home = tmp_path / "xdg" / "detectctl"
+    home.mkdir(parents=True)
+    (home / "detectctl.toml").write_text(URL + 'api-key-file = "/keys"')
+    environ = {"XDG_CONFIG_HOME": str(tmp_path / "xdg")}
+    assert config.load("detect", DetectSettings, {}, environ, None).settings.url == "https://evil.example"

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import stat
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
-from edge_service import STRAY_TOKEN, ask_raw
+from edge_service import LOOPBACK, STRAY_TOKEN, ask_raw, ask_replica, beyond_loopback, python
 from installed import listening
 
 if TYPE_CHECKING:
@@ -22,10 +19,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.cluster
 
-LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
-
-# Ray's own client: without the token, with a wrong one, with the right one. A process of its own, because Ray reads
-# its authentication settings once.
+# Ray's own client: without the token, with a wrong one, with the right one.
 _ASK_GCS = """
 import sys
 from ray._raylet import GcsClient
@@ -36,38 +30,11 @@ except BaseException as error:
 else:
     print("answered")
 """
-_ASK_REPLICA = """
-import sys
-import grpc
-from ray.serve.generated import serve_pb2, serve_pb2_grpc
-metadata = [("authorization", "Bearer " + sys.argv[2])] if len(sys.argv) > 2 else []
-with grpc.insecure_channel(sys.argv[1]) as channel:
-    stub = serve_pb2_grpc.ASGIServiceStub(channel)
-    try:
-        stub.HandleRequest(serve_pb2.ASGIRequest(), timeout=5, metadata=metadata)
-    except grpc.RpcError as error:
-        print(error.code().name)
-    else:
-        print("answered")
-"""
 
 
 def _listening(edge: Edge) -> list[tuple[str, int, str]]:
     """Address, port and process of every TCP listener that the instance causes."""
     return listening(edge.processes())
-
-
-def _python(script: str, *arguments: str, **env: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script, *arguments],
-        env={"PATH": os.environ["PATH"], "HOME": "/nonexistent", **env},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.stdout, done.stderr
-    return done.stdout.strip().splitlines()[-1]
 
 
 def test_only_one_listener_is_not_on_loopback_and_it_wants_the_token(edge: Edge) -> None:
@@ -76,14 +43,13 @@ def test_only_one_listener_is_not_on_loopback_and_it_wants_the_token(edge: Edge)
     assert len(listening) > 15
     service = int(edge.url.rpartition(":")[2])
     assert service in {port for _, port, _ in listening}
-    others = [(address, port, name) for address, port, name in listening if address not in LOOPBACK]
+    others = beyond_loopback(listening)
     assert all(name.startswith("ray::ServeRep") for _, _, name in others), others
     assert len(others) <= 1
     for _, port, _ in others:
-        assert _python(_ASK_REPLICA, f"127.0.0.1:{port}") == "UNAUTHENTICATED"
-        assert _python(_ASK_REPLICA, f"127.0.0.1:{port}", "0" * 64) == "UNAUTHENTICATED"
-        token = Path(edge.state["temp_dir"], "token").read_text()
-        assert _python(_ASK_REPLICA, f"127.0.0.1:{port}", token) != "UNAUTHENTICATED"
+        assert ask_replica(port) == "UNAUTHENTICATED"
+        assert ask_replica(port, "0" * 64) == "UNAUTHENTICATED"
+        assert ask_replica(port, Path(edge.state["temp_dir"], "token").read_text()) != "UNAUTHENTICATED"
 
 
 def test_from_another_address_nothing_but_that_answers(edge: Edge) -> None:
@@ -109,9 +75,9 @@ def test_rays_control_store_answers_only_with_the_token(edge: Edge) -> None:
     wrong = edge.home.path / "wrong-token"
     wrong.write_text("0" * 64)
     with_token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token_file)}
-    assert "answered" not in _python(_ASK_GCS, address, RAY_AUTH_MODE="disabled")
-    assert "answered" not in _python(_ASK_GCS, address, **with_token | {"RAY_AUTH_TOKEN_PATH": str(wrong)})
-    assert _python(_ASK_GCS, address, **with_token) == "answered"
+    assert "answered" not in python(_ASK_GCS, address, RAY_AUTH_MODE="disabled")
+    assert "answered" not in python(_ASK_GCS, address, **with_token | {"RAY_AUTH_TOKEN_PATH": str(wrong)})
+    assert python(_ASK_GCS, address, **with_token) == "answered"
 
 
 def test_the_dashboard_answers_only_with_the_token(edge: Edge) -> None:

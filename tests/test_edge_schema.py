@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from served import served
+
 if TYPE_CHECKING:
+    from detectctl.engine.compiled import CompiledModel
     from edge_service import Edge
 
 pytestmark = pytest.mark.cluster
@@ -22,10 +25,11 @@ SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 
 # A schema cannot say which bytes are an image, or which URL leads to one: these are right answers to valid requests.
 # The key comes from the environment, for the tests' own processes are held to the rules too.
-CONFIG = """
+AUTH = """
 [auth.openapi.bearer]
 bearer = "${SERVICE_KEY}"
-
+"""
+CONFIG = """
 [checks.positive_data_acceptance]
 expected-statuses = ["2xx", 400, 403, 413, 415, 502, 504]
 """
@@ -33,17 +37,35 @@ expected-statuses = ["2xx", 400, 403, 413, 415, 502, 504]
 
 def test_all_answers_conform_to_the_description(edge: Edge, tmp_path: Path) -> None:
     """Hundreds of generated requests, valid and not: no server error, and every answer as `/openapi.json` says."""
-    (tmp_path / "schemathesis.toml").write_text(CONFIG)
     with edge.client() as client:
-        (tmp_path / "openapi.json").write_bytes(client.get("/openapi.json").content)
+        description = client.get("/openapi.json").content
+    done = _schemathesis(tmp_path, description, edge.url, AUTH + CONFIG, 60, SERVICE_KEY=edge.key)
+    generated = re.search(r"(\d+) generated", done)
+    assert generated is not None
+    assert int(generated[1]) > 400
+    assert "Authentication failed" not in done  # it says so if the key opened nothing
+
+
+def test_so_do_those_of_a_service_without_keys(yolov8n_compiled: CompiledModel, tmp_path: Path) -> None:
+    """Its description promises no 401, and its guard is another."""
+    with served(yolov8n_compiled, own_host="127.0.0.1") as port:
+        url = f"http://127.0.0.1:{port}"
+        description = httpx.get(f"{url}/openapi.json", trust_env=False).content
+        _schemathesis(tmp_path, description, url, CONFIG, 20)
+
+
+def _schemathesis(folder: Path, description: bytes, url: str, config: str, examples: int, **env: str) -> str:
+    """What it printed when it had found nothing."""
+    (folder / "schemathesis.toml").write_text(config)
+    (folder / "openapi.json").write_bytes(description)
     done = subprocess.run(
         [
-            *(SCHEMATHESIS, "--config-file", "schemathesis.toml", "run", "openapi.json", "--url", edge.url),
-            *("--checks", "all", "--phases", "examples,coverage,fuzzing", "--max-examples", "60", "--seed", "7"),
-            *("--continue-on-failure", "--no-color", "--workers", "2"),
+            *(SCHEMATHESIS, "--config-file", "schemathesis.toml", "run", "openapi.json", "--url", url),
+            *("--checks", "all", "--phases", "examples,coverage,fuzzing", "--max-examples", str(examples)),
+            *("--seed", "7", "--continue-on-failure", "--no-color", "--workers", "2"),
         ],
-        cwd=tmp_path,
-        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "SERVICE_KEY": edge.key},
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], "HOME": str(folder), **env},
         capture_output=True,
         text=True,
         timeout=200,
@@ -51,12 +73,9 @@ def test_all_answers_conform_to_the_description(edge: Edge, tmp_path: Path) -> N
     )
     assert done.returncode == 0, done.stdout[-30000:] + done.stderr[-2000:]
     selected = re.search(r"(\d+) selected / (\d+) total", done.stdout)
-    generated = re.search(r"(\d+) generated", done.stdout)
     assert selected is not None
-    assert generated is not None
     assert selected[1] == selected[2] == "7"
-    assert int(generated[1]) > 400
-    assert "Authentication failed" not in done.stdout  # it says so if the key opened nothing
+    return done.stdout
 
 
 def test_methods_and_parameters_are_named_as_they_are(edge: Edge) -> None:

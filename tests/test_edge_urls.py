@@ -160,7 +160,7 @@ async def _round(_head: str, writer: asyncio.StreamWriter) -> None:
     writer.write(answer(status="302 Found", headers=["Location: /"]))
 
 
-async def _downgrade(_head: str, writer: asyncio.StreamWriter) -> None:
+async def _elsewhere(_head: str, writer: asyncio.StreamWriter) -> None:
     writer.write(answer(status="302 Found", headers=["Location: ftp://example.org/"]))
 
 
@@ -172,7 +172,7 @@ def test_slow_and_endless_servers_are_left_in_time(edge: Edge) -> None:
         _drip_body: {"fetch_timeout"},
         _endless: {"image_too_large"},
         _round: {"fetch_failed"},
-        _downgrade: {"url_not_allowed"},
+        _elsewhere: {"url_not_allowed"},
     }
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(RawServer(handler, hosts=[HOP])) for handler in cases]
@@ -183,13 +183,17 @@ def test_slow_and_endless_servers_are_left_in_time(edge: Edge) -> None:
 
 
 def test_errors_tell_nothing_of_the_inside(edge: Edge, forbidden: RawServer) -> None:
-    """A port where something listens and one where nothing does are refused in the same words."""
+    """A port where something listens and one where nothing does, a name inside that exists and one that does not."""
     with RawServer(always(b""), hosts=["127.0.0.1"]) as gone:
         closed = gone.port
     with edge.client() as client:
         words = [
-            client.get("/detect", params={"image_url": f"http://localhost:{port}/"}).json()["error"]["message"]
-            for port in (forbidden.port, closed)
+            client.get("/detect", params={"image_url": f"http://{host}/"}).json()["error"]["message"]
+            for host in (f"localhost:{forbidden.port}", f"localhost:{closed}", "localhost", "nobody", "nobody.internal")
         ]
     assert words[0].replace(str(forbidden.port), "") == words[1].replace(str(closed), "")
+    assert (
+        len({message.replace("nobody.internal", "localhost").replace("nobody", "localhost") for message in words[2:]})
+        == 1
+    )
     assert "127.0.0.1" not in words[0]

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from broken_images import floods
 from detectctl.engine.decode import decode
 from detectctl.errors import ImageTooLarge, RequestError, UnsupportedImage
 
@@ -180,6 +181,46 @@ def test_a_truncated_jpeg_with_an_end_marker_inside_is_refused() -> None:
         decode(cut, **LIMITS)
 
 
+def adam7(image: NDArray[np.uint8], upto: int) -> bytes:
+    """An interlaced PNG of a grey image, of so many of its seven passes."""
+    passes = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+    lines = b"".join(
+        b"\0" + line.tobytes() for x, y, right, down in passes[:upto] for line in image[y::down, x::right] if line.size
+    )
+    whole = png(image.shape[1], image.shape[0], zlib.compress(lines))
+    header = struct.pack(">IIBBBBB", image.shape[1], image.shape[0], 8, 0, 0, 0, 1)
+    checksum = struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    return whole[:16] + header + checksum + whole[33:]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+def test_a_png_whose_data_ends_early_is_refused(mode: str) -> None:
+    """It is whole but for its pixels, of which Pillow would make black ones; honest black ones are kept."""
+    for image in (gradient(size=(61, 47)), Image.new("RGB", (61, 47))):
+        made = (
+            Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16)) if mode == "I;16" else image.convert(mode)
+        )
+        data = encoded(made, "PNG", compress_level=0)
+        assert decode(data, **LIMITS).shape == (47, 61, 3)
+        (size,) = struct.unpack_from(">I", data, data.index(b"IDAT") - 4)
+        lines = zlib.decompress(data[data.index(b"IDAT") + 4 :][:size])
+        early = data[: data.index(b"IDAT") - 4]
+        for packed in (zlib.compress(lines[: len(lines) * 2 // 3]), zlib.compress(lines[:-1])):
+            chunk = struct.pack(">I", len(packed)) + b"IDAT" + packed
+            short = early + chunk + struct.pack(">I", zlib.crc32(chunk[4:])) + data[-12:]
+            with pytest.raises(UnsupportedImage):
+                decode(short, **LIMITS)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (5, 5), (64, 48), (61, 47)])
+def test_an_interlaced_png_has_all_of_its_passes(size: tuple[int, int]) -> None:
+    image = np.full((size[1], size[0]), 200, np.uint8)
+    np.testing.assert_array_equal(decode(adam7(image, 7), **LIMITS)[:, :, 0], image)
+    if size > (1, 1):
+        with pytest.raises(UnsupportedImage):
+            decode(adam7(image, 5), **LIMITS)
+
+
 def test_what_follows_a_jpeg_is_ignored(bus_jpg: Path) -> None:
     """Phones append videos and previews; archives hide there, unopened."""
     data = bus_jpg.read_bytes()
@@ -226,8 +267,10 @@ def tiff(entries: dict[int, int], strip: bytes) -> bytes:
     return b"II*\0" + struct.pack("<IH", 8, len(entries)) + table + b"\0\0\0\0" + strip
 
 
-def jpeg_of_many_scans(scans: int) -> bytes:
-    data = encoded(Image.new("RGB", (4000, 4000)), "JPEG", progressive=True)
+def jpeg_of_many_scans(scans: int, *, progressive: bool) -> bytes:
+    data = encoded(Image.new("RGB", (4000, 4000)), "JPEG", progressive=progressive)
+    if not progressive:
+        return data[: data.index(b"\xff\xda")] + b"\xff\xda\0\x08\x01\x01\0\0\x3f\0" * scans + b"\xff\xd9"
     last = data.rindex(b"\xff\xda")
     return data[:last] + data[last:-2] * scans + b"\xff\xd9"
 
@@ -243,7 +286,8 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "tiff_of_a_strip_much_larger_than_the_image": lambda: tiff(
         {256: 8, 257: 8, 258: 8, 259: 8, 262: 1, 277: 1, 278: 0xFFFFFFF}, zlib.compress(bytes(400_000_000), 9)
     ),
-    "jpeg_of_many_scans": lambda: jpeg_of_many_scans(1000),
+    "jpeg_of_many_scans": lambda: jpeg_of_many_scans(1000, progressive=True),
+    "baseline_jpeg_of_many_scans": lambda: jpeg_of_many_scans(20_000, progressive=False),
     "gif_header": lambda: b"GIF89a" + struct.pack("<HH", 65535, 65535) + encoded(gradient("P"), "GIF")[10:],
     "webp_of_65_megapixels": webp_of_65_megapixels,
     "bmp_header": lambda: b"BM" + struct.pack("<IHHIIiiHHI", 54, 0, 0, 54, 40, 1 << 30, 1 << 30, 1, 24, 0) + bytes(20),
@@ -276,6 +320,7 @@ print(kind, (peak() - before) // 1024, time.perf_counter() - start)
         ("tiff_of_a_tile_much_larger_than_the_image", "image_too_large"),
         ("tiff_of_a_strip_much_larger_than_the_image", "image"),
         ("jpeg_of_many_scans", "unsupported_image"),
+        ("baseline_jpeg_of_many_scans", "unsupported_image"),
         ("gif_header", "image_too_large"),
         ("webp_of_65_megapixels", "image_too_large"),
         ("bmp_header", "image_too_large"),
@@ -283,17 +328,61 @@ print(kind, (peak() - before) // 1024, time.perf_counter() - start)
 )
 def test_bombs_cost_neither_memory_nor_time(name: str, expected: str, bus_jpg: Path) -> None:
     """Each ends within a second and 64 MB, as an error of the request or as the small image that it claims to be."""
+    kind, megabytes, seconds = cost(BOMBS[name](), bus_jpg)
+    assert kind == expected
+    assert megabytes < 64
+    assert seconds < 1
+
+
+def cost(data: bytes, warm_up: Path) -> tuple[str, int, float]:
+    """What came of it, megabytes and seconds."""
     result = subprocess.run(
-        [sys.executable, "-c", _IN_A_PROCESS_OF_ITS_OWN, str(bus_jpg)],
-        input=BOMBS[name](),
+        [sys.executable, "-c", _IN_A_PROCESS_OF_ITS_OWN, str(warm_up)],
+        input=data,
         capture_output=True,
         timeout=60,
         check=True,
     )
     kind, megabytes, seconds = result.stdout.decode().split()
-    assert kind == expected
-    assert int(megabytes) < 64
-    assert float(seconds) < 1
+    return kind, int(megabytes), float(seconds)
+
+
+@pytest.mark.parametrize("name", floods())
+def test_floods_of_empty_parts_are_refused_at_once(name: str, bus_jpg: Path) -> None:
+    kind, megabytes, seconds = cost(floods()[name], bus_jpg)
+    assert kind == "unsupported_image"
+    assert megabytes < 64
+    assert seconds < 0.5
+
+
+def test_scans_of_thumbnails_and_further_pictures_do_not_count() -> None:
+    """Honest files hold other JPEGs, in their EXIF and behind the first picture."""
+    scans = encoded(gradient(), "JPEG", progressive=True) * 2
+    thumbnails = encoded(gradient(), "JPEG", progressive=True, exif=b"Exif\0\0" + scans * 8)
+    assert thumbnails.count(b"\xff\xda\0") > 32
+    pictures = [gradient() for _ in range(6)]
+    mpo = encoded(gradient(), "MPO", save_all=True, append_images=pictures, progressive=True)
+    assert mpo.count(b"\xff\xda\0") > 32
+    for data in (thumbnails, mpo, mpo + scans * 8):
+        assert decode(data, **LIMITS).shape == (48, 64, 3)
+
+
+def test_honest_files_of_many_parts_decode() -> None:
+    """Large profiles and EXIF, long comments, strips of a line, chunks of 8 KiB."""
+    noise = Image.fromarray(np.random.default_rng(3).integers(0, 255, (2000, 2000, 3), np.uint8))
+    jpeg = encoded(gradient(), "JPEG", icc_profile=bytes(4 << 20), comment=bytes(60_000))
+    with io.BytesIO() as file:
+        noise.save(file, "PNG", compress_level=0)
+        png_of_12_mb = file.getvalue()
+    files = [
+        jpeg,
+        png_of_12_mb,
+        encoded(noise, "TIFF", tiffinfo={278: 1, 270: "a" * 1_000_000}),
+        encoded(gradient(), "GIF", comment=b"a" * 1_000_000),
+        encoded(gradient(), "WEBP", save_all=True, append_images=[gradient().rotate(turn) for turn in range(1, 300)]),
+    ]
+    for data in files:
+        assert decode(data, **LIMITS).ndim == 3
 
 
 def mutations(rng: random.Random, data: bytes) -> bytes:

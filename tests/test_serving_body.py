@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-import uvicorn
 
 from broken_images import encoded
-from detectctl.detection import ServedModel
-from detectctl.engine.detector import Detector, DetectorSettings
-from detectctl.serving.api import create_app
-from detectctl.serving.config import ServiceConfig
-from detectctl.serving.fetch import Fetcher
-from detectctl.serving.service import Service
-from detectctl.serving.url_policy import UrlPolicy
-from installed import free_port, wait_until
+from served import served
 from slow_upload import FORM, FORM_HEADER, upload_without_end
 
 if TYPE_CHECKING:
@@ -31,39 +21,10 @@ LIMIT = 1 << 20
 PLACES = 3
 
 
-@contextlib.contextmanager
-def _served(app: Any) -> Iterator[int]:
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(app, port=port, ws="none", log_config=None))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        wait_until(lambda: server.started)
-        yield port
-    finally:
-        server.should_exit = True
-        thread.join(20)
-    assert not thread.is_alive()
-
-
 @pytest.fixture(scope="module")
-def service(yolov8n_compiled: CompiledModel) -> Iterator[Service]:
-    """What is in a replica, without Ray, with few places and a small limit."""
-    settings = DetectorSettings(
-        str(yolov8n_compiled.directory), yolov8n_compiled.checkpoint_sha256, imgsz=64, max_image_bytes=LIMIT
-    )
-    config = ServiceConfig(
-        "", "0", ServedModel("yolov8n", None, "sha256:0"), "base", settings.to_json(), max_queue=PLACES
-    )
-    detector = Detector.load(settings)
-    yield Service(config, detector, Fetcher(UrlPolicy(), max_bytes=LIMIT), request_id=lambda: "1")
-    detector.close()
-
-
-@pytest.fixture(scope="module")
-def port(service: Service) -> Iterator[int]:
-    """Where it listens."""
-    with _served(create_app(service, None)) as port:
+def port(yolov8n_compiled: CompiledModel) -> Iterator[int]:
+    """Where a service with few places and a small limit listens."""
+    with served(yolov8n_compiled, max_image_bytes=LIMIT, max_queue=PLACES) as port:
         yield port
 
 

@@ -114,6 +114,22 @@ def test_an_allowed_name_is_opened_and_kept_in_the_request() -> None:
         assert f"Host: pics.example:{server.port}\r\n" in server.requests[0]
 
 
+@pytest.mark.parametrize("host", ["intranet", "db.internal", "nas.local"])
+def test_whether_an_internal_name_exists_is_not_told(host: str) -> None:
+    """It is refused in the words for an internal address, before anybody is asked for it; also behind a redirect."""
+
+    async def ask_nobody(asked: str) -> Sequence[str]:
+        raise AssertionError(asked)
+
+    hop = answer(b"", "302 Found", [f"Location: http://{host}/"])
+    with RawServer(always(hop)) as server:
+        with pytest.raises(UrlNotAllowed, match=f"may not open http://{host}"):
+            fetch(server.port, host=host, resolve=ask_nobody)
+        with pytest.raises(UrlNotAllowed):
+            fetch(server.port)
+        assert len(server.requests) == 1
+
+
 def test_the_system_resolver_finds_localhost() -> None:
     """Without an own resolver, names are looked up by the system."""
     with RawServer(always(answer(b"image")), hosts=["127.0.0.1", "::1"]) as server:

@@ -99,7 +99,7 @@ def test_hostile_urls_are_refused_before_any_connection(
 def test_the_listeners_could_be_reached(tried: list[Any]) -> None:
     """The proof that the table can fail: with permission the same fetcher reaches such listeners, and is seen to."""
     with RawServer(always(answer(b"secret")), hosts=LISTEN_AT) as server:
-        policy = UrlPolicy(allow=("127.0.0.0/8", "::1/128"))
+        policy = UrlPolicy(allow=("127.0.0.0/8", "::1/128", "localhost"))
         for host in ("127.0.0.1", "127.0.0.2", "[::1]", "localhost", "[::ffff:127.0.0.1]"):
             assert asyncio.run(attempt(f"http://{host}:{server.port}/", policy)) == b"secret"
         assert server.connections == len(tried) == 5

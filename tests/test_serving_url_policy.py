@@ -157,6 +157,16 @@ def test_allowed_names_are_open_with_all_their_addresses_and_ports() -> None:
     assert not policy.permits("example", 80, ["10.0.0.1"])
 
 
+@pytest.mark.parametrize(
+    "host", ["intranet", "localhost", "metadata.google.internal", "a.local", "db.ns.svc", "nas.home.arpa", "a.lan"]
+)
+def test_internal_names_are_not_looked_up_unless_named(host: str) -> None:
+    """So that no answer tells whether they exist."""
+    assert not UrlPolicy(("10.0.0.0/8",)).may_look_up(host)
+    assert UrlPolicy((host,)).may_look_up(host)
+    assert UrlPolicy().may_look_up(f"{host}.example.org")
+
+
 def test_allowed_networks_are_open_at_all_ports() -> None:
     """An operator's network is open also in its mapped and NAT64 forms; each other address must be public."""
     policy = UrlPolicy(allow=parse_allow(["10.1.0.0/16", "fd00:1::/64"]))

@@ -304,7 +304,8 @@ def load(
         config_file: what `--config` said.
 
     Raises:
-        UsageError: a value is wrong, or a key is unknown; names the origin.
+        UsageError: a value is wrong, or a key is unknown; names the origin. Or a file that nobody named, in the working
+            folder, would have an API key sent to its `url`.
     """
     file, from_file = _read_file(command, environ, config_file)
     from_environ = _read_environ(environ)
@@ -331,7 +332,19 @@ def load(
                 hint=" ".join(filter(None, ("detectctl", command, "--help shows every option"))),
             ) from error
         origins[item.name] = origin
+    if file == Path(FILE_NAME) and _named_file(environ, config_file) is None:
+        _refuse_to_send_keys(values, origins)
     return Loaded(kind(**values), origins)
+
+
+def _refuse_to_send_keys(values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+    """A file that just lies in the working folder may be anybody's: it must not choose who is sent a key."""
+    if values.get("api_key_file") and origins.get("url", "").startswith(f"{FILE_NAME}: "):
+        raise UsageError(
+            f"{origins['url']} would be sent an API key",
+            why=f"the key is from {origins['api_key_file']}, and nobody named {FILE_NAME}: it lies in this folder",
+            hint=f"name it, if you trust it: detectctl --config {FILE_NAME} …; or give the address by --url",
+        )
 
 
 def _known_keys(kind: type[Settings]) -> set[str]:
@@ -390,11 +403,16 @@ def _refuse_unknown(origin: str, table: Mapping[str, object], known: set[str]) -
         raise _unknown(origin + key, key, known)
 
 
-def _find_file(environ: Mapping[str, str], config_file: Path | None) -> Path | None:
+def _named_file(environ: Mapping[str, str], config_file: Path | None) -> Path | None:
     if config_file is None and environ.get(PREFIX + "CONFIG"):
-        config_file = Path(environ[PREFIX + "CONFIG"])
-    if config_file is not None:
-        return config_file
+        return Path(environ[PREFIX + "CONFIG"])
+    return config_file
+
+
+def _find_file(environ: Mapping[str, str], config_file: Path | None) -> Path | None:
+    named = _named_file(environ, config_file)
+    if named is not None:
+        return named
     for candidate in (Path(FILE_NAME), _config_home(environ) / FILE_NAME):
         if candidate.is_file():
             return candidate

@@ -4,7 +4,8 @@ Serve binds HAProxy's statistics and metrics to every interface, makes its admin
 every URL asked for to whoever takes syslog at loopback, waits for a request's headers for ever, and turns HAProxy's
 502, 503 and 504 into a bare 500 without a request id. While it starts or stops and knows no application, it says 404,
 which is no client's fault. A wrapper that Serve calls in HAProxy's place edits each configuration before HAProxy reads
-it. (The 400 and 408 for what is no whole request HAProxy says in its own words, whatever its configuration.)
+it, and lets no HAProxy start with one that it could not edit. (The 400 and 408 for what is no whole request HAProxy
+says in its own words, whatever its configuration.)
 """
 
 from __future__ import annotations
@@ -119,6 +120,10 @@ for argument in "$@"; do
   [ "$previous" = -f ] && config=$argument
   previous=$argument
 done
+refuse() {{
+  echo "detectctl does not know this configuration of HAProxy, so another version of Ray wrote it: $1" >&2
+  exit 1
+}}
 [ -n "$config" ] && sed -i \\
   -e 's/^\\( *bind \\)\\*\\{{0,1\\}}:\\([0-9][0-9]*\\)$/\\1127.0.0.1:\\2/' \\
   -e 's#^\\( *bind \\)127\\.0\\.0\\.1:{port}$#\\1'{address}':{port}\\n    '{rules}'#' \\
@@ -128,5 +133,18 @@ done
   -e 's/^\\( *http-request \\)return status 404 .* lf-string "Path .*/\\1deny deny_status 503/' \\
   -e 's#^\\( *errorfile \\)\\(50[234]\\) .*#\\1\\2 '{folder}'/\\2.http#' \\
   "$config"
+if [ -n "$config" ]; then
+  open=$(grep '^ *bind ' "$config" | grep -vE '^ *bind 127[.]0[.]0[.]1:[0-9]+( |$)' | \\
+    grep -vxF '    bind '{address}':{port}')
+  [ -z "$open" ] || refuse "$open"
+  socket=$(grep '^ *stats socket ' "$config" | grep -v ' mode 600 ')
+  [ -z "$socket" ] || refuse "$socket"
+  log=$(grep '^ *log ' "$config" | grep -vE '^ *log (global$|/)')
+  [ -z "$log" ] || refuse "$log"
+  for wanted in 'bind '{address}':{port}' 'timeout http-request 10s' 'http-after-response set-header X-Request-ID' \\
+    {folder}/502.http {folder}/503.http {folder}/504.http; do
+    grep -qF "$wanted" "$config" || refuse "$wanted is missing"
+  done
+fi
 exec {binary} "$@"
 """

@@ -217,17 +217,23 @@ def _salvaged(name: str, text: str) -> InstanceState | None:
     )
 
 
-def not_running(name: str) -> NotRunning:
+def not_running(name: str, why: str | None = None) -> NotRunning:
     """The error of every command that needs an instance which is not there."""
     flag = "" if name == "default" else f" --name {name}"
-    return NotRunning(f"no instance {name} is running", hint=f"detectctl up{flag}")
+    return NotRunning(f"no instance {name} is running", why=why, hint=f"detectctl up{flag}")
 
 
 def reach(state_home: Path, name: str) -> tuple[str, Path | None]:
-    """Where a client reaches the instance, and the file of the keys that it asks for; NotRunning if there is none."""
+    """Where a client reaches the instance, and the file of the keys that it asks for.
+
+    Raises:
+        NotRunning: there is none, or its head is gone; whoever listens at its port now must not be sent its key.
+    """
     state = InstanceFolder(state_home, name).read()
     if state is None:
         raise not_running(name)
+    if not state.alive:
+        raise not_running(name, why="its Ray head died, or never started")
     return state.endpoint, state.api_key_file
 
 

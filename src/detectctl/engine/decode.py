@@ -6,7 +6,6 @@ The content decides the format, never a name or a Content-Type. The header is ch
 from __future__ import annotations
 
 import io
-import re
 import warnings
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from PIL import Image, ImageOps
 # Image.open() would else import every plugin there is to find these two.
 from PIL import TiffImagePlugin, WebPImagePlugin  # noqa: F401  isort: skip
 
+from detectctl.engine.parts import check_parts, has_all_pixels
 from detectctl.errors import ImageTooLarge, UnsupportedImage
 
 if TYPE_CHECKING:
@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
-# A progressive JPEG may go over the whole picture again and again in tiny scans, minutes of work in a few megabytes;
-# honest ones have about ten. The bytes are the marker, the length of its header and the number of components.
-_MAX_JPEG_SCANS = 32
-_JPEG_SCAN = re.compile(rb"\xff\xda\x00[\x08\x0a\x0c\x0e][\x01-\x04]")
 _TILE_WIDTH, _TILE_LENGTH = 322, 323
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked below, from the header, and cannot be a mere warning
@@ -47,15 +43,18 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> NDArray[np.uint8]
 
     Raises:
         ImageTooLarge: over a limit.
-        UnsupportedImage: another format, truncated, damaged.
+        UnsupportedImage: another format, truncated, damaged, or of absurdly many parts.
     """
     if len(data) > max_bytes:
         raise ImageTooLarge(f"the image has {len(data)} bytes; at most {max_bytes} are accepted")
+    check_parts(data)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_size(image, data, max_pixels)
+            _check_size(image, max_pixels)
             if image.format in {"JPEG", "MPO"} and image.mode in {"RGB", "L"} and data.endswith(b"\xff\xd9"):
                 return _decode_jpeg(data)
+            if image.format == "PNG":
+                _check_end(image, data)
             return _decode_any(image)
     except (ImageTooLarge, UnsupportedImage):
         raise
@@ -63,7 +62,7 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> NDArray[np.uint8]
         raise _unsupported() from error
 
 
-def _check_size(image: Image.Image, data: bytes, max_pixels: int) -> None:
+def _check_size(image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
         raise ImageTooLarge(f"the image is {width} by {height} pixels; at most {max_pixels} pixels are accepted")
@@ -73,8 +72,13 @@ def _check_size(image: Image.Image, data: bytes, max_pixels: int) -> None:
             raise ImageTooLarge(f"its tiles are {width} by {height} pixels; at most {max_pixels} pixels are accepted")
     if width < 1 or height < 1:
         raise _unsupported()
-    if image.info.get("progressive") and len(_JPEG_SCAN.findall(data)) > _MAX_JPEG_SCANS:
-        raise UnsupportedImage(f"the JPEG has more than {_MAX_JPEG_SCANS} scans")
+
+
+def _check_end(png: Image.Image, data: bytes) -> None:
+    """Unpacking twice is worth it only where the end may be missing: the last line is black, or lines come in turns."""
+    png.load()
+    if (png.info.get("interlace") or not np.asarray(png)[-1].any()) and not has_all_pixels(data):
+        raise _unsupported()
 
 
 def _decode_jpeg(data: bytes) -> NDArray[np.uint8]:

@@ -16,6 +16,7 @@ from starlette.routing import Route
 from detectctl.errors import (
     REQUEST_ERRORS,
     BadParameter,
+    HostNotKnown,
     InternalError,
     Overloaded,
     RequestError,
@@ -23,7 +24,7 @@ from detectctl.errors import (
     UsageError,
 )
 from detectctl.serving import body, docs_page
-from detectctl.serving.auth import OPEN_ROUTES, Guard
+from detectctl.serving.auth import OPEN_ROUTES, Guard, careful
 from detectctl.serving.service import Service, Trace, Wish
 
 if TYPE_CHECKING:
@@ -137,13 +138,18 @@ def create_app(service: Service, keys: KeyRing | None) -> Any:
     guarded: Any = Guard(create_api(service), keys, service.refuse, service.config.own_host)
     if not service.config.cors_origin:
         return guarded
-    return CORSMiddleware(
+    crossed = CORSMiddleware(
         guarded,  # inside, because a browser asks without a key whether it may ask
         allow_origins=service.config.cors_origin,
         allow_methods=("GET", "POST"),
         allow_headers=("Authorization", "X-API-Key", "Content-Type"),
         expose_headers=("X-Request-ID", "Retry-After"),
     )
+
+    async def careful_too(scope: Any, receive: Any, send: Any) -> None:
+        await crossed(scope, receive, careful(send))
+
+    return careful_too
 
 
 def create_api(service: Service) -> FastAPI:
@@ -235,6 +241,8 @@ def _add_descriptions(api: FastAPI, service: Service) -> None:
     _describe_classes(schema, sorted(service.detector.labels.values()))
     if service.config.api_key_file is not None:
         _describe_keys(schema)
+    elif service.config.own_host is not None:
+        _describe_errors(schema, 421, HostNotKnown.code)
     if service.config.docs:
         page = docs_page.render(schema)
 
@@ -262,11 +270,21 @@ def _describe_keys(schema: dict[str, Any]) -> None:
         "bearer": {"type": "http", "scheme": "bearer"},
         "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
     }
-    for path, operations in schema["paths"].items():
-        if path not in OPEN_ROUTES:
-            for operation in operations.values():
-                operation["security"] = [{"bearer": []}, {"header": []}]
-                operation["responses"]["401"] = {"description": "unauthorized", "content": _ERROR_CONTENT}
+    for operation in _describe_errors(schema, 401, "unauthorized"):
+        operation["security"] = [{"bearer": []}, {"header": []}]
+
+
+def _describe_errors(schema: dict[str, Any], status: int, code: str) -> list[dict[str, Any]]:
+    """Say in the OpenAPI description what the guard may answer; returns the operations that it guards."""
+    guarded = [
+        operation
+        for path, operations in schema["paths"].items()
+        if path not in OPEN_ROUTES
+        for operation in operations.values()
+    ]
+    for operation in guarded:
+        operation["responses"][str(status)] = {"description": code, "content": _ERROR_CONTENT}
+    return guarded
 
 
 async def _from_url(
@@ -277,7 +295,7 @@ async def _from_url(
     render: Render | None = None,
 ) -> tuple[DetectionResult, bytes]:
     async def image() -> bytes:
-        _refuse_unknown_parameters(request, _QUERY | _STYLE if render else _QUERY)
+        _refuse_bad_parameters(request, _QUERY | _STYLE if render else _QUERY)
         if not service.config.url_input:
             raise UrlNotAllowed(
                 "this service takes no image URLs",
@@ -296,17 +314,21 @@ async def _from_body(
     render: Render | None = None,
 ) -> tuple[DetectionResult, bytes]:
     async def image() -> bytes:
-        _refuse_unknown_parameters(request, (_QUERY | _STYLE if render else _QUERY) - {"image_url"})
+        _refuse_bad_parameters(request, (_QUERY | _STYLE if render else _QUERY) - {"image_url"})
         return await body.read_image(request, service.config.detector["max_image_bytes"])
 
     source = "form" if body.is_form(request) else "body"
     return await service.answer(Trace(service.request_id(), request.url.path, source), image, wish, render)
 
 
-def _refuse_unknown_parameters(request: Request, known: set[str]) -> None:
-    for name in request.query_params:
+def _refuse_bad_parameters(request: Request, known: set[str]) -> None:
+    """Of the routes that take any; the others ignore what they are sent, because health checkers add their own."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    for name in names:
         if name not in known:
             raise BadParameter("a query parameter is unknown", why=f"this route knows {', '.join(sorted(known))}")
+        if name != "class" and names.count(name) > 1:  # which of them counts, nobody could know
+            raise BadParameter(f"the query parameter {name} is given twice", why="only class may be repeated")
 
 
 def _wanted_media(request: Request) -> str:

@@ -103,19 +103,13 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = message["headers"] = list(message.get("headers", ()))
-                present = {name.lower() for name, _ in headers}
-                headers += [header for header in _HEADERS.items() if header[0] not in present]
-            await send(message)
-
+        send = careful(send)
         error = None if scope["path"] in OPEN_ROUTES else self._objection(scope["headers"])
         if error is not None:
             self._refused(scope["path"], error.code)
-            await _refuse(error, send_with_headers)
+            await _refuse(error, send)
             return
-        await self._app(scope, receive, send_with_headers)
+        await self._app(scope, receive, send)
 
     def _objection(self, headers: list[tuple[bytes, bytes]]) -> RequestError | None:
         """Why the request is refused, if it is."""
@@ -135,6 +129,19 @@ class Guard:
             why="without API keys the service answers those who ask localhost or an address",
             hint="ask 127.0.0.1; or start it with --api-key-file, --generate-api-key or --no-auth",
         )
+
+
+def careful(send: Send) -> Send:
+    """`send` that adds the headers which keep browsers careful, where the answer has none of its own."""
+
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = message["headers"] = list(message.get("headers", ()))
+            present = {name.lower() for name, _ in headers}
+            headers += [header for header in _HEADERS.items() if header[0] not in present]
+        await send(message)
+
+    return send_with_headers
 
 
 def _presented(headers: list[tuple[bytes, bytes]]) -> bytes | None:

@@ -66,6 +66,8 @@ async def _read_form(request: Request, limit: int) -> bytes:
             data = await file.read()
     except HTTPException as error:  # how Starlette says that a form is malformed
         raise UnsupportedImage("the form cannot be read", why=str(error.detail)) from error
+    except ValueError as error:  # some of Python's codecs, such as `undefined`, refuse all names
+        raise UnsupportedImage("the form cannot be read", why="its charset cannot spell its names") from error
     if len(data) > limit:
         raise _too_long(limit)
     return data

@@ -130,7 +130,11 @@ class Fetcher:
     async def _follow(self, target: Target) -> bytes:
         here = target
         for _ in range(MAX_REDIRECTS + 1):
-            if here.address is not None and not self._policy.permits(here.host, here.port, [here.host]):
+            if here.address is None:
+                permitted = self._policy.may_look_up(here.host)
+            else:
+                permitted = self._policy.permits(here.host, here.port, [here.host])
+            if not permitted:
                 raise not_allowed(target)
             async with self._open_session().get(URL(here.url, encoded=True), allow_redirects=False) as response:
                 if response.status == 200:

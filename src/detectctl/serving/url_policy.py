@@ -66,6 +66,12 @@ _FORBIDDEN_V6 = tuple(
 _NAT64 = IPv6Network("64:ff9b::/96")
 _ISATAP = (0x0000_5EFE, 0x0200_5EFE)
 
+# RFC 6762, 6761, 8375, ICANN's name for private use, and what companies, routers and Kubernetes use beside them.
+_INTERNAL = (
+    *(".internal", ".local", ".localhost", ".home.arpa"),
+    *(".lan", ".home", ".corp", ".intranet", ".private", ".localdomain", ".svc"),
+)
+
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]*\]|[^\[\]:]+)(?::(?P<port>[0-9]{1,5}))?")
@@ -257,6 +263,10 @@ class UrlPolicy:
     @functools.cached_property
     def _names(self) -> frozenset[str]:
         return frozenset(entry for entry in self.allow if _network(entry) is None)
+
+    def may_look_up(self, host: str) -> bool:
+        """Whether DNS may be asked for a name: not for an internal one, or the answer would tell whether it exists."""
+        return host in self._names or ("." in host and not host.endswith(_INTERNAL))
 
     def permits(self, host: str, port: int, addresses: Iterable[str]) -> bool:
         """Whether a connection to any of `addresses`, all of them that `host` has now, is permitted.

@@ -1,0 +1,171 @@
+"""How many parts an image's file has, counted before a codec is given it.
+
+Pillow goes over markers, chunks, blocks and tags in Python, and some of them cost it a copy of all before: megabytes of
+empty ones take it many seconds. Honest files have far fewer than the limits here.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from itertools import repeat
+from typing import TYPE_CHECKING
+
+from detectctl.errors import UnsupportedImage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_MAX_SCANS = 32  # a scan may be ten bytes, and goes over the whole picture; honest progressive files have about ten
+_MAX_MARKERS = 4096
+_MAX_FILL = 65536
+_MAX_APPENDED = 32  # segments that Pillow appends to those before
+_MAX_CHUNKS = 16384  # 20 MiB in chunks of 8 KiB, as libpng writes them, are 2560
+_MAX_PACKED = 128  # each may unpack to a megabyte
+_MAX_BLOCKS = 65536
+_MAX_ENTRIES = 4096
+_MAX_VALUES = 65536  # one strip a line
+
+# Those that a length follows; between them is fill, or coded pixels, in which 0xff is always followed by 0x00 or RST.
+_JPEG_MARKER = re.compile(rb"\xff([\xc0-\xc7\xc9-\xcf\xd9-\xef\xfe])")
+_EOI, _SOS = 0xD9, 0xDA
+_APPENDED = (b"Exif\0\0", b"Photoshop 3.0\0")
+_PACKED_CHUNKS = (b"iCCP", b"iTXt", b"zTXt")
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))  # PNG, §8.2
+_TIFF_BYTES = (1, 2, 6, 7)
+_TIFF_OFFSETS = (273, 279, 324, 325)
+
+
+def check_parts(data: bytes) -> None:
+    """Refuse a file with absurdly many parts; what is damaged or no image is left to its codec.
+
+    Raises:
+        UnsupportedImage: the parts are too many.
+    """
+    if data.startswith(b"\xff\xd8"):
+        _check_jpeg(data)
+    elif data.startswith(b"\x89PNG\r\n\x1a\n"):
+        _check_png(data)
+    elif data.startswith(b"GIF8"):
+        _check_gif(data)
+    elif data.startswith(b"RIFF"):
+        _check_webp(data)
+    elif data.startswith((b"II", b"MM")):
+        _check_tiff(data)
+
+
+def _check_jpeg(data: bytes) -> None:
+    """Of the first picture only: thumbnails in its segments, and pictures and videos behind it, are not decoded."""
+    scans = fill = appended = 0
+    for number, (between, marker, segment) in enumerate(_jpeg_segments(data)):
+        fill += 0 if scans else between
+        scans += marker == _SOS
+        appended += data.startswith(_APPENDED, segment + 2)
+        if marker == _EOI and scans:
+            return
+        _refuse_over(_MAX_MARKERS, number, "markers")
+        _refuse_over(_MAX_FILL, fill, "bytes between markers")
+        _refuse_over(_MAX_SCANS, scans, "scans")
+        _refuse_over(_MAX_APPENDED, appended, "segments of EXIF")
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Bytes skipped before the marker, the marker, and where its segment begins; at last what follows them all."""
+    at = 2
+    while match := _JPEG_MARKER.search(data, at):
+        marker, segment = match[1][0], match.end()
+        yield match.start() - at, marker, segment
+        at = segment if marker == _EOI else segment + max(2, int.from_bytes(data[segment : segment + 2]))
+    yield len(data) - at, _EOI, len(data)
+
+
+def _check_png(data: bytes) -> None:
+    packed = 0
+    for number, (name, _, _) in enumerate(_png_chunks(data), 1):
+        packed += name in _PACKED_CHUNKS
+        _refuse_over(_MAX_CHUNKS, number, "chunks")
+        _refuse_over(_MAX_PACKED, packed, "compressed descriptions")
+
+
+def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Name, begin and end of the content of each, up to the end or where the file breaks off."""
+    at = 8
+    while len(name := data[at + 4 : at + 8]) == 4 and name != b"IEND":
+        end = at + 8 + int.from_bytes(data[at : at + 4])
+        yield name, at + 8, end
+        at = end + 4
+
+
+def has_all_pixels(png: bytes) -> bool:
+    """Whether a good PNG's compressed data lasts to its last line; Pillow leaves black what is missing."""
+    width, height, depth, colour, interlaced = struct.unpack_from(">IIBB2xB", png, 16)
+    bits = depth * _PNG_CHANNELS[colour]
+    missing = 0
+    for x, y, right, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -((x - width) // right), -((y - height) // down)
+        missing += rows * (1 + (columns * bits + 7) // 8) if columns > 0 else 0
+    unpack = zlib.decompressobj()
+    for name, begin, end in _png_chunks(png):
+        packed = png[begin:end] if name == b"IDAT" else b""
+        while packed and missing > 0 and not unpack.eof:
+            missing -= len(unpack.decompress(packed, 1 << 20))
+            packed = unpack.unconsumed_tail
+    return missing <= 0
+
+
+def _check_gif(data: bytes) -> None:
+    """Of what comes before the first frame."""
+    at = 13 + (3 << (data[10] & 7) + 1 if data[10:11] >= b"\x80" else 0)
+    in_extension = False
+    for _ in repeat(None, _MAX_BLOCKS):
+        byte = data[at : at + 1]
+        if not byte:
+            return
+        if in_extension:
+            at += 1 + byte[0]
+            in_extension = byte != b"\0"
+        elif byte in b",;":
+            return
+        else:
+            in_extension = byte == b"!"
+            at += 2 if in_extension else 1
+    raise _too_many("blocks", _MAX_BLOCKS)
+
+
+def _check_webp(data: bytes) -> None:
+    at = 12
+    for _ in repeat(None, _MAX_CHUNKS):
+        if at + 8 > len(data):
+            return
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        at += 8 + size + size % 2
+    raise _too_many("chunks", _MAX_CHUNKS)
+
+
+def _check_tiff(data: bytes) -> None:
+    """Of the first directory; its entries' values are only counted, not read."""
+    order = "<" if data.startswith(b"II") else ">"
+    big = data[2:3] == b"\x2b"
+    number, entry = ("Q", struct.Struct(order + "HHQ8x")) if big else ("H", struct.Struct(order + "HHL4x"))
+    try:
+        (at,) = struct.unpack_from(order + ("Q" if big else "L"), data, 8 if big else 4)
+        (entries,) = struct.unpack_from(order + number, data, at)
+        _refuse_over(_MAX_ENTRIES, entries, "entries")
+        at += struct.calcsize(number)
+        for index in range(entries):
+            tag, kind, count = entry.unpack_from(data, at + index * entry.size)
+            if kind not in _TIFF_BYTES or tag in _TIFF_OFFSETS:
+                _refuse_over(_MAX_VALUES, count, "strips, tiles or numbers in one entry")
+    except (struct.error, OverflowError):  # cut off, or an offset beyond all memory
+        return
+
+
+def _refuse_over(limit: int, number: int, parts: str) -> None:
+    if number > limit:
+        raise _too_many(parts, limit)
+
+
+def _too_many(parts: str, limit: int) -> UnsupportedImage:
+    return UnsupportedImage(f"the image's file has more than {limit} {parts}")

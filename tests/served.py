@@ -1,0 +1,47 @@
+"""What is in a replica, without Ray, over real sockets."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+
+from detectctl.detection import ServedModel
+from detectctl.engine.detector import Detector, DetectorSettings
+from detectctl.serving.api import create_app
+from detectctl.serving.config import ServiceConfig
+from detectctl.serving.fetch import Fetcher
+from detectctl.serving.service import Service
+from detectctl.serving.url_policy import UrlPolicy
+from installed import free_port, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from detectctl.engine.compiled import CompiledModel
+
+
+@contextlib.contextmanager
+def served(model: CompiledModel, *, max_image_bytes: int = 20 << 20, **config: Any) -> Iterator[int]:
+    """A service's port; `config` are fields of its `ServiceConfig`."""
+    settings = DetectorSettings(
+        str(model.directory), model.checkpoint_sha256, imgsz=64, max_image_bytes=max_image_bytes
+    )
+    made = ServiceConfig("", "0", ServedModel("yolov8n", None, "sha256:0"), "base", settings.to_json(), **config)
+    detector = Detector.load(settings)
+    fetcher = Fetcher(UrlPolicy(), max_bytes=max_image_bytes)
+    service = Service(made, detector, fetcher, request_id=lambda: "1")
+    port = free_port()
+    server = uvicorn.Server(uvicorn.Config(create_app(service, None), port=port, ws="none", log_config=None))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        wait_until(lambda: server.started)
+        yield port
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        detector.close()
+    assert not thread.is_alive()
