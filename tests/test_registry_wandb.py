@@ -162,6 +162,9 @@ ROWS = [
     Row("short, honest length", ModelCorrupt, "bytes instead of", ("file", "short")),
     Row("wrong bytes, right length", ModelCorrupt, "Digest mismatch", ("file", "wrong_bytes")),
     Row("wrong digest in the manifest", ModelCorrupt, "its manifest", ("manifest_file", "wrong_digest")),
+    Row("half a manifest", ModelCorrupt, "cannot be read", ("manifest_file", "short")),
+    Row("a manifest of wrong bytes", ModelCorrupt, "cannot be read", ("manifest_file", "wrong_bytes")),
+    Row("a manifest of no known version", ModelCorrupt, "manifest version", ("manifest_file", "wrong_version")),
     Row("the user's W&B cache is broken", None, environ=(("WANDB_CACHE_DIR", "/dev/null/cache"),)),
 ]
 

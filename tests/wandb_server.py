@@ -42,7 +42,9 @@ OPERATIONS = {
 }
 """GraphQL operation → the short name that `fail` and `requests` use. "manifest_file" and "file" are plain GETs."""
 
-FaultKind = Literal["status", "slow", "hang", "reset", "truncated", "short", "wrong_bytes", "wrong_digest"]
+FaultKind = Literal[
+    "status", "slow", "hang", "reset", "truncated", "short", "wrong_bytes", "wrong_digest", "wrong_version"
+]
 
 
 @dataclass
@@ -50,7 +52,7 @@ class Fault:
     """What goes wrong with one operation, `times` times (None: for ever).
 
     "truncated" cuts the body short of its Content-Length, "short" sends half a body with an honest length,
-    "wrong_digest" makes the manifest promise another digest.
+    "wrong_digest" makes the manifest promise another digest, "wrong_version" be of a form that nobody knows.
     """
 
     kind: FaultKind
@@ -430,6 +432,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is not None and fault.kind == "wrong_digest":
             first = next(iter(manifest["contents"].values()))
             first["digest"] = _md5_b64(b"another")
+            fault = None
+        if fault is not None and fault.kind == "wrong_version":
+            manifest["version"] = 99
             fault = None
         self.send_file(json.dumps(manifest).encode(), fault)
 

@@ -13,6 +13,7 @@ in `KINDS`, with what failed as its message, and in `detail` why and, on a secon
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import threading
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 KINDS = ("access", "not_found", "unreachable", "corrupt", "refused", "store")
 
 _SAMPLE_S = 0.2
+# A manifest that is no JSON; the SDK's own complaints about one are plain ValueErrors.
+_UNREADABLE = (json.JSONDecodeError, UnicodeDecodeError)
 
 
 def work(request: child.Event, send: Send) -> child.Event:
@@ -62,12 +65,12 @@ def work(request: child.Event, send: Send) -> child.Event:
 
 def _list(api: Any, request: child.Event) -> child.Event:
     try:
-        artifact = api.artifact(f"{request['path']}:{request['alias']}")
-    except _wandb_errors() as error:
+        artifact = _look_up(api, f"{request['path']}:{request['alias']}")
+    except child.ChildFailed as error:
         # Only its type is wanted here, and the first version is there even where nobody set that alias.
-        if _by_cause(error).kind != "not_found":
+        if error.kind != "not_found":
             raise
-        artifact = api.artifact(f"{request['path']}:v0")
+        artifact = _look_up(api, f"{request['path']}:v0")
     versions = [
         {
             # In a listing of links, `.version` is that of the source; the collection's own is in the name.
@@ -86,7 +89,7 @@ def _list(api: Any, request: child.Event) -> child.Event:
 
 
 def _fetch(api: Any, request: child.Event, send: Send) -> child.Event:
-    artifact = api.artifact(f"{request['path']}:{request['alias']}")
+    artifact = _look_up(api, f"{request['path']}:{request['alias']}")
     # The SDK computes the digest anew once it has the manifest, so what the server said is saved first.
     digest, size = artifact.digest, artifact.size
     manifest = artifact.manifest
@@ -119,6 +122,14 @@ def _fetch(api: Any, request: child.Event, send: Send) -> child.Event:
             origin = Origin(pin["name"], *where)
             stored = store.add(file, origin, expected=sha256_of(file))
     return {**pin, "sha256": stored.sha256, "size": stored.size}
+
+
+def _look_up(api: Any, name: str) -> Any:
+    """The artifact, or ChildFailed: only here does the SDK's plain ValueError mean that there is none."""
+    try:
+        return api.artifact(name)
+    except _sdk_errors() as error:
+        raise _by_cause(error, looking_up=True) from error
 
 
 def _path(artifact: Any) -> str:
@@ -207,14 +218,14 @@ def _verify(artifact: Any, manifest: Any, root: Path) -> None:
         raise child.ChildFailed("corrupt", "a file is not what the artifact's manifest promises", str(error)) from error
 
 
-def _wandb_errors() -> tuple[type[Exception], ...]:
+def _sdk_errors() -> tuple[type[Exception], ...]:
     import wandb
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
-    return (wandb.errors.Error, WandbApiFailedError)
+    return (wandb.errors.Error, WandbApiFailedError, ValueError)
 
 
-def _by_cause(error: BaseException) -> child.ChildFailed:
+def _by_cause(error: BaseException, *, looking_up: bool = False) -> child.ChildFailed:
     """The SDK's many errors, told apart by HTTP status and by what they wrap, not by their wording."""
     import wandb
 
@@ -227,8 +238,10 @@ def _by_cause(error: BaseException) -> child.ChildFailed:
         return child.ChildFailed("access", message, f"HTTP {status}" if status else "")
     if status in {404, 410}:
         return child.ChildFailed("not_found", message, f"HTTP {status}")
-    if status is None and type(story[-1]) is ValueError:
+    if type(story[-1]) is ValueError and looking_up:
         return child.ChildFailed("not_found", message)
+    if not looking_up and (type(story[-1]) is ValueError or isinstance(story[-1], _UNREADABLE)):
+        return child.ChildFailed("corrupt", "what came cannot be read", message)
     return child.ChildFailed("unreachable", message)
 
 
