@@ -37,8 +37,6 @@ _SETTINGS = {
     "WANDB__GRAPHQL_RETRY_MAX": "1",
     "WANDB__GRAPHQL_RETRY_WAIT_MIN_SECONDS": "1",
     "WANDB__GRAPHQL_RETRY_WAIT_MAX_SECONDS": "1",
-    # A file or folder called `wandb` in the working folder must not be imported instead.
-    "PYTHONSAFEPATH": "1",
 }
 
 
@@ -87,6 +85,7 @@ def fetch(
         artifact_digest=pin["artifact_digest"],
         aliases=tuple(pin["aliases"]),
         metadata=pin["metadata"],
+        artifact=f"{pin['artifact']}:{pin['version']}#{pin['member']}",
         source_version=pin["source_version"],
     )
 
