@@ -8,6 +8,7 @@ checkpoints/SHA256/origins.json     where they came from: a checkpoint may be se
 references/KEY.json                 the pin that a reference last resolved to
 base/*.pt                           for a person to drop Ultralytics' own checkpoints in; see `base`
 tmp/, locks/                        unfinished work, and who does it
+locks/in-use-SHA256-*.lock          held while a process needs a checkpoint that no instance's state names
 ```
 """
 
@@ -17,6 +18,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -24,7 +26,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from detectctl.errors import ModelCorrupt, ModelError
 
@@ -87,11 +89,11 @@ class Store:
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
         """A private folder on the store's file system, removed at the end; remains of the dead are removed too."""
-        for old in self._tmp.iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - old.stat().st_mtime > _FORGOTTEN_AFTER_S:
-                    shutil.rmtree(old, ignore_errors=True)
         try:
+            for old in self._tmp.iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - old.stat().st_mtime > _FORGOTTEN_AFTER_S:
+                        shutil.rmtree(old, ignore_errors=True)
             folder = Path(tempfile.mkdtemp(dir=self._tmp))
         except OSError as error:
             raise unusable(self.cache, error) from error
@@ -161,18 +163,28 @@ class Store:
         return None
 
     def list(self) -> tuple[StoredCheckpoint, ...]:
-        """All checkpoints, unverified, by sha256."""
-        return tuple(
-            self._read(folder.name)
-            for folder in sorted(self._checkpoints.iterdir())
-            if (folder / "checkpoint.pt").is_file()
-        )
+        """All checkpoints, unverified, by sha256; ModelError if the folder cannot be read."""
+        try:
+            return tuple(
+                self._read(folder.name)
+                for folder in sorted(self._checkpoints.iterdir())
+                if (folder / "checkpoint.pt").is_file()
+            )
+        except OSError as error:
+            raise unusable(self.cache, error) from error
 
     def remember(self, model: ModelVersion, *, host: str) -> None:
-        """Note what `model.reference` means now; `host` tells W&B servers apart that use the same names."""
+        """Note what `model.reference` means now; `host` tells W&B servers apart that use the same names.
+
+        Raises:
+            ModelError: the file system refuses.
+        """
         pin = asdict(model)
         del pin["checkpoint"]
-        _write_atomically(self._reference(model.reference, host), json.dumps(pin, indent=1))
+        try:
+            _write_atomically(self._reference(model.reference, host), json.dumps(pin, indent=1))
+        except OSError as error:
+            raise unusable(self.cache, error) from error
 
     def recall(self, reference: str, *, host: str) -> dict[str, Any] | None:
         """The fields of the `ModelVersion` remembered for `reference`, its `checkpoint` aside; None if there is none.
@@ -185,12 +197,46 @@ class Store:
             return None
         return pin if isinstance(pin, dict) and pin.get("reference") == reference else None
 
+    def hold(self, sha256: str) -> FileLock:
+        """Keep a checkpoint from `prune` until the lock is released, or its process ends, however that happens."""
+        try:
+            with self.lock("store"):
+                held = FileLock(self._locks / f"in-use-{sha256}-{secrets.token_hex(4)}.lock", mode=0o600)
+                held.acquire(timeout=0)
+        except OSError as error:
+            raise unusable(self.cache, error) from error
+        return held
+
+    def held(self) -> frozenset[str]:
+        """Sha256 of what living processes `hold`; the marks of others are removed."""
+        try:
+            with self.lock("store"):
+                return self._held()
+        except OSError as error:
+            raise unusable(self.cache, error) from error
+
+    def _held(self) -> frozenset[str]:
+        found = set()
+        for mark in self._locks.glob("in-use-*.lock"):
+            probe = FileLock(mark, mode=0o600)
+            try:
+                with probe.acquire(timeout=0):
+                    mark.unlink(missing_ok=True)
+            except Timeout:
+                found.add(mark.name.split("-")[2])
+        return frozenset(found)
+
     def prune(self, keep: Collection[str]) -> tuple[StoredCheckpoint, ...]:
-        """Remove checkpoints, with their compiled models, whose sha256 is not in `keep`; return the removed."""
+        """Remove checkpoints, with their compiled models, whose sha256 is neither in `keep` nor held.
+
+        Returns:
+            What was removed.
+        """
         from detectctl.engine.compiled import MANIFEST
 
         try:
             with self.lock("store"):
+                keep = self._held().union(keep)
                 removed = tuple(stored for stored in self.list() if stored.sha256 not in keep)
                 for stored in removed:
                     self._remove(stored.path.parent)
