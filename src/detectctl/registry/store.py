@@ -33,6 +33,8 @@ from detectctl.errors import ModelCorrupt, ModelError
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
+    from filelock import BaseFileLock
+
     from detectctl.registry.version import ModelVersion
 
 _FORGOTTEN_AFTER_S = 24 * 3600
@@ -173,8 +175,8 @@ class Store:
         except OSError as error:
             raise unusable(self.cache, error) from error
 
-    def remember(self, model: ModelVersion, *, host: str) -> None:
-        """Note what `model.reference` means now; `host` tells W&B servers apart that use the same names.
+    def remember(self, model: ModelVersion, *, site: str) -> None:
+        """Note what `model.reference` means now; `site` tells servers and accounts apart that use the same names.
 
         Raises:
             ModelError: the file system refuses.
@@ -182,22 +184,22 @@ class Store:
         pin = asdict(model)
         del pin["checkpoint"]
         try:
-            _write_atomically(self._reference(model.reference, host), json.dumps(pin, indent=1))
+            _write_atomically(self._reference(model.reference, site), json.dumps(pin, indent=1))
         except OSError as error:
             raise unusable(self.cache, error) from error
 
-    def recall(self, reference: str, *, host: str) -> dict[str, Any] | None:
+    def recall(self, reference: str, *, site: str) -> dict[str, Any] | None:
         """The fields of the `ModelVersion` remembered for `reference`, its `checkpoint` aside; None if there is none.
 
         Whether the checkpoint is still there and sound is for `open` to say.
         """
         try:
-            pin = json.loads(self._reference(reference, host).read_text(encoding="utf-8"))
+            pin = json.loads(self._reference(reference, site).read_text(encoding="utf-8"))
         except (OSError, ValueError):  # never remembered, or damaged: both mean that nothing is known
             return None
         return pin if isinstance(pin, dict) and pin.get("reference") == reference else None
 
-    def hold(self, sha256: str) -> FileLock:
+    def hold(self, sha256: str) -> BaseFileLock:
         """Keep a checkpoint from `prune` until the lock is released, or its process ends, however that happens."""
         try:
             with self.lock("store"):
@@ -287,8 +289,8 @@ class Store:
     def _file(self, sha256: str) -> Path:
         return self._checkpoints / sha256 / "checkpoint.pt"
 
-    def _reference(self, reference: str, host: str) -> Path:
-        return self._references / f"{_short(f'{host} {reference}')}.json"
+    def _reference(self, reference: str, site: str) -> Path:
+        return self._references / f"{_short(f'{site} {reference}')}.json"
 
 
 def sha256_of(file: Path) -> str:

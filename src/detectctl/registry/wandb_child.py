@@ -6,6 +6,8 @@
   it into the store unless it is there. The result has the fields of a pinned version.
 - `{"do": "list", "path", "alias"}`: the versions of the collection, newest first.
 
+Both with the `host` of the page whose address the reference was, or null.
+
 Events: `{"event": "connect" | "resolve" | "wait" | "verify"}` as each step begins, and
 `{"event": "download", "done": bytes, "total": bytes}`. Errors are `ChildFailed`: of a kind
 in `KINDS`, with what failed as its message, and in `detail` why and, on a second line, what to do.
@@ -17,6 +19,7 @@ import json
 import os
 import re
 import threading
+import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 
     Send = Callable[[child.Event], None]
 
-KINDS = ("access", "not_found", "unreachable", "corrupt", "refused", "store")
+KINDS = ("access", "not_found", "unreachable", "corrupt", "refused", "elsewhere", "store")
 
 _SAMPLE_S = 0.2
 # A manifest that is no JSON; the SDK's own complaints about one are plain ValueErrors.
@@ -45,10 +48,12 @@ def work(request: child.Event, send: Send) -> child.Event:
     import requests
     import wandb
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+    from wandb.util import app_url
 
     send({"event": "connect"})
     try:
         api = wandb.Api()
+        _check_host(request["host"], app_url(api.settings["base_url"]))
         send({"event": "resolve"})
         if request["do"] == "list":
             return _list(api, request)
@@ -61,6 +66,15 @@ def work(request: child.Event, send: Send) -> child.Event:
         raise child.ChildFailed("store", error.what, error.why or "") from error
     except OSError as error:
         raise child.ChildFailed("store", f"{error.strerror or error}") from error
+
+
+def _check_host(wanted: str | None, app_url: str) -> None:
+    """The same words may mean another model on another server."""
+    ours = urllib.parse.urlsplit(app_url).netloc
+    if wanted is not None and wanted.lower().removeprefix("www.") != ours.lower():
+        scheme = "https://api.wandb.ai" if wanted.endswith("wandb.ai") else f"https://{wanted}"
+        hint = f"set WANDB_BASE_URL={scheme}, or give entity/project/name:alias"
+        raise child.ChildFailed("elsewhere", f"the page is on {wanted}", f"W&B is set to be {ours}\n{hint}")
 
 
 def _list(api: Any, request: child.Event) -> child.Event:
@@ -272,9 +286,13 @@ def one_line(text: str) -> str:
     text = " ".join(text.split())
     # What comes before these words of its transport says the same again.
     text = re.sub(r'^.* while retrying: (Post "[^"]*": )?', "", text)
+    return without_secrets(text)[:300]
+
+
+def without_secrets(text: str) -> str:
+    """`text` without keys and signatures."""
     text = re.sub(r"\?[^\s'\")>]+", "?…", text)
-    text = re.sub(r"\b(?:local-)?[0-9a-f]{40,}\b|\bwandb_v1_\w+", "…", text)
-    return text[:300]
+    return re.sub(r"\b(?:local-)?[0-9a-f]{40,}\b|\bwandb_v1_\w+", "…", text)
 
 
 if __name__ == "__main__":
