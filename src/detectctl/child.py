@@ -43,7 +43,7 @@ class ChildCrashed(Exception):
 
     Attributes:
         returncode: as `subprocess` gives it: negative for a signal.
-        stderr: the end of what the child printed, for `--verbose`.
+        stderr: the end of what the child printed; whoever catches this makes it a note of its error, for `--verbose`.
     """
 
     def __init__(self, returncode: int, stderr: str) -> None:
