@@ -364,6 +364,18 @@ def test_a_lock_whose_holder_does_not_finish_is_no_wait_for_ever(site: Site) -> 
     assert "another process downloads the same artifact" in str(caught.value.why)
 
 
+def test_a_file_host_that_refuses_while_the_api_lives_ends_at_the_deadline(site: Site) -> None:
+    """The SDK would try for minutes."""
+    site.server.files_at = "http://127.0.0.1:9"
+    began = time.monotonic()
+    with pytest.raises(RegistryUnreachable) as caught:
+        site.fetch(timeout_s=DEADLINE_S)
+    assert time.monotonic() - began < DEADLINE_S + 2
+    assert "of 300009 bytes" in str(caught.value.why)
+    assert "file_urls" in site.server.requests
+    assert site.store.list() == ()
+
+
 def test_the_key_shows_nowhere(site: Site) -> None:
     """While a download hangs, no process has the key in its arguments; files are fetched without it."""
     site.server.fail("file", "hang")

@@ -123,6 +123,7 @@ class WandbServer:
         self._http.wandb = self
         self.port = self._http.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self.files_at = self.url  # W&B keeps files on another host than its API
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
     def start(self) -> Self:
@@ -319,7 +320,7 @@ class WandbServer:
         edges = []
         for path in artifact.files:
             place = f"{urllib.parse.quote(artifact.id)}/{urllib.parse.quote(path)}"
-            url = f"{self.url}/files/{place}?Signature=signed-secret"
+            url = f"{self.files_at}/files/{place}?Signature=signed-secret"
             edges.append({"node": {"__typename": "File", "name": path, "directUrl": url}})
         files = {"pageInfo": _PAGE_INFO, "edges": edges}
         typename = "ArtifactPortfolio" if collection.portfolio else "ArtifactSequence"

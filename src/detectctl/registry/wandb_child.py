@@ -47,13 +47,14 @@ def work(request: child.Event, send: Send) -> child.Event:
     """
     import requests
     import wandb
+    from wandb.sdk import wandb_setup
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
     from wandb.util import app_url
 
     send({"event": "connect"})
     try:
+        _check_host(request["host"], app_url(wandb_setup.singleton().settings.base_url))
         api = wandb.Api()
-        _check_host(request["host"], app_url(api.settings["base_url"]))
         send({"event": "resolve"})
         if request["do"] == "list":
             return _list(api, request)
