@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from detectctl.child import ChildFailed
+from detectctl.child import ChildCrashed, ChildFailed
 from detectctl.errors import (
     CheckpointRefused,
     ModelAccessDenied,
@@ -402,6 +402,22 @@ def test_the_key_shows_nowhere(site: Site) -> None:
     assert API_KEY not in str(seen)
     assert site.server.seen_authorization["file"] == {None}
     assert site.server.seen_authorization["artifact"] != {None}
+
+
+def test_a_crash_of_the_sdk_brings_its_last_words(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hint promises more with --verbose: it is a note, which the traceback shows, and it holds no secret."""
+
+    def crash(*_: object, **__: object) -> None:
+        raise ChildCrashed(1, f"Traceback\n  GET https://files/x?Signature=signed-secret {API_KEY}\nKeyError: 'x'\n")
+
+    monkeypatch.setattr("detectctl.child.run", crash)
+    with pytest.raises(ModelError, match="SDK failed") as caught:
+        site.fetch()
+    assert caught.value.why == "KeyError: 'x'"
+    (note,) = caught.value.__notes__
+    assert "Traceback\n  GET https://files/x" in note
+    assert API_KEY not in note
+    assert "signed-secret" not in note
 
 
 def test_the_key_is_not_kept(site: Site) -> None:

@@ -134,7 +134,7 @@ def _ask(
             raise RegistryUnreachable(
                 f"W&B could not be reached for {reference}",
                 why=f"{_unfinished(error.last_event or {})} within {timeout_s:g} s",
-                hint="try again, or give it more time with --model-timeout",
+                hint="try again, or give it more time with --model-timeout, and no less with --timeout",
             ) from error
         except child.ChildCrashed as error:
             lines = error.stderr.strip().splitlines() or [f"exit status {error.returncode}"]
