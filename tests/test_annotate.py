@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import io
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from PIL import Image, ImageChops, ImageCms, ImageFont
+from PIL import Image, ImageChops, ImageCms, ImageDraw, ImageFont
 
-from detectctl.annotate import caption_of, colour, draw, encode, open_upright
+from detectctl.annotate import caption_of, colour, draw, encode, open_upright, wrapped
 from detectctl.detection import Detection, ServedModel
 from detectctl.errors import UnsupportedImage, UsageError
 
@@ -177,6 +177,45 @@ def test_the_caption_is_a_strip_at_the_bottom_that_labels_stay_above() -> None:
     labelled = draw(plain, [low], caption="fallback: yolov8n")
     assert changed(captioned.crop((0, top + 10, 640, 480)), labelled.crop((0, top + 10, 640, 480))) is None
     assert changed(captioned, labelled) is not None
+
+
+REASON = (
+    "fallback: yolov8n (W&B could not be reached for acme/registry/yolo:latest: dial tcp 127.0.0.1:39801: connect: "
+    "connection refused)"
+)
+
+
+@pytest.mark.parametrize("words", [REASON, "https://" + "long.example/" * 20, "", "x"])
+@pytest.mark.parametrize("width", [1, 100, 314])
+def test_a_caption_is_wrapped_without_loss(words: str, width: int) -> None:
+    """Every letter is in a line, in order, and no line of several letters is wider than there is room."""
+    font = ImageFont.load_default(11)
+    assert isinstance(font, ImageFont.FreeTypeFont)
+    lines = wrapped(words, font, width)
+    assert "".join(lines).replace(" ", "") == words.replace(" ", "")
+    assert all(len(line) == 1 or font.getlength(line) <= width for line in lines)
+
+
+def test_a_small_picture_has_room_for_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 320x240 all words of a usual reason are drawn, in at most a third of the picture; of an endless one, many."""
+    written: list[str] = []
+    text = ImageDraw.ImageDraw.text
+
+    def note(canvas: ImageDraw.ImageDraw, xy: tuple[float, float], words: str, *args: Any, **options: Any) -> None:
+        written.append(words)
+        text(canvas, xy, words, *args, **options)
+
+    monkeypatch.setattr(ImageDraw.ImageDraw, "text", note)
+    plain = blank(320, 240)
+    area = changed(plain, draw(plain, [], caption=REASON))
+    assert " ".join(written) == REASON
+    assert area is not None
+    assert area[1] >= 160
+    written.clear()
+    area = changed(plain, draw(plain, [], caption=REASON * 20))
+    assert written[-1].endswith("…")
+    assert area is not None
+    assert area[1] >= 160
 
 
 def test_only_a_fallback_is_worth_a_caption() -> None:

@@ -99,3 +99,16 @@ def test_an_interrupted_parent_leaves_no_child(run: Run) -> None:
 def test_nothing_can_prompt(run: Run) -> None:
     """Stdin is at its end once the request is read."""
     assert run('return {"read": sys.stdin.read()}') == {"read": ""}
+
+
+@pytest.mark.parametrize("module", ["json", "torch", "psutil"])
+def test_the_working_folder_is_no_place_for_modules(
+    run: Run, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file in the user's folder that has a library's name is not run."""
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / f"{module}.py").write_text(f"open({str(here / 'ran')!r}, 'w')")
+    monkeypatch.chdir(here)
+    assert run(f"import {module}\nreturn {{'file': {module}.__file__}}")["file"] != str(here / f"{module}.py")
+    assert not (here / "ran").exists()

@@ -44,7 +44,7 @@ def test_without_nncf_the_error_says_what_to_install(eight_folder: Path, monkeyp
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "nncf" else find(name, *rest))
     with pytest.raises(UsageError, match="NNCF") as caught:
         int8.prepare(UpSettings(precision="int8", calibrate=eight_folder), "cpu", lambda _: None)
-    assert caught.value.hint == "pip install 'detectctl[int8]'"
+    assert "nncf" in str(caught.value.hint)
 
 
 def test_images_for_another_precision_are_said_to_be_of_no_use(eight_folder: Path) -> None:

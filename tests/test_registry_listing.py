@@ -42,7 +42,7 @@ def test_versions_are_listed_newest_first(server: WandbServer, tmp_path: Path) -
     }
     assert [item.size for item in listed] == list(range(60, 0, -1))
     assert len({item.digest for item in listed}) == 60
-    assert [(item.version, item.sha256) for item in listed if item.stored] == [("v3", stored.sha256)]
+    assert [(item.version, item.checkpoints) for item in listed if item.stored] == [("v3", {"best.pt": stored.sha256})]
 
 
 def test_a_registry_is_listed(server: WandbServer, tmp_path: Path) -> None:
@@ -86,3 +86,21 @@ def test_prune_keeps_the_served_and_the_base_model(tmp_path: Path, yolov8n_pt: P
     assert [stored.sha256 for stored in prune(cache, served=[served.sha256])] == [unwanted.sha256]
     assert {stored.sha256 for stored in Store(cache).list()} == {served.sha256, KNOWN["yolov8n"].sha256}
     assert unserved(cache, served=[served.sha256]) == ()
+
+
+def test_served_is_said_of_exactly_that_version(server: WandbServer, tmp_path: Path) -> None:
+    """Another version with the same bytes is not served; two stored checkpoints of one version are both told."""
+    cache, environ = tmp_path / "cache", server.env(tmp_path / "home", base=os.environ)
+    for _ in range(2):
+        server.log("acme/p/twins", {"a.pt": b"the same", "b.pt": b"another"})
+    first, other, _ = (
+        resolve(f"acme/p/twins:{which}", cache=cache, environ=environ, fallback=False)
+        for which in ("v0#a.pt", "v0#b.pt", "v1#a.pt")
+    )
+    assert first.artifact == "acme/p/twins:v0#a.pt"
+    served = {first.artifact: "default, left", str(other.artifact): "right"}
+    v1, v0 = versions("acme/p/twins", cache=cache, environ=environ, served=served)
+    assert (v0.checkpoints, v0.served) == ({"a.pt": first.sha256, "b.pt": other.sha256}, "default, left, right")
+    assert (v1.checkpoints, v1.served) == ({"a.pt": first.sha256}, None)
+    v0 = versions("acme/p/twins:v0#b.pt", cache=cache, environ=environ, served=served)[1]
+    assert (v0.checkpoints, v0.served) == ({"b.pt": other.sha256}, "right")

@@ -19,6 +19,7 @@ from detectctl.errors import (
     RegistryUnreachable,
     UsageError,
 )
+from detectctl.registry import resolve as resolving
 from detectctl.registry.base import KNOWN, import_base
 from detectctl.registry.resolve import resolve
 from detectctl.registry.store import Store
@@ -132,6 +133,71 @@ def test_another_servers_namesake_does_not_stand_in(stocked: Site) -> None:
     stocked.resolve()
     stocked.environ["WANDB_BASE_URL"] = NOWHERE
     assert stocked.resolve().fallback
+
+
+def test_another_accounts_namesake_does_not_stand_in(stocked: Site) -> None:
+    """Without an organization a registry is the account's own; with one, the words say it all."""
+    stocked.server.link("acme/registry/yolo:v0", "wandb-registry-Models/yolo")
+    short, full = "wandb-registry-Models/yolo:latest", "Acme/wandb-registry-Models/yolo:latest"
+    for reference in (short, full):
+        assert stocked.resolve(reference).version == "v0"
+    stocked.server.stop()
+    assert stocked.resolve(short).stale
+    for other in ({"WANDB_API_KEY": "e" * 40}, {"WANDB_ENTITY": "umbrella"}):
+        assert stocked.resolve(short, environ=stocked.environ | other).fallback
+        assert stocked.resolve(full, environ=stocked.environ | other).stale
+
+
+def test_a_page_of_another_server_is_refused(stocked: Site) -> None:
+    """What the same words mean on the server that is set is not what the page showed; nothing stands in for it."""
+    page = "https://wandb.example.com/acme/registry/artifacts/model/yolo/v0"
+    with pytest.raises(UsageError, match=r"wandb\.example\.com") as caught:
+        stocked.resolve(page)
+    assert f"127.0.0.1:{stocked.server.port}" in str(caught.value.why)
+    assert "WANDB_BASE_URL=https://wandb.example.com" in str(caught.value.hint)
+    assert stocked.server.requests == []
+    assert stocked.resolve(f"{stocked.server.url}/acme/registry/artifacts/model/yolo/v0").version == "v0"
+
+
+def test_the_fallback_has_only_the_time_that_is_left(stocked: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """W&B has used up some of the time for everything: the base model's download gets the rest of it."""
+    stocked.server.fail("graphql", "hang")
+    given: list[float] = []
+
+    def base_model(*_: Any, timeout_s: float, **__: Any) -> ModelVersion:
+        given.append(timeout_s)
+        raise RegistryUnreachable("no base model", why="a test")
+
+    monkeypatch.setattr(resolving, "base_model", base_model)
+    began = time.monotonic()
+    with pytest.raises(RegistryUnreachable, match=WANTED):
+        stocked.resolve(timeout_s=3, within_s=5)
+    assert given[0] <= 2
+    given.clear()
+    with pytest.raises(RegistryUnreachable, match=WANTED):
+        stocked.resolve(timeout_s=30, within_s=2)
+    assert given == [0]
+    assert time.monotonic() - began < 12
+
+
+@pytest.mark.parametrize("folder", ["references", "tmp"])
+def test_a_store_that_cannot_be_written_is_said(folder: str, stocked: Site, fall_pt: Path) -> None:
+    """A model error with the folder and the system's words, never an unforeseen one."""
+    Store(stocked.cache)
+    shutil.rmtree(stocked.cache / folder)
+    (stocked.cache / folder).symlink_to("/proc/self/fdinfo")  # where not even root may write
+    with pytest.raises(ModelError, match=str(stocked.cache)) as caught:
+        stocked.resolve()
+    assert type(caught.value) is ModelError
+    assert caught.value.why
+    assert "free space" in str(caught.value.hint)
+
+
+def test_a_temporary_folder_that_cannot_be_written_is_said(stocked: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/proc/self/fdinfo")
+    with pytest.raises(ModelError, match="no place to work") as caught:
+        stocked.resolve()
+    assert "TMPDIR" in str(caught.value.hint)
 
 
 def test_a_serving_instance_is_better_than_the_base_model(stocked: Site) -> None:

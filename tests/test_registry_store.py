@@ -42,7 +42,7 @@ def test_what_is_stored_is_private(store: Store, file: Path) -> None:
     before = os.umask(0)
     try:
         store.copy(file, FIRST)
-        store.remember(_model(store), host="")
+        store.remember(_model(store), site="")
     finally:
         os.umask(before)
     modes = {path: stat.S_IMODE(path.stat().st_mode) for path in [store.cache, *store.cache.rglob("*")]}
@@ -101,22 +101,22 @@ def _model(store: Store) -> ModelVersion:
 def test_a_reference_is_remembered_per_host(store: Store) -> None:
     """The last pin of a reference is recalled whole, for the W&B server that it came from only."""
     model = _model(store)
-    store.remember(model, host="https://one")
-    store.remember(replace(model, version="v2"), host="https://one")
-    pin = store.recall("acme/p/yolo:latest", host="https://one")
+    store.remember(model, site="https://one")
+    store.remember(replace(model, version="v2"), site="https://one")
+    pin = store.recall("acme/p/yolo:latest", site="https://one")
     assert pin is not None
     assert (pin["version"], pin["sha256"], pin["metadata"]) == ("v2", SHA256, {"a": 1})
     assert "checkpoint" not in pin  # the cache may have been moved since
-    assert store.recall("acme/p/yolo:latest", host="https://two") is None
-    assert store.recall("acme/p/yolo:prod", host="https://one") is None
+    assert store.recall("acme/p/yolo:latest", site="https://two") is None
+    assert store.recall("acme/p/yolo:prod", site="https://one") is None
 
 
 def test_a_damaged_memory_is_no_memory(store: Store) -> None:
     """A half-written pin is as if nothing had been remembered."""
-    store.remember(_model(store), host="")
+    store.remember(_model(store), site="")
     (file,) = (store.cache / "references").iterdir()
     file.write_text(file.read_text()[:20])
-    assert store.recall("acme/p/yolo:latest", host="") is None
+    assert store.recall("acme/p/yolo:latest", site="") is None
 
 
 def test_prune_frees_checkpoints_and_their_compiled_models(store: Store, file: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from detectctl.child import ChildFailed
+from detectctl.child import ChildCrashed, ChildFailed
 from detectctl.errors import (
     CheckpointRefused,
     ModelAccessDenied,
@@ -162,6 +162,9 @@ ROWS = [
     Row("short, honest length", ModelCorrupt, "bytes instead of", ("file", "short")),
     Row("wrong bytes, right length", ModelCorrupt, "Digest mismatch", ("file", "wrong_bytes")),
     Row("wrong digest in the manifest", ModelCorrupt, "its manifest", ("manifest_file", "wrong_digest")),
+    Row("half a manifest", ModelCorrupt, "cannot be read", ("manifest_file", "short")),
+    Row("a manifest of wrong bytes", ModelCorrupt, "cannot be read", ("manifest_file", "wrong_bytes")),
+    Row("a manifest of no known version", ModelCorrupt, "manifest version", ("manifest_file", "wrong_version")),
     Row("the user's W&B cache is broken", None, environ=(("WANDB_CACHE_DIR", "/dev/null/cache"),)),
 ]
 
@@ -361,6 +364,18 @@ def test_a_lock_whose_holder_does_not_finish_is_no_wait_for_ever(site: Site) -> 
     assert "another process downloads the same artifact" in str(caught.value.why)
 
 
+def test_a_file_host_that_refuses_while_the_api_lives_ends_at_the_deadline(site: Site) -> None:
+    """The SDK would try for minutes."""
+    site.server.files_at = "http://127.0.0.1:9"
+    began = time.monotonic()
+    with pytest.raises(RegistryUnreachable) as caught:
+        site.fetch(timeout_s=DEADLINE_S)
+    assert time.monotonic() - began < DEADLINE_S + 2
+    assert "of 300009 bytes" in str(caught.value.why)
+    assert "file_urls" in site.server.requests
+    assert site.store.list() == ()
+
+
 def test_the_key_shows_nowhere(site: Site) -> None:
     """While a download hangs, no process has the key in its arguments; files are fetched without it."""
     site.server.fail("file", "hang")
@@ -387,6 +402,22 @@ def test_the_key_shows_nowhere(site: Site) -> None:
     assert API_KEY not in str(seen)
     assert site.server.seen_authorization["file"] == {None}
     assert site.server.seen_authorization["artifact"] != {None}
+
+
+def test_a_crash_of_the_sdk_brings_its_last_words(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hint promises more with --verbose: it is a note, which the traceback shows, and it holds no secret."""
+
+    def crash(*_: object, **__: object) -> None:
+        raise ChildCrashed(1, f"Traceback\n  GET https://files/x?Signature=signed-secret {API_KEY}\nKeyError: 'x'\n")
+
+    monkeypatch.setattr("detectctl.child.run", crash)
+    with pytest.raises(ModelError, match="SDK failed") as caught:
+        site.fetch()
+    assert caught.value.why == "KeyError: 'x'"
+    (note,) = caught.value.__notes__
+    assert "Traceback\n  GET https://files/x" in note
+    assert API_KEY not in note
+    assert "signed-secret" not in note
 
 
 def test_the_key_is_not_kept(site: Site) -> None:

@@ -42,7 +42,9 @@ OPERATIONS = {
 }
 """GraphQL operation → the short name that `fail` and `requests` use. "manifest_file" and "file" are plain GETs."""
 
-FaultKind = Literal["status", "slow", "hang", "reset", "truncated", "short", "wrong_bytes", "wrong_digest"]
+FaultKind = Literal[
+    "status", "slow", "hang", "reset", "truncated", "short", "wrong_bytes", "wrong_digest", "wrong_version"
+]
 
 
 @dataclass
@@ -50,7 +52,7 @@ class Fault:
     """What goes wrong with one operation, `times` times (None: for ever).
 
     "truncated" cuts the body short of its Content-Length, "short" sends half a body with an honest length,
-    "wrong_digest" makes the manifest promise another digest.
+    "wrong_digest" makes the manifest promise another digest, "wrong_version" be of a form that nobody knows.
     """
 
     kind: FaultKind
@@ -121,6 +123,7 @@ class WandbServer:
         self._http.wandb = self
         self.port = self._http.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self.files_at = self.url  # W&B keeps files on another host than its API
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
     def start(self) -> Self:
@@ -317,7 +320,7 @@ class WandbServer:
         edges = []
         for path in artifact.files:
             place = f"{urllib.parse.quote(artifact.id)}/{urllib.parse.quote(path)}"
-            url = f"{self.url}/files/{place}?Signature=signed-secret"
+            url = f"{self.files_at}/files/{place}?Signature=signed-secret"
             edges.append({"node": {"__typename": "File", "name": path, "directUrl": url}})
         files = {"pageInfo": _PAGE_INFO, "edges": edges}
         typename = "ArtifactPortfolio" if collection.portfolio else "ArtifactSequence"
@@ -430,6 +433,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is not None and fault.kind == "wrong_digest":
             first = next(iter(manifest["contents"].values()))
             first["digest"] = _md5_b64(b"another")
+            fault = None
+        if fault is not None and fault.kind == "wrong_version":
+            manifest["version"] = 99
             fault = None
         self.send_file(json.dumps(manifest).encode(), fault)
 

@@ -130,7 +130,7 @@ def draw(
         detections: in pixels of `image`; the more confident ones are drawn on top and choose their label's place first.
         labels: write class and confidence at each box.
         line_width: pixels; grows with the image if None.
-        caption: a line on a dark strip over the bottom of the picture.
+        caption: words on a dark strip over the bottom of the picture, at most a third of it.
     """
     picture = image.copy()
     canvas = ImageDraw.Draw(picture)
@@ -273,11 +273,42 @@ def _place(detection: Detection, size: int, line: int, room: _Room) -> tuple[Det
 def _strip(canvas: ImageDraw.ImageDraw, caption: str, size: int, picture: tuple[int, int]) -> int:
     """Write the caption, and return where the strip begins."""
     width, height = picture
-    text = _Text(caption, size, width, instead=caption.encode("ascii", "replace").decode())
-    top = max(0, height - text.height)
+    instead = caption.encode("ascii", "replace").decode()
+    for fitted in (size, MIN_FONT_PX):
+        pad = max(2, round(fitted * 0.2))
+        words, font = _legible(caption, fitted, instead)
+        lines = wrapped(words, font, width - 2 * pad)
+        ascent, descent = font.getmetrics()
+        most = max(1, (height // 3 - pad) // (ascent + descent))
+        if len(lines) <= most:
+            break
+    if len(lines) > most:
+        last = lines[most - 1]
+        while last and font.getlength(f"{last}…") > width - 2 * pad:
+            last = last[:-1]
+        lines = [*lines[: most - 1], f"{last}…"]
+    top = max(0, height - len(lines) * (ascent + descent) - pad)
     canvas.rectangle((0, top, width, height), fill=(24, 24, 24))
-    text.write(canvas, (0, top, width, height), "white")
+    for number, line in enumerate(lines):
+        canvas.text((pad, top + pad // 2 + number * (ascent + descent) + ascent), line, "white", font, anchor="ls")
     return max(top, 1)
+
+
+def wrapped(words: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    """Lines that hold all the words; one that is too wide for a line, such as an address, goes over to the next."""
+    lines = [""]
+    for word in words.split():
+        joined = f"{lines[-1]} {word}".lstrip()
+        if font.getlength(joined) <= width:
+            lines[-1] = joined
+            continue
+        if lines[-1]:
+            lines.append("")
+        for letter in word:
+            if lines[-1] and font.getlength(lines[-1] + letter) > width:
+                lines.append("")
+            lines[-1] += letter
+    return lines
 
 
 @lru_cache(maxsize=256)

@@ -43,7 +43,7 @@ class ChildCrashed(Exception):
 
     Attributes:
         returncode: as `subprocess` gives it: negative for a signal.
-        stderr: the end of what the child printed, for `--verbose`.
+        stderr: the end of what the child printed; whoever catches this makes it a note of its error, for `--verbose`.
     """
 
     def __init__(self, returncode: int, stderr: str) -> None:
@@ -82,7 +82,7 @@ def run(
         module: dotted name of a module whose `__main__` calls `serve_parent`.
         request: JSON data.
         timeout_s: seconds from now until the child and its children are killed.
-        env: the whole environment of the child.
+        env: the whole environment of the child; the working folder is not on its module path.
         on_event: called in this thread for each event that is not the result.
 
     Raises:
@@ -97,7 +97,8 @@ def run(
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
-            env=dict(env),
+            # The user's folder may hold a json.py or torch.py; Python would run it instead of the real one.
+            env={**env, "PYTHONSAFEPATH": "1"},
             start_new_session=True,
         )
         try:

@@ -410,25 +410,48 @@ def models(
     """List the versions of a W&B collection, or free the store."""
     session: Session = context.obj
     settings = session.settings("models", config.ModelsSettings, model_timeout=model_timeout)
-    from detectctl.cluster.instance import served_models
-    from detectctl.registry import listing
-
     console = session.console()
-    cache, served = config.cache_home(os.environ), served_models(config.state_home(os.environ))
     if prune:
-        doomed = listing.unserved(cache, served=served)
-        if doomed and not yes:
-            console.pruned(doomed, done=False)
-            typer.confirm("Remove them?", abort=True, err=True)
-        console.pruned(listing.prune(cache, served=served), done=True)
+        _prune(settings, console, yes=yes, as_json=as_json)
         return
     if reference is None:
         raise UsageError("a collection is missing", hint="detectctl models entity/project/name, or models --prune")
-    found = listing.versions(reference, cache=cache, environ=os.environ, timeout_s=settings.model_timeout)
+    from detectctl.cluster.instance import served_artifacts
+    from detectctl.registry import listing
+
+    found = listing.versions(
+        reference,
+        cache=config.cache_home(os.environ),
+        environ=os.environ,
+        timeout_s=settings.model_timeout,
+        served=served_artifacts(config.state_home(os.environ)),
+    )
     if as_json:
-        console.json([{**asdict(one), "stored": one.stored, "served": served.get(one.sha256 or "")} for one in found])
+        console.json([{**asdict(one), "stored": one.stored} for one in found])
     else:
-        console.versions(found, served)
+        console.versions(found)
+
+
+def _prune(settings: config.ModelsSettings, console: Console, *, yes: bool, as_json: bool) -> None:
+    from detectctl.cluster import prune
+
+    doomed = prune.unserved(os.environ)
+    if doomed and not yes:
+        if not sys.stdin.isatty():
+            raise UsageError(
+                "models --prune asks before it removes anything, and nobody can answer here",
+                why="standard input is no terminal",
+                hint="detectctl models --prune --yes",
+            )
+        if not as_json:
+            console.pruned(doomed, done=False)
+        typer.confirm(f"Remove {len(doomed)}?", abort=True, err=True)
+    agreed = {stored.sha256 for stored in doomed}
+    removed = prune.prune(os.environ, agreed, timeout_s=settings.model_timeout, on_wait=console.warning)
+    if as_json:
+        console.json([{"sha256": stored.sha256, "size": stored.size} for stored in removed])
+    else:
+        console.pruned(removed, done=True)
 
 
 @app.command()

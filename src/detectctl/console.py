@@ -222,13 +222,8 @@ class Console:
                 found = "" if outcome.result is None else f"  {_plural(len(outcome.result.detections), 'object')}"
                 self.line(f"{escape(str(outcome.output))}[dim]{found}[/]")
 
-    def versions(self, versions: tuple[CollectionVersion, ...], served: Mapping[str, str]) -> None:
-        """The versions of a collection, newest first.
-
-        Args:
-            versions: of the collection.
-            served: sha256 → names of the instances that serve it.
-        """
+    def versions(self, versions: tuple[CollectionVersion, ...]) -> None:
+        """The versions of a collection, newest first."""
         table = _table("VERSION", "ALIASES", "CREATED", "SIZE", "DIGEST", "STORED", "SERVED", right=("SIZE",))
         for version in versions:
             table.add_row(
@@ -238,7 +233,7 @@ class Console:
                 decimal(version.size),
                 escape(version.digest[:12]),
                 "yes" if version.stored else "no",
-                escape(served.get(version.sha256 or "", "")),
+                escape(version.served or ""),
             )
         self.out.print(table)
 

@@ -38,6 +38,7 @@ class Deployment:
         maximum: replicas at most.
         device: `cpu` or `cuda`.
         source: where the model came from: `base`, `file` or `wandb`.
+        artifact: on W&B, exactly what it is; see `ModelVersion`.
     """
 
     config: ServiceConfig
@@ -45,6 +46,7 @@ class Deployment:
     maximum: int
     device: str
     source: str
+    artifact: str | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -158,4 +160,4 @@ def plan(
     told = replace(config, stats_dir=None, model=replace(model.served, reason=None))
     wishes = {**told.to_json(), "replicas": [minimum, maximum], "device": device}
     fingerprint = hashlib.sha256(json.dumps(wishes, sort_keys=True).encode()).hexdigest()[:16]
-    return Deployment(replace(config, fingerprint=fingerprint), minimum, maximum, device, model.source)
+    return Deployment(replace(config, fingerprint=fingerprint), minimum, maximum, device, model.source, model.artifact)

@@ -15,12 +15,15 @@ from detectctl.cluster.progress import Progress, Report, Step
 from detectctl.cluster.rollout import Rollout, note_failure
 from detectctl.cluster.status import status
 from detectctl.cluster.up import Rejected, UpResult, up
-from detectctl.config import state_home
+from detectctl.config import cache_home, state_home
 from detectctl.errors import DetectctlError, NotReady, NotRunning
+from detectctl.registry.store import Store, describe
 from detectctl.serving.stats import RequestStats, read_all
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from filelock import BaseFileLock
 
     from detectctl.config import UpSettings
 
@@ -36,8 +39,9 @@ _BLAMED = "internal_error"
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """A version that is new: what it replaced, and the counters when it did."""
+    """A version that is new: its digest, what it replaced, and the counters when it did."""
 
+    tried: str
     good: Deployment
     until: float
     before: RequestStats
@@ -62,26 +66,30 @@ class Follower:
     _trial: _Trial | None = None
     _degraded: int = 0
     _told: str = ""
+    _held: dict[str, BaseFileLock] = field(default_factory=dict)
 
     def run(self) -> None:
         """Return when somebody has taken the instance down; ends otherwise only by an exception such as Ctrl-C."""
         next_up = time.monotonic() + self.settings.interval
         while True:
-            state = self._folder.read()
-            if state is None and not self._died:
-                self._tell("stop", f"instance {self.settings.name} was taken down")
-                return
-            if state is not None and not state.alive:
-                if not self._died:
-                    next_up = 0.0
-                self._died = True
-            elif state is not None and self._trial is not None:
-                # The instance may be taken down, or die, in the middle of this; the next look tells which.
-                with contextlib.suppress(DetectctlError, OSError):
-                    self._watch(state, self._trial)
-            if time.monotonic() >= next_up:
-                self._up(state)
-                next_up = time.monotonic() + self.settings.interval
+            try:
+                state = self._folder.read()
+                if state is None and not self._died:
+                    self._tell("stop", f"instance {self.settings.name} was taken down")
+                    return
+                if state is not None and not state.alive:
+                    if not self._died:
+                        next_up = 0.0
+                    self._died = True
+                elif state is not None and self._trial is not None:
+                    # The instance may be taken down, or die, in the middle of this; the next look tells which.
+                    with contextlib.suppress(DetectctlError, OSError):
+                        self._watch(state, self._trial)
+                if time.monotonic() >= next_up:
+                    next_up = time.monotonic() + self.settings.interval
+                    self._up(state)
+            except (DetectctlError, OSError) as error:  # a full disk, say; it may have room at the next look
+                self._tell("deploy", _reason(error), warning=True)
             time.sleep(min(_LOOK_S, self.settings.interval))
 
     @property
@@ -92,6 +100,7 @@ class Follower:
         before = RequestStats() if state is None else read_all(state.temp_dir / "requests")
         if state is not None and state.last_good is not None:
             self._good = Deployment.from_json(state.last_good)
+            self._hold()
         try:
             rejected = Rejected(frozenset(self._rejected), self._good)
             # Whoever took the instance down while this waited for the lock shall not find it up again.
@@ -101,15 +110,17 @@ class Follower:
             self._died = False
             return
         except DetectctlError as error:
-            self._tell("deploy", f"{error.what}: {error.why}" if error.why else error.what, warning=True)
+            self._tell("deploy", _reason(error), warning=True)
             failed = self._folder.read()
             if failed is not None and failed.last_failure is not None and failed.last_failure.digest is not None:
                 self._rejected.add(failed.last_failure.digest)
             return
         if result.action == "started":
             self._trial = None  # its counters were those of an instance that is no more
-        if result.action == "updated" and self._good is not None:
-            self._trial, self._degraded = _Trial(self._good, time.monotonic() + TRIAL_S, before), 0
+        # The same model with another mark, as when W&B is away for a moment, is on the trial that it was on.
+        tried = str(result.model["digest"])
+        if result.action == "updated" and self._good is not None and tried != self._good.config.model.digest:
+            self._trial, self._degraded = _Trial(tried, self._good, time.monotonic() + TRIAL_S, before), 0
         if result.action != "unchanged" or self._died:
             self._tell("deploy", f"now serving {_words(result)}")
         self._died = False
@@ -117,7 +128,7 @@ class Follower:
     def _watch(self, state: InstanceState, trial: _Trial) -> None:
         fault = self._fault(state, trial)
         if fault is not None:
-            self._go_back(trial.good, fault)
+            self._go_back(trial, fault)
         if fault is not None or time.monotonic() > trial.until:
             self._trial = None
 
@@ -133,19 +144,30 @@ class Follower:
         self._degraded = self._degraded + 1 if current.state == "degraded" else 0
         return f"its replicas do not stay up: {current.message}" if self._degraded >= _DEGRADED_LOOKS else None
 
-    def _go_back(self, good: Deployment, fault: str) -> None:
+    def _hold(self) -> None:
+        """Keep from `models --prune` what may be put back: the state file names a version on trial as the good one."""
+        wanted = {one.config.model.digest for one in (self._good, self._trial and self._trial.good) if one}
+        store = Store(cache_home(self.environ))
+        for digest in wanted - self._held.keys():
+            self._held[digest] = store.hold(digest.removeprefix("sha256:"))
+        for digest in self._held.keys() - wanted:
+            self._held.pop(digest).release()
+
+    def _go_back(self, trial: _Trial, fault: str) -> None:
         folder = self._folder
         with locked(folder, "up", self.settings.timeout, lambda who: self._tell("lock", who, warning=True)):
             state = folder.read()
             if state is None or not state.deployed:
                 return
             bad = Deployment.from_json(state.deployed).config
+            if bad.model.digest != trial.tried:  # somebody has rolled to another by hand
+                return
             self._rejected.add(bad.model.digest)
             words = NotReady(f"{_named(bad.model.name, bad.model.version)} was taken back", why=fault)
             state = note_failure(state, bad.reference, words, digest=bad.model.digest)
             with head.of(state).serve_api() as api:
                 rollout = Rollout(api, folder, time.monotonic() + self.settings.timeout, self._report_news)
-                good = good.at(state.temp_dir / "requests")
+                good = trial.good.at(state.temp_dir / "requests")
                 back = rollout.put_back(replace(state, last_good=good.to_json()))
         name = _named(good.config.model.name, good.config.model.version)
         self._tell("deploy", f"{'went' if back else 'could not go'} back to {name}: {fault}", warning=not back)
@@ -161,6 +183,12 @@ class Follower:
         if message != self._told:
             self._told = message
             self.report(Progress(step, message, done=not warning, warning=warning))
+
+
+def _reason(error: DetectctlError | OSError) -> str:
+    if isinstance(error, OSError):
+        return f"this look failed: {describe(error)}"
+    return f"{error.what}: {error.why}" if error.why else error.what
 
 
 def _words(result: UpResult) -> str:

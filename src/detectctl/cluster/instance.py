@@ -237,6 +237,17 @@ def reach(state_home: Path, name: str) -> tuple[str, Path | None]:
     return state.endpoint, state.api_key_file
 
 
+def served_artifacts(state_home: Path) -> dict[str, str]:
+    """`ModelVersion.artifact` of what instances serve now → the instances' names."""
+    found: dict[str, set[str]] = {}
+    for name in names(state_home):
+        state = InstanceFolder(state_home, name).read()
+        artifact = (state.deployed or {}).get("artifact") if state is not None else None
+        if artifact is not None:
+            found.setdefault(artifact, set()).add(name)
+    return {artifact: ", ".join(sorted(instances)) for artifact, instances in found.items()}
+
+
 def served_models(state_home: Path) -> dict[str, str]:
     """Sha256 of every checkpoint that an instance serves or may go back to → the instances' names."""
     found: dict[str, set[str]] = {}

@@ -176,6 +176,7 @@ class _Up:
             cache=cache_home(self.environ),
             environ=self.environ,
             timeout_s=self.settings.model_timeout,
+            within_s=self.deadline - time.monotonic(),
             fallback=self.settings.fallback,
             serving=serving,
             assets_url=self.settings.assets_url,
@@ -200,14 +201,14 @@ class _Up:
             model.sha256,
             cache=cache_home(self.environ),
             trust_checkpoint=self.settings.trust_checkpoint,
-            timeout_s=self.deadline - time.monotonic(),
+            timeout_s=max(0.0, self.deadline - time.monotonic()),
             environ=self.environ,
             on_event=on_event,
             name=model.reference,
         )
         self.report(Progress("convert", f"{len(compiled.labels)} classes", done=True))
         if self.calibration is not None:
-            left_s = self.deadline - time.monotonic()
+            left_s = max(0.0, self.deadline - time.monotonic())
             compiled = int8.quantised(
                 compiled, self.calibration, self.settings, self.environ, left_s, self.report, model.reference
             )
@@ -260,13 +261,15 @@ class _Up:
             raise
 
     def _change(self, state: InstanceState) -> tuple[str, InstanceState]:
+        digest = None
         try:
             model = self._resolve(serving=True)
             if self._rejects(model):
                 return "unchanged", state
+            digest = model.served.digest
             wanted = self._plan(model, state.temp_dir)
         except ModelError as error:
-            self.folder.write(note_failure(state, self.settings.model, error))
+            self.folder.write(note_failure(state, self.settings.model, error, digest=digest))
             raise
         with _serve_api(state) as api:
             return self._rollout(api).change(state, wanted)

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from detectctl import child
 from detectctl.engine.compiled import CompiledModel, load_compiled
-from detectctl.errors import ConversionFailed, ModelCorrupt
+from detectctl.errors import ConversionFailed, ModelCorrupt, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -36,11 +36,13 @@ def make_once(directory: Path, make: Make, *, checkpoint_sha256: str, timeout_s:
 
     Raises:
         ConversionFailed: the time is over, and what `make` raises.
+        ModelError: the folder cannot be written.
     """
+    timeout_s = max(0.0, timeout_s)  # to filelock less than nothing means for ever
     deadline = time.monotonic() + timeout_s
-    directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock = FileLock(directory.with_name(directory.name + ".lock"), timeout=timeout_s, mode=0o600)
     try:
+        directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with lock:
             try:
                 return load_compiled(directory, checkpoint_sha256=checkpoint_sha256)
@@ -58,6 +60,12 @@ def make_once(directory: Path, make: Make, *, checkpoint_sha256: str, timeout_s:
             f"{name} was not converted within {timeout_s:.0f} s",
             why="another process converts the same model and did not finish",
             hint="try again, or raise --timeout",
+        ) from error
+    except OSError as error:
+        raise ModelError(
+            f"{name} cannot be converted in {directory.parent}",
+            why=f"{error.strerror or error}" + (f": {error.filename}" if error.filename else ""),
+            hint="check the folder's owner and free space, or point XDG_CACHE_HOME elsewhere",
         ) from error
 
 
@@ -87,9 +95,11 @@ def run_child(
         ) from error
     except child.ChildCrashed as error:
         lines = error.stderr.strip().splitlines() or [f"exit status {error.returncode}"]
-        raise ConversionFailed(
+        failed = ConversionFailed(
             f"{name} could not be converted", why=lines[-1], hint="run again with --verbose for the whole story"
-        ) from error
+        )
+        failed.add_note(error.stderr)
+        raise failed from error
 
 
 def child_environment(environ: Mapping[str, str], scratch: Path) -> dict[str, str]:

@@ -95,7 +95,7 @@ def require_nncf() -> None:
         raise UsageError(
             "--precision int8 needs NNCF, which is not installed",
             why="it brings 200 MB that no other precision needs",
-            hint="pip install 'detectctl[int8]'",
+            hint="install the package nncf, as in pip install -c constraints.txt '.[int8]' in a checkout of detectctl",
         )
 
 

@@ -125,9 +125,11 @@ def _download(
     lock = store.lock(f"base {name}")
     deadline = time.monotonic() + timeout_s
     try:
-        lock.acquire(timeout=timeout_s)
+        lock.acquire(timeout=max(0.0, timeout_s))  # to filelock less than nothing means for ever
     except TimeoutError as error:
         raise _unreachable(name, store, url, "another process downloads it and did not finish") from error
+    except OSError as error:
+        raise unusable(store.cache, error) from error
     with lock, store.scratch() as scratch:
         stored = _from_store(store, known)
         if stored is not None:

@@ -26,7 +26,8 @@ class CollectionVersion:
         created: ISO 8601, as W&B gives it.
         size: bytes of the whole artifact.
         digest: W&B's digest of the artifact.
-        sha256: of its checkpoint in the store; None if it is not there.
+        checkpoints: those in the store: path in the artifact → sha256.
+        served: names of the instances that serve it, or None.
     """
 
     version: str
@@ -34,18 +35,31 @@ class CollectionVersion:
     created: str
     size: int
     digest: str
-    sha256: str | None
+    checkpoints: Mapping[str, str]
+    served: str | None
 
     @property
     def stored(self) -> bool:
-        """Whether its checkpoint is in the store."""
-        return self.sha256 is not None
+        """Whether a checkpoint of it is in the store."""
+        return bool(self.checkpoints)
 
 
 def versions(
-    reference: str, *, cache: Path, environ: Mapping[str, str], timeout_s: float = 60
+    reference: str,
+    *,
+    cache: Path,
+    environ: Mapping[str, str],
+    timeout_s: float = 60,
+    served: Mapping[str, str] | None = None,
 ) -> tuple[CollectionVersion, ...]:
     """All versions of the collection that `reference` points into, newest first.
+
+    Args:
+        reference: a path in it after `#` asks about that checkpoint only.
+        cache: detectctl's cache folder.
+        environ: the environment for W&B's SDK.
+        timeout_s: seconds for W&B's answer.
+        served: a `ModelVersion.artifact` → the names of the instances that serve it.
 
     Raises:
         UsageError: it is no W&B reference.
@@ -60,12 +74,12 @@ def versions(
         )
     store = Store(cache)
     artifact, listed = wandb.list_versions(wanted, store, environ=environ, timeout_s=timeout_s)
-    there = {
-        (origin.version, origin.artifact_digest): stored.sha256
-        for stored in store.list()
-        for origin in stored.origins
-        if origin.artifact == artifact and wanted.checkpoint in {None, origin.member}
-    }
+    there: dict[tuple[str | None, str | None], dict[str, str]] = {}
+    for stored in store.list():
+        for origin in stored.origins:
+            if origin.artifact == artifact and wanted.checkpoint in {None, origin.member}:
+                found = there.setdefault((origin.version, origin.artifact_digest), {})
+                found[origin.member or ""] = stored.sha256
     return tuple(
         CollectionVersion(
             version=item["version"],
@@ -73,10 +87,20 @@ def versions(
             created=item["created"],
             size=item["size"],
             digest=item["digest"],
-            sha256=there.get((item["version"], item["digest"])),
+            checkpoints=there.get((item["version"], item["digest"]), {}),
+            served=_served(f"{artifact}:{item['version']}", wanted.checkpoint, served or {}),
         )
         for item in listed
     )
+
+
+def _served(version: str, checkpoint: str | None, served: Mapping[str, str]) -> str | None:
+    names = set()
+    for artifact, instances in served.items():
+        its_version, _, member = artifact.partition("#")
+        if its_version == version and checkpoint in {None, member}:
+            names.update(instances.split(", "))
+    return ", ".join(sorted(names)) or None
 
 
 def unserved(cache: Path, *, served: Collection[str]) -> tuple[StoredCheckpoint, ...]:
@@ -86,8 +110,9 @@ def unserved(cache: Path, *, served: Collection[str]) -> tuple[StoredCheckpoint,
         cache: detectctl's cache folder.
         served: sha256 of the checkpoints that instances serve or may go back to.
     """
-    keep = _keep(served)
-    return tuple(stored for stored in Store(cache).list() if stored.sha256 not in keep)
+    store = Store(cache)
+    keep = _keep(served) | store.held()
+    return tuple(stored for stored in store.list() if stored.sha256 not in keep)
 
 
 def prune(cache: Path, *, served: Collection[str]) -> tuple[StoredCheckpoint, ...]:

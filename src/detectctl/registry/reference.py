@@ -16,7 +16,7 @@ from __future__ import annotations
 import difflib
 import re
 import urllib.parse
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -59,6 +59,7 @@ class Artifact:
         collection: the artifact's name.
         alias: `vN` or any alias.
         checkpoint: path of the checkpoint inside the artifact; None where detectctl is to choose it.
+        page_host: the server, where the reference was the address of a page; None leaves it to the W&B settings.
     """
 
     entity: str | None
@@ -66,6 +67,7 @@ class Artifact:
     collection: str
     alias: str = "latest"
     checkpoint: str | None = None
+    page_host: str | None = field(default=None, compare=False)
 
     @property
     def path(self) -> str:
@@ -195,19 +197,21 @@ def _check_inner(inner: str, text: str) -> None:
 
 
 def _parse_page(text: str) -> Artifact:
-    """A page's address is told by its path, never by its host: every company's W&B has its own."""
+    """A page's address is told by its path: every company's W&B has its own host, to be compared later."""
     url = urllib.parse.urlsplit(text)
     parts = [urllib.parse.unquote(part) for part in url.path.split("/") if part]
     query = dict(urllib.parse.parse_qsl(url.query))
     if "selectionPath" in query:
         # …/orgs/ORG/registry/NAME?selectionPath=ENTITY/wandb-registry-NAME/COLLECTION&version=vN
-        return _parse_artifact(f"{query['selectionPath']}:{query.get('version', 'latest')}", text)
+        found = _parse_artifact(f"{query['selectionPath']}:{query.get('version', 'latest')}", text)
+        return replace(found, page_host=url.netloc)
     if "artifacts" in parts[2:3] and len(parts) >= 5:
         # …/ENTITY/PROJECT/artifacts/TYPE/NAME[/vN[/files/PATH]]
         entity, project, _, _, name, *rest = parts
         alias = rest[0] if rest else "latest"
         inner = "/".join(rest[2:]) if rest[1:2] == ["files"] else ""
-        return _parse_artifact(f"{entity}/{project}/{name}:{alias}" + (f"#{inner}" if inner else ""), text)
+        found = _parse_artifact(f"{entity}/{project}/{name}:{alias}" + (f"#{inner}" if inner else ""), text)
+        return replace(found, page_host=url.netloc)
     _refuse(
         text,
         "it is not the address of a W&B artifact page, and models are not downloaded from elsewhere",

@@ -19,6 +19,8 @@ They are not for these, which are always errors:
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +42,7 @@ def resolve(
     cache: Path,
     environ: Mapping[str, str],
     timeout_s: float = 60,
+    within_s: float | None = None,
     fallback: bool = True,
     serving: bool = False,
     assets_url: str | None = None,
@@ -51,7 +54,8 @@ def resolve(
         reference: as the user wrote it.
         cache: detectctl's cache folder.
         environ: the environment for W&B's SDK.
-        timeout_s: seconds for the asked-for model; where step 4 has to download, again as many for that.
+        timeout_s: seconds for the asked-for model; where step 4 has to download, at most as many for that.
+        within_s: seconds for everything; None for no limit but these.
         fallback: False allows step 1 only. A stale version is refused too: without W&B nobody knows whether it is
             still what the reference means.
         serving: whether an instance serves already, which is then better left alone than given a base model.
@@ -64,23 +68,29 @@ def resolve(
     """
     wanted = parse(reference)
     store = Store(cache)
+    deadline = math.inf if within_s is None else time.monotonic() + within_s
+    first_s = _left(deadline, timeout_s)
     match wanted:
         case BaseModel():
-            return base_model(wanted.name, store, timeout_s=timeout_s, assets_url=assets_url, on_event=on_event)
+            return base_model(wanted.name, store, timeout_s=first_s, assets_url=assets_url, on_event=on_event)
         case LocalFile():
             return _local(wanted, store)
-    host = environ.get("WANDB_BASE_URL", "").rstrip("/")
+    site = _site(wanted, environ)
     try:
-        model = wandb.fetch(wanted, store, environ=environ, timeout_s=timeout_s, on_event=on_event)
+        model = wandb.fetch(wanted, store, environ=environ, timeout_s=first_s, on_event=on_event)
     except (RegistryUnreachable, ModelNotFound, ModelAccessDenied) as error:
-        stale = _last_resolved(wanted, store, host) if isinstance(error, RegistryUnreachable) and fallback else None
+        stale = _last_resolved(wanted, store, site) if isinstance(error, RegistryUnreachable) and fallback else None
         if stale is not None:
             return replace(stale, stale=True, reason=_reason(error))
         if serving or not fallback:
             raise
-        return _fallback(wanted, error, store, timeout_s, assets_url, on_event)
-    store.remember(model, host=host)
+        return _fallback(wanted, error, store, _left(deadline, timeout_s), assets_url, on_event)
+    store.remember(model, site=site)
     return model
+
+
+def _left(deadline: float, most_s: float) -> float:
+    return max(0.0, min(most_s, deadline - time.monotonic()))
 
 
 def _local(wanted: LocalFile, store: Store) -> ModelVersion:
@@ -89,8 +99,15 @@ def _local(wanted: LocalFile, store: Store) -> ModelVersion:
     return ModelVersion(str(wanted), "file", name, None, stored.sha256, stored.path, stored.size)
 
 
-def _last_resolved(wanted: Artifact, store: Store, host: str) -> ModelVersion | None:
-    pin = store.recall(str(wanted), host=host)
+def _site(wanted: Artifact, environ: Mapping[str, str]) -> str:
+    """What gives the reference its meaning beside its words: the server, and the account where no entity is named."""
+    host = wanted.page_host or environ.get("WANDB_BASE_URL", "").rstrip("/")
+    account = () if wanted.entity else (environ.get("WANDB_ENTITY", ""), environ.get("WANDB_API_KEY", ""))
+    return " ".join((host, *account))
+
+
+def _last_resolved(wanted: Artifact, store: Store, site: str) -> ModelVersion | None:
+    pin = store.recall(str(wanted), site=site)
     if pin is None:
         return None
     try:

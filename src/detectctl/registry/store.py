@@ -8,6 +8,7 @@ checkpoints/SHA256/origins.json     where they came from: a checkpoint may be se
 references/KEY.json                 the pin that a reference last resolved to
 base/*.pt                           for a person to drop Ultralytics' own checkpoints in; see `base`
 tmp/, locks/                        unfinished work, and who does it
+locks/in-use-SHA256-*.lock          held while a process needs a checkpoint that no instance's state names
 ```
 """
 
@@ -17,6 +18,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
 import time
@@ -24,12 +26,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from detectctl.errors import ModelCorrupt, ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
+
+    from filelock import BaseFileLock
 
     from detectctl.registry.version import ModelVersion
 
@@ -87,11 +91,11 @@ class Store:
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
         """A private folder on the store's file system, removed at the end; remains of the dead are removed too."""
-        for old in self._tmp.iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - old.stat().st_mtime > _FORGOTTEN_AFTER_S:
-                    shutil.rmtree(old, ignore_errors=True)
         try:
+            for old in self._tmp.iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - old.stat().st_mtime > _FORGOTTEN_AFTER_S:
+                        shutil.rmtree(old, ignore_errors=True)
             folder = Path(tempfile.mkdtemp(dir=self._tmp))
         except OSError as error:
             raise unusable(self.cache, error) from error
@@ -161,36 +165,80 @@ class Store:
         return None
 
     def list(self) -> tuple[StoredCheckpoint, ...]:
-        """All checkpoints, unverified, by sha256."""
-        return tuple(
-            self._read(folder.name)
-            for folder in sorted(self._checkpoints.iterdir())
-            if (folder / "checkpoint.pt").is_file()
-        )
+        """All checkpoints, unverified, by sha256; ModelError if the folder cannot be read."""
+        try:
+            return tuple(
+                self._read(folder.name)
+                for folder in sorted(self._checkpoints.iterdir())
+                if (folder / "checkpoint.pt").is_file()
+            )
+        except OSError as error:
+            raise unusable(self.cache, error) from error
 
-    def remember(self, model: ModelVersion, *, host: str) -> None:
-        """Note what `model.reference` means now; `host` tells W&B servers apart that use the same names."""
+    def remember(self, model: ModelVersion, *, site: str) -> None:
+        """Note what `model.reference` means now; `site` tells servers and accounts apart that use the same names.
+
+        Raises:
+            ModelError: the file system refuses.
+        """
         pin = asdict(model)
         del pin["checkpoint"]
-        _write_atomically(self._reference(model.reference, host), json.dumps(pin, indent=1))
+        try:
+            _write_atomically(self._reference(model.reference, site), json.dumps(pin, indent=1))
+        except OSError as error:
+            raise unusable(self.cache, error) from error
 
-    def recall(self, reference: str, *, host: str) -> dict[str, Any] | None:
+    def recall(self, reference: str, *, site: str) -> dict[str, Any] | None:
         """The fields of the `ModelVersion` remembered for `reference`, its `checkpoint` aside; None if there is none.
 
         Whether the checkpoint is still there and sound is for `open` to say.
         """
         try:
-            pin = json.loads(self._reference(reference, host).read_text(encoding="utf-8"))
+            pin = json.loads(self._reference(reference, site).read_text(encoding="utf-8"))
         except (OSError, ValueError):  # never remembered, or damaged: both mean that nothing is known
             return None
         return pin if isinstance(pin, dict) and pin.get("reference") == reference else None
 
+    def hold(self, sha256: str) -> BaseFileLock:
+        """Keep a checkpoint from `prune` until the lock is released, or its process ends, however that happens."""
+        try:
+            with self.lock("store"):
+                held = FileLock(self._locks / f"in-use-{sha256}-{secrets.token_hex(4)}.lock", mode=0o600)
+                held.acquire(timeout=0)
+        except OSError as error:
+            raise unusable(self.cache, error) from error
+        return held
+
+    def held(self) -> frozenset[str]:
+        """Sha256 of what living processes `hold`; the marks of others are removed."""
+        try:
+            with self.lock("store"):
+                return self._held()
+        except OSError as error:
+            raise unusable(self.cache, error) from error
+
+    def _held(self) -> frozenset[str]:
+        found = set()
+        for mark in self._locks.glob("in-use-*.lock"):
+            probe = FileLock(mark, mode=0o600)
+            try:
+                with probe.acquire(timeout=0):
+                    mark.unlink(missing_ok=True)
+            except Timeout:
+                found.add(mark.name.split("-")[2])
+        return frozenset(found)
+
     def prune(self, keep: Collection[str]) -> tuple[StoredCheckpoint, ...]:
-        """Remove checkpoints, with their compiled models, whose sha256 is not in `keep`; return the removed."""
+        """Remove checkpoints, with their compiled models, whose sha256 is neither in `keep` nor held.
+
+        Returns:
+            What was removed.
+        """
         from detectctl.engine.compiled import MANIFEST
 
         try:
             with self.lock("store"):
+                keep = self._held().union(keep)
                 removed = tuple(stored for stored in self.list() if stored.sha256 not in keep)
                 for stored in removed:
                     self._remove(stored.path.parent)
@@ -239,8 +287,8 @@ class Store:
     def _file(self, sha256: str) -> Path:
         return self._checkpoints / sha256 / "checkpoint.pt"
 
-    def _reference(self, reference: str, host: str) -> Path:
-        return self._references / f"{_short(f'{host} {reference}')}.json"
+    def _reference(self, reference: str, site: str) -> Path:
+        return self._references / f"{_short(f'{site} {reference}')}.json"
 
 
 def sha256_of(file: Path) -> str:

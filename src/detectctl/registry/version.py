@@ -27,6 +27,7 @@ class ModelVersion:
         artifact_digest: W&B's own digest of the artifact.
         aliases: the aliases this version had when it was resolved.
         metadata: what was logged with the artifact.
+        artifact: on W&B, exactly what is served: `entity/project/collection:vN#path/in/artifact.pt`.
         source_version: for a registry link, the version in the project it was linked from.
         fallback: True if this is the base model in place of the asked-for one.
         stale: True if W&B could not be reached and this is what the reference last resolved to.
@@ -43,6 +44,7 @@ class ModelVersion:
     artifact_digest: str | None = None
     aliases: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    artifact: str | None = None
     source_version: str | None = None
     fallback: bool = False
     stale: bool = False

@@ -5,23 +5,28 @@ The SDK never runs in this process: its transfers know no deadline and ignore Ct
 
 from __future__ import annotations
 
+import contextlib
+import shutil
 import tempfile
 from typing import TYPE_CHECKING, Any
 
 from detectctl import child
 from detectctl.errors import (
     CheckpointRefused,
+    DetectctlError,
     ModelAccessDenied,
     ModelCorrupt,
     ModelError,
     ModelNotFound,
     RegistryUnreachable,
+    UsageError,
 )
+from detectctl.registry.store import describe
 from detectctl.registry.version import ModelVersion
-from detectctl.registry.wandb_child import one_line
+from detectctl.registry.wandb_child import one_line, without_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from detectctl.registry.reference import Artifact
@@ -37,8 +42,6 @@ _SETTINGS = {
     "WANDB__GRAPHQL_RETRY_MAX": "1",
     "WANDB__GRAPHQL_RETRY_WAIT_MIN_SECONDS": "1",
     "WANDB__GRAPHQL_RETRY_WAIT_MAX_SECONDS": "1",
-    # A file or folder called `wandb` in the working folder must not be imported instead.
-    "PYTHONSAFEPATH": "1",
 }
 
 
@@ -66,6 +69,7 @@ def fetch(
         ModelCorrupt: a byte or a digest is wrong.
         CheckpointRefused: no checkpoint in the artifact, several, or files that no digest vouches for.
         ModelError: the store cannot be written.
+        UsageError: the reference is the address of a page of another W&B than the one that is set.
     """
     request = {
         "do": "fetch",
@@ -73,6 +77,7 @@ def fetch(
         "alias": reference.alias,
         "member": reference.checkpoint,
         "cache": str(store.cache),
+        "host": reference.page_host,
     }
     pin = _ask(reference, request, store, environ, timeout_s, on_event)
     stored = store.open(pin["sha256"])
@@ -87,6 +92,7 @@ def fetch(
         artifact_digest=pin["artifact_digest"],
         aliases=tuple(pin["aliases"]),
         metadata=pin["metadata"],
+        artifact=f"{pin['artifact']}:{pin['version']}#{pin['member']}",
         source_version=pin["source_version"],
     )
 
@@ -99,7 +105,7 @@ def list_versions(
     Raises:
         RegistryUnreachable, ModelNotFound, ModelAccessDenied, ModelError: as `fetch`.
     """
-    request = {"do": "list", "path": reference.path, "alias": reference.alias}
+    request = {"do": "list", "path": reference.path, "alias": reference.alias, "host": reference.page_host}
     answer = _ask(reference, request, store, environ, timeout_s, None)
     return answer["artifact"], answer["versions"]
 
@@ -113,7 +119,7 @@ def _ask(
     on_event: OnEvent | None,
 ) -> child.Event:
     # The SDK's own temporary files outlive a killed process; the path of its socket must be short.
-    with store.scratch() as scratch, tempfile.TemporaryDirectory(prefix="detectctl-") as temporary:
+    with store.scratch() as scratch, _temporary() as temporary:
         try:
             return child.run(
                 "detectctl.registry.wandb_child",
@@ -128,13 +134,37 @@ def _ask(
             raise RegistryUnreachable(
                 f"W&B could not be reached for {reference}",
                 why=f"{_unfinished(error.last_event or {})} within {timeout_s:g} s",
-                hint="try again, or give it more time with --model-timeout",
+                hint="try again, or give it more time with --model-timeout, and no less with --timeout",
             ) from error
         except child.ChildCrashed as error:
             lines = error.stderr.strip().splitlines() or [f"exit status {error.returncode}"]
-            raise ModelError(
+            failed = ModelError(
                 f"W&B's SDK failed on {reference}", why=one_line(lines[-1]), hint="run again with --verbose"
-            ) from error
+            )
+            failed.add_note(without_secrets(error.stderr))
+            raise failed from error
+        except OSError as error:
+            raise _no_room(error) from error
+
+
+@contextlib.contextmanager
+def _temporary() -> Iterator[str]:
+    try:
+        folder = tempfile.mkdtemp(prefix="detectctl-")
+    except OSError as error:
+        raise _no_room(error) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _no_room(error: OSError) -> ModelError:
+    return ModelError(
+        "W&B's SDK has no place to work in",
+        why=describe(error),
+        hint="check the temporary folder's owner and free space, or point TMPDIR elsewhere",
+    )
 
 
 def _environment(environ: Mapping[str, str], scratch: Path) -> dict[str, str]:
@@ -159,9 +189,12 @@ def _unfinished(event: dict[str, Any]) -> str:
             return "the server did not answer"
 
 
-def _translate(reference: Artifact, error: child.ChildFailed) -> ModelError:
+def _translate(reference: Artifact, error: child.ChildFailed) -> DetectctlError:
     why, _, hint = error.detail.partition("\n")
     story = f"{error.message} ({why})" if why else error.message
+    if error.kind in {"elsewhere", "refused"}:
+        kind = UsageError if error.kind == "elsewhere" else CheckpointRefused
+        return kind(error.message, why=why, hint=hint or None)
     match error.kind:
         case "access":
             return ModelAccessDenied(
@@ -183,7 +216,5 @@ def _translate(reference: Artifact, error: child.ChildFailed) -> ModelError:
                 why=story,
                 hint="try again; if it stays, the artifact has to be logged anew",
             )
-        case "refused":
-            return CheckpointRefused(error.message, why=why, hint=hint or None)
         case _:
             return ModelError(error.message, why=why or None, hint="check the cache folder's owner and free space")

@@ -6,6 +6,8 @@
   it into the store unless it is there. The result has the fields of a pinned version.
 - `{"do": "list", "path", "alias"}`: the versions of the collection, newest first.
 
+Both with the `host` of the page whose address the reference was, or null.
+
 Events: `{"event": "connect" | "resolve" | "wait" | "verify"}` as each step begins, and
 `{"event": "download", "done": bytes, "total": bytes}`. Errors are `ChildFailed`: of a kind
 in `KINDS`, with what failed as its message, and in `detail` why and, on a second line, what to do.
@@ -13,9 +15,11 @@ in `KINDS`, with what failed as its message, and in `detail` why and, on a secon
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import threading
+import urllib.parse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +32,11 @@ if TYPE_CHECKING:
 
     Send = Callable[[child.Event], None]
 
-KINDS = ("access", "not_found", "unreachable", "corrupt", "refused", "store")
+KINDS = ("access", "not_found", "unreachable", "corrupt", "refused", "elsewhere", "store")
 
 _SAMPLE_S = 0.2
+# A manifest that is no JSON; the SDK's own complaints about one are plain ValueErrors.
+_UNREADABLE = (json.JSONDecodeError, UnicodeDecodeError)
 
 
 def work(request: child.Event, send: Send) -> child.Event:
@@ -41,10 +47,13 @@ def work(request: child.Event, send: Send) -> child.Event:
     """
     import requests
     import wandb
+    from wandb.sdk import wandb_setup
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+    from wandb.util import app_url
 
     send({"event": "connect"})
     try:
+        _check_host(request["host"], app_url(wandb_setup.singleton().settings.base_url))
         api = wandb.Api()
         send({"event": "resolve"})
         if request["do"] == "list":
@@ -60,14 +69,23 @@ def work(request: child.Event, send: Send) -> child.Event:
         raise child.ChildFailed("store", f"{error.strerror or error}") from error
 
 
+def _check_host(wanted: str | None, app_url: str) -> None:
+    """The same words may mean another model on another server."""
+    ours = urllib.parse.urlsplit(app_url).netloc
+    if wanted is not None and wanted.lower().removeprefix("www.") != ours.lower():
+        scheme = "https://api.wandb.ai" if wanted.endswith("wandb.ai") else f"https://{wanted}"
+        hint = f"set WANDB_BASE_URL={scheme}, or give entity/project/name:alias"
+        raise child.ChildFailed("elsewhere", f"the page is on {wanted}", f"W&B is set to be {ours}\n{hint}")
+
+
 def _list(api: Any, request: child.Event) -> child.Event:
     try:
-        artifact = api.artifact(f"{request['path']}:{request['alias']}")
-    except _wandb_errors() as error:
+        artifact = _look_up(api, f"{request['path']}:{request['alias']}")
+    except child.ChildFailed as error:
         # Only its type is wanted here, and the first version is there even where nobody set that alias.
-        if _by_cause(error).kind != "not_found":
+        if error.kind != "not_found":
             raise
-        artifact = api.artifact(f"{request['path']}:v0")
+        artifact = _look_up(api, f"{request['path']}:v0")
     versions = [
         {
             # In a listing of links, `.version` is that of the source; the collection's own is in the name.
@@ -86,7 +104,7 @@ def _list(api: Any, request: child.Event) -> child.Event:
 
 
 def _fetch(api: Any, request: child.Event, send: Send) -> child.Event:
-    artifact = api.artifact(f"{request['path']}:{request['alias']}")
+    artifact = _look_up(api, f"{request['path']}:{request['alias']}")
     # The SDK computes the digest anew once it has the manifest, so what the server said is saved first.
     digest, size = artifact.digest, artifact.size
     manifest = artifact.manifest
@@ -119,6 +137,14 @@ def _fetch(api: Any, request: child.Event, send: Send) -> child.Event:
             origin = Origin(pin["name"], *where)
             stored = store.add(file, origin, expected=sha256_of(file))
     return {**pin, "sha256": stored.sha256, "size": stored.size}
+
+
+def _look_up(api: Any, name: str) -> Any:
+    """The artifact, or ChildFailed: only here does the SDK's plain ValueError mean that there is none."""
+    try:
+        return api.artifact(name)
+    except _sdk_errors() as error:
+        raise _by_cause(error, looking_up=True) from error
 
 
 def _path(artifact: Any) -> str:
@@ -207,14 +233,14 @@ def _verify(artifact: Any, manifest: Any, root: Path) -> None:
         raise child.ChildFailed("corrupt", "a file is not what the artifact's manifest promises", str(error)) from error
 
 
-def _wandb_errors() -> tuple[type[Exception], ...]:
+def _sdk_errors() -> tuple[type[Exception], ...]:
     import wandb
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
-    return (wandb.errors.Error, WandbApiFailedError)
+    return (wandb.errors.Error, WandbApiFailedError, ValueError)
 
 
-def _by_cause(error: BaseException) -> child.ChildFailed:
+def _by_cause(error: BaseException, *, looking_up: bool = False) -> child.ChildFailed:
     """The SDK's many errors, told apart by HTTP status and by what they wrap, not by their wording."""
     import wandb
 
@@ -227,8 +253,10 @@ def _by_cause(error: BaseException) -> child.ChildFailed:
         return child.ChildFailed("access", message, f"HTTP {status}" if status else "")
     if status in {404, 410}:
         return child.ChildFailed("not_found", message, f"HTTP {status}")
-    if status is None and type(story[-1]) is ValueError:
+    if type(story[-1]) is ValueError and looking_up:
         return child.ChildFailed("not_found", message)
+    if not looking_up and (type(story[-1]) is ValueError or isinstance(story[-1], _UNREADABLE)):
+        return child.ChildFailed("corrupt", "what came cannot be read", message)
     return child.ChildFailed("unreachable", message)
 
 
@@ -259,9 +287,13 @@ def one_line(text: str) -> str:
     text = " ".join(text.split())
     # What comes before these words of its transport says the same again.
     text = re.sub(r'^.* while retrying: (Post "[^"]*": )?', "", text)
+    return without_secrets(text)[:300]
+
+
+def without_secrets(text: str) -> str:
+    """`text` without keys and signatures."""
     text = re.sub(r"\?[^\s'\")>]+", "?…", text)
-    text = re.sub(r"\b(?:local-)?[0-9a-f]{40,}\b|\bwandb_v1_\w+", "…", text)
-    return text[:300]
+    return re.sub(r"\b(?:local-)?[0-9a-f]{40,}\b|\bwandb_v1_\w+", "…", text)
 
 
 if __name__ == "__main__":
