@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from detectctl.cluster.instance import InstanceFolder, InstanceState, served_models
+from detectctl.cluster.instance import InstanceFolder, InstanceState, lives, served_models
+from detectctl.cluster.processes import Process
 from detectctl.errors import NotReady
 
 STATE = InstanceState(
@@ -81,6 +83,14 @@ def test_a_clock_that_was_set_back_changes_nothing(folder: InstanceFolder) -> No
     later = replace(STATE, created_at=time.time() + 86400)
     folder.write(later)
     assert folder.read() == later
+
+
+def test_one_whose_head_has_ended_does_not_live(folder: InstanceFolder) -> None:
+    """A client does not wait for it to come back."""
+    assert not lives(folder.path.parent, "default")
+    for head, alive in ((None, False), (Process(os.getpid(), 1.0), False), (Process.of(os.getpid()), True)):
+        folder.write(replace(STATE, head=head))
+        assert lives(folder.path.parent, "default") is alive
 
 
 @pytest.mark.parametrize(

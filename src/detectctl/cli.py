@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 import detectctl
 from detectctl import config
-from detectctl.errors import DetectctlError, SourcesFailed, UsageError
+from detectctl.errors import DetectctlError, NotRunning, SourcesFailed, UsageError
 from detectctl.keys import read_keys
 
 if TYPE_CHECKING:
@@ -392,6 +392,8 @@ def status(
         if watch is None:
             break
         time.sleep(watch)
+    if not found:
+        raise NotRunning("no instance is running", hint="detectctl up")
     if not all(one.healthy for one in found):
         raise typer.Exit(4)
 
@@ -493,6 +495,7 @@ def _down(
 
 def _client(settings: config.RequestSettings) -> Client:
     from detectctl.client import Client
+    from detectctl.cluster.instance import lives
 
     endpoint, key_file = settings.url, settings.api_key_file
     if endpoint is None:
@@ -506,6 +509,7 @@ def _client(settings: config.RequestSettings) -> Client:
         timeout_s=settings.timeout,
         retries=settings.retries,
         concurrency=settings.concurrency,
+        patient=settings.url is None and lives(config.state_home(os.environ), settings.name),
     )
 
 

@@ -231,6 +231,12 @@ def reach(state_home: Path, name: str) -> tuple[str, Path | None]:
     return state.endpoint, state.api_key_file
 
 
+def lives(state_home: Path, name: str) -> bool:
+    """Whether the instance's head runs, so that a service which does not answer now will again."""
+    state = InstanceFolder(state_home, name).read()
+    return state is not None and state.alive
+
+
 def served_models(state_home: Path) -> dict[str, str]:
     """Sha256 of every checkpoint that an instance serves or may go back to → the instances' names."""
     found: dict[str, set[str]] = {}
