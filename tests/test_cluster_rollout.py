@@ -20,7 +20,7 @@ from detectctl.cluster.processes import Process
 from detectctl.cluster.rollout import Rollout
 from detectctl.cluster.serve_api import ServeApiError, ServeStatus
 from detectctl.config import Replicas, UpSettings
-from detectctl.errors import ModelError, NotReady
+from detectctl.errors import ModelError, NotReady, UsageError
 from test_cluster_deployment import COMPILED, MODEL
 from test_cluster_instance import STATE
 
@@ -175,3 +175,36 @@ def test_an_answer_that_fails_once_is_asked_for_again(monkeypatch: pytest.Monkey
     with pytest.raises(NotReady, match="does not answer"):
         up._info("http://x", None, time.monotonic() + 20)
     assert answers == []
+
+
+def test_a_precision_that_the_processor_lacks_is_refused_before_anything_starts() -> None:
+    """Only one that was asked for by name costs the look."""
+    import openvino
+
+    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    for precision in ("bf16", "fp16"):
+        if precision.upper() in capabilities:
+            up._require_precision(precision, "cpu")
+        else:
+            with pytest.raises(UsageError, match=f"precision {precision} is not available") as caught:
+                up._require_precision(precision, "cpu")
+            assert caught.value.exit_code == 2
+        up._require_precision(precision, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("wish", "lack", "device"),
+    [("auto", None, "cuda"), ("auto", "none", "cpu"), ("cuda", None, "cuda"), ("cpu", None, "cpu")],
+)
+def test_the_gpu_is_taken_where_it_can_be_used(
+    monkeypatch: pytest.MonkeyPatch, wish: str, lack: str | None, device: str
+) -> None:
+    monkeypatch.setattr(up, "_lack_of_gpu", lambda: lack)
+    assert up._device(wish) == device
+
+
+def test_a_gpu_that_is_not_there_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(up, "_lack_of_gpu", lambda: "there is none")
+    with pytest.raises(UsageError, match="--device cuda") as caught:
+        up._device("cuda")
+    assert caught.value.why == "there is none"
