@@ -10,7 +10,7 @@ import httpx
 import psutil
 import pytest
 
-from faults.scene import FULL, TABLE, PlainHome, Row, serving
+from faults.scene import FULL, TABLE, PlainHome, Row, serving, within
 from installed import wait_until
 from load import steady
 
@@ -58,7 +58,7 @@ def test_too_many_clients_are_told_to_come_back(running: Scene) -> None:
         late = _memory(running)
     begun = time.monotonic()
     with steady(running.service.url, image, clients=1) as after:
-        wait_until(lambda: _usual(after.sent, _p50(before.sent)), timeout=30)
+        wait_until(lambda: _usual(after.sent, _p50(before.sent)), timeout=within(5))
         seconds = time.monotonic() - begun
     refused = [one for one in flood.failed if one.outcome == 503]
     TABLE.append(
