@@ -495,21 +495,21 @@ def _down(
 
 def _client(settings: config.RequestSettings) -> Client:
     from detectctl.client import Client
-    from detectctl.cluster.instance import lives
 
-    endpoint, key_file = settings.url, settings.api_key_file
+    endpoint, key_file, patient = settings.url, settings.api_key_file, False
     if endpoint is None:
-        from detectctl.cluster.instance import reach
+        from detectctl.cluster.instance import lives, reach
 
         endpoint, own_key_file = reach(config.state_home(os.environ), settings.name)
         key_file = key_file or own_key_file
+        patient = lives(config.state_home(os.environ), settings.name)
     return Client(
         endpoint,
         api_key=None if key_file is None else read_keys(key_file)[0],
         timeout_s=settings.timeout,
         retries=settings.retries,
         concurrency=settings.concurrency,
-        patient=settings.url is None and lives(config.state_home(os.environ), settings.name),
+        patient=patient,
     )
 
 
