@@ -31,12 +31,21 @@ def _seed(running: Scene, compiled: CompiledModel) -> Path:
 
 
 _NO_ROOM = """
-from detectctl.cluster import deployment
-deployment._REPLICA_CPUS = 100_000
 from detectctl.cli import main
+from detectctl.cluster.deployment import Deployment
+
+usual = Deployment.serve_config
+
+def greedy(self, *args):
+    config = usual(self, *args)
+    if self.config.detector["precision"] == "fp32":
+        config["applications"][0]["deployments"][0]["ray_actor_options"]["num_cpus"] = 100_000
+    return config
+
+Deployment.serve_config = greedy
 main()
 """
-"""A `detectctl` whose replicas need more than any machine has: settings that a machine lacks are refused before."""
+"""A `detectctl` whose fp32 needs more than any machine has; what a machine lacks for real is refused before."""
 
 
 @pytest.mark.parametrize(
