@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from detectctl.cluster.deployment import plan
-from detectctl.config import UpSettings
+from detectctl.config import Replicas, UpSettings
 from detectctl.engine.compiled import CompiledModel
 from detectctl.registry.version import ModelVersion
 
@@ -33,3 +33,22 @@ def test_only_a_service_that_nobody_guards_minds_under_which_name_it_is_asked(
     planned = plan(UpSettings(**settings), MODEL, COMPILED, "cpu", Path("/stats"), key_file)
     assert planned.config.own_host == own_host
     assert type(planned.config).from_json(planned.config.to_json()) == planned.config
+
+
+@pytest.mark.parametrize(
+    ("replicas", "running", "initial"),
+    [
+        (Replicas(1, 3), 3, None),
+        (Replicas(2, 3), 0, None),
+        (Replicas(0, 3), 0, 1),
+        (Replicas(0, 3), 2, 2),
+        (Replicas(0, 2), 3, 2),
+    ],
+)
+def test_a_change_does_not_take_away_what_the_load_has_asked_for(
+    replicas: Replicas, running: int, initial: int | None
+) -> None:
+    """Serve goes to `initial_replicas` at each change; only a service that may sleep needs one, to be woken."""
+    planned = plan(UpSettings(replicas=replicas), MODEL, COMPILED, "cpu", Path("/stats"), None)
+    (deployment,) = planned.serve_config("127.0.0.1", 8000, running)["applications"][0]["deployments"]
+    assert deployment["autoscaling_config"].get("initial_replicas") == initial

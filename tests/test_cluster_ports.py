@@ -34,3 +34,10 @@ def test_taken_ones_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("random.sample", lambda *_: [port] * 50)
         with pytest.raises(NotReady, match="taken"):
             ports.choose()
+
+
+def test_the_services_own_is_not_among_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is free until Serve opens it, seconds later."""
+    monkeypatch.setattr("random.sample", lambda lowest_to_highest, _: list(lowest_to_highest))
+    first = ports.choose().gcs
+    assert first not in astuple(ports.choose(first))

@@ -11,7 +11,7 @@ import pytest
 
 from detectctl.cluster.processes import Process
 from detectctl.cluster.serve_api import Replica, ServeStatus
-from detectctl.cluster.status import _judge
+from detectctl.cluster.status import _answering, _judge
 from installed import free_port
 from test_cluster_instance import STATE
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from installed import Home
 
 GOOD: dict[str, Any] = {"config": {"fingerprint": "good"}}
+NEW: dict[str, Any] = {"config": {"fingerprint": "new"}}
 ALIVE = replace(STATE, head=Process.of(os.getpid()), deployed=GOOD, last_good=GOOD)
 REPLICA = Replica("a", "RUNNING", 1, None, None, None)
 SERVING = ServeStatus("RUNNING", "HEALTHY", "", 1, (REPLICA,), (), "good")
@@ -52,6 +53,23 @@ SERVING = ServeStatus("RUNNING", "HEALTHY", "", 1, (REPLICA,), (), "good")
 def test_the_word(word: str, state: Any, served: ServeStatus, trouble: str | None, command: str | None) -> None:
     found, message = _judge(state, served, trouble, command)
     assert found == word, message
+
+
+@pytest.mark.parametrize(
+    ("state", "served", "model"),
+    [
+        (replace(ALIVE, deployed=NEW), SERVING, "good"),
+        (replace(ALIVE, deployed=NEW), replace(SERVING, application="DEPLOYING", fingerprint="new"), "good"),
+        (replace(ALIVE, deployed=NEW), replace(SERVING, application="DEPLOY_FAILED", fingerprint="new"), "good"),
+        (replace(ALIVE, deployed=NEW), replace(SERVING, fingerprint="new"), "new"),
+        (replace(ALIVE, deployed=NEW), ServeStatus(), "good"),
+        (replace(ALIVE, deployed=NEW, last_good=None), ServeStatus("DEPLOYING"), "new"),
+        (ALIVE, SERVING, "good"),
+    ],
+)
+def test_the_model_is_the_one_that_answers(state: Any, served: ServeStatus, model: str) -> None:
+    """What an `up` has written down and not yet brought about, or was killed at, answers nobody."""
+    assert _answering(state, served)["config"]["fingerprint"] == model
 
 
 def _seen_meanwhile(home: Home, process: subprocess.Popen[str]) -> list[str]:

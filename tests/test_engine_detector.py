@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import concurrent.futures
+import copy
 import json
 import subprocess
 import sys
 import threading
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from detectctl.detection import ServedModel
 from detectctl.engine.detector import Detector, DetectorSettings
 from detectctl.errors import BadParameter, ImageTooLarge, ModelCorrupt, UnsupportedImage, UsageError
+from detectctl.serving.app import Replica
+from detectctl.serving.config import ServiceConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -180,6 +185,34 @@ def test_loading_leaves_nothing_that_the_next_load_would_trust(
     assert sorted(path.name for path in folder.iterdir()) == sorted(
         path.name for path in yolov8n_compiled.directory.iterdir()
     )
+
+
+def test_the_warm_up_is_a_request_in_both_forms(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From a JPEG to named boxes, alone and in a crowd, whatever limits the settings have for other people's images."""
+    forms: list[bool] = []
+    infer = detector._engine.infer
+
+    def noting(images: Any, confidences: Any, *, alone: bool) -> Any:
+        forms.append(alone)
+        return infer(images, confidences, alone=alone)
+
+    monkeypatch.setattr(detector._engine, "infer", noting)
+    monkeypatch.setattr(detector, "_settings", replace(detector._settings, max_image_bytes=1, max_image_pixels=1))
+    detector.warm_up()
+    assert forms == [True, False]
+
+
+@pytest.mark.parametrize("bent", ["labels", "detect_image"])
+def test_a_model_that_loads_but_cannot_answer_does_not_make_a_replica(
+    detector: Detector, monkeypatch: pytest.MonkeyPatch, bent: str
+) -> None:
+    """Serve takes an old replica away only when the new one's constructor has returned."""
+    broken = copy.copy(detector)
+    setattr(broken, bent, {})  # no name for any class; no such method
+    monkeypatch.setattr(Detector, "load", lambda _: broken)
+    config = ServiceConfig("", "0", ServedModel("x", None, "sha256:0"), "x", detector._settings.to_json())
+    with pytest.raises((KeyError, TypeError)):
+        Replica(config)
 
 
 _REPLICA = """

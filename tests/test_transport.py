@@ -224,6 +224,16 @@ def test_nothing_at_the_endpoint_is_said_at_once(closed_port: int) -> None:
     assert caught.value.hint == "see what runs: `detectctl status`"
 
 
+def test_one_that_is_known_to_be_there_is_waited_for_from_the_start(closed_port: int) -> None:
+    """A command begun while an instance's ingress is away is not told that nothing runs."""
+    endpoint = Endpoint(f"http://127.0.0.1:{closed_port}", api_key=None, retries=4, connections=1, patient=True)
+    started = time.monotonic()
+    with pytest.raises(NotRunning):
+        endpoint.ask("GET", "/", deadline=started + 1)
+    endpoint.close()
+    assert time.monotonic() - started > 0.25  # the first two pauses take at least 0.3 s and always fit
+
+
 def test_an_endpoint_that_is_gone_for_a_moment_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two servers on the same port, a connection is refused."""
     with bent(lambda request: request.answer(200, b"first", Connection="close")) as service:

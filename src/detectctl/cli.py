@@ -16,7 +16,7 @@ from typer.core import TyperGroup
 
 import detectctl
 from detectctl import config
-from detectctl.errors import DetectctlError, SourcesFailed, UsageError
+from detectctl.errors import DetectctlError, NotRunning, SourcesFailed, UsageError
 from detectctl.keys import read_keys
 
 if TYPE_CHECKING:
@@ -392,6 +392,8 @@ def status(
         if watch is None:
             break
         time.sleep(watch)
+    if not found:
+        raise NotRunning("no instance is running", hint="detectctl up")
     if not all(one.healthy for one in found):
         raise typer.Exit(4)
 
@@ -518,6 +520,7 @@ def _client(settings: config.RequestSettings) -> Client:
     from detectctl.client import Client
 
     endpoint, key_file = settings.url, settings.api_key_file
+    ours = endpoint is None
     if endpoint is None:
         from detectctl.cluster.instance import reach
 
@@ -529,6 +532,7 @@ def _client(settings: config.RequestSettings) -> Client:
         timeout_s=settings.timeout,
         retries=settings.retries,
         concurrency=settings.concurrency,
+        patient=ours,  # its head lives, so a service that does not answer now will again
     )
 
 

@@ -100,6 +100,7 @@ class Client:
         timeout_s: for each source, from reading it to its answer, with all retries.
         retries: attempts after the first on 500, 502 and 503, resets and timeouts.
         concurrency: requests in flight, and so images in memory, of `detect_all` and `annotate_all`.
+        patient: see `Endpoint`.
 
     Raises:
         UsageError: the endpoint is no http(s) URL.
@@ -113,8 +114,9 @@ class Client:
         timeout_s: float = 30.0,
         retries: int = 4,
         concurrency: int = 8,
+        patient: bool = False,
     ) -> None:
-        self._endpoint = Endpoint(endpoint, api_key=api_key, retries=retries, connections=concurrency)
+        self._endpoint = Endpoint(endpoint, api_key=api_key, retries=retries, connections=concurrency, patient=patient)
         self._hosts = ImageHosts(retries=retries, connections=concurrency)
         self._timeout_s = timeout_s
         self._concurrency = concurrency

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from contextlib import contextmanager
@@ -87,6 +88,11 @@ class Console:
             self.err.print(f"  [dim]why:[/] {escape(error.why)}", soft_wrap=True)
         if error.hint:
             self.err.print(f"  [dim]try:[/] {escape(error.hint)}", soft_wrap=True)
+
+    def lose_stderr(self) -> None:
+        """Its reader has gone, or its disk is full: what is still written there goes nowhere, also at the exit."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+        self.err.quiet = True
 
     @contextmanager
     def progress(self) -> Iterator[ProgressLines]:
@@ -275,7 +281,13 @@ class ProgressLines:
         self._begun = time.monotonic()
 
     def report(self, progress: Progress) -> None:
-        """Show one thing."""
+        """Show one thing; if nobody can see it any more, the work goes on all the same."""
+        try:
+            self._report(progress)
+        except OSError:
+            self._console.lose_stderr()
+
+    def _report(self, progress: Progress) -> None:
         if progress.warning:
             self._console.warning(progress.message)
             return
@@ -302,7 +314,10 @@ class ProgressLines:
     def stop(self) -> None:
         """Take the spinner away."""
         if self._live is not None:
-            self._live.stop()
+            try:
+                self._live.stop()
+            except OSError:
+                self._console.lose_stderr()
             self._live = None
 
 

@@ -137,12 +137,13 @@ class Endpoint:
         api_key: sent with each request.
         retries: attempts after the first.
         connections: kept open at most.
+        patient: whether a service that refuses connections is known to be there, and waited for from the start.
 
     Raises:
         UsageError: `url` is no such URL.
     """
 
-    def __init__(self, url: str, *, api_key: str | None, retries: int, connections: int) -> None:
+    def __init__(self, url: str, *, api_key: str | None, retries: int, connections: int, patient: bool = False) -> None:
         parts = _endpoint_parts(url)
         self.url = url.rstrip("/")
         self._prefix = parts.path.rstrip("/")
@@ -150,7 +151,7 @@ class Endpoint:
         self._pool = urllib3.connection_from_url(f"{parts.scheme}://{parts.netloc}", maxsize=connections, **tls)
         self._key = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._persistence = _Persistence(retries)
-        self._answered = False
+        self._known = patient
 
     def close(self) -> None:
         """Close the connections and end all waiting."""
@@ -170,11 +171,11 @@ class Endpoint:
         """The service's answer of status 200.
 
         500, 502, 503 and 504, resets and timeouts are tried again, unless the answer is about the image's own server.
-        With retries at all, a service that answered before and now refuses connections, and one that says when to come
+        With retries at all, a service that is known to be there and refuses connections, and one that says when to come
         back, are asked again until the deadline: an update or a crash is over by then.
 
         Raises:
-            NotRunning: nothing answers, and never did.
+            NotRunning: nothing answers, and nothing is known to.
             NotReady: something else answers, or no answer came in time.
             RequestError: what the service answered instead.
         """
@@ -194,7 +195,7 @@ class Endpoint:
                 answer = _read(response, deadline)
             except HTTPError as error:
                 raise self._unanswered(error, deadline) from error
-            self._answered = True
+            self._known = True
             if answer.status == 200:
                 return answer
             problem = error_of(answer, self.url)
@@ -212,8 +213,8 @@ class Endpoint:
             return NotReady(f"no secure connection to {self.url}", why=why, hint="check --url and its certificate")
         if isinstance(error, NewConnectionError):
             gone = NotRunning(f"nothing answers at {self.url}", why=why, hint="see what runs: `detectctl status`")
-            # Before the first answer this is no hiccup, and nobody wants to wait to be told so.
-            return _TryAgain(gone, counts=False) if self._answered else gone
+            # Where nobody is known to be this is no hiccup, and nobody wants to wait to be told so.
+            return _TryAgain(gone, counts=False) if self._known else gone
         if time.monotonic() >= deadline:
             return DeadlineExceeded(
                 f"no answer from {self.url} in time", why=why, hint="see how it is: `detectctl status`; or --timeout 60"

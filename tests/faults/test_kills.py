@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from faults.scene import TABLE, Row
+from faults.scene import TABLE, Row, within
 
 if TYPE_CHECKING:
     from faults.scene import Scene
@@ -23,7 +23,7 @@ def test_a_killed_replica_costs_what_it_had_in_hand(running: Scene) -> None:
     assert len(load.failed) <= 4, load.outcomes()
     running.wait_for_state("running")
     assert TABLE[-1].seconds is not None
-    assert TABLE[-1].seconds < 30  # 8 are wanted; others may be working here
+    assert TABLE[-1].seconds < within(8)
 
 
 def test_a_killed_controller_costs_nothing(running: Scene) -> None:
@@ -47,7 +47,7 @@ def test_a_killed_ingress_comes_back(running: Scene) -> None:
     assert load.failed, "nobody noticed, so nothing was tested"
     running.wait_for_state("running")
     assert TABLE[-1].seconds is not None
-    assert TABLE[-1].seconds < 30  # 10 are wanted
+    assert TABLE[-1].seconds < within(10)
 
 
 @pytest.mark.parametrize("part", ["head", "gcs_server"])
@@ -58,12 +58,14 @@ def test_a_killed_head_is_seen_and_replaced(running: Scene, part: str) -> None:
     assert state is not None
     victim = psutil.Process(state["head"]["pid"]) if part == "head" else running.processes("gcs/gcs_server")[0]
     running.kill(victim)
-    assert running.wait_for_state("dead", timeout=15) < 5
+    assert running.wait_for_state("dead", timeout=within(5)) < within(5)
     assert running.service.home.run("status").returncode == 4
     begun = time.monotonic()
     done = running.up()
     assert done.returncode == 0, done.stderr
     assert "died" in done.stderr
-    TABLE.append(Row(f"{part} killed, up ({running.ingress})", 0, 0, seconds=time.monotonic() - begun))
+    seconds = time.monotonic() - begun
+    TABLE.append(Row(f"{part} killed, up ({running.ingress})", 0, 0, seconds=seconds))
+    assert seconds < within(20)
     assert [process for process in before if process.is_running()] == []
     assert running.status()["state"] == "running"

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+
+from faults.scene import within
+from installed import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +28,24 @@ def _seed(running: Scene, compiled: CompiledModel) -> Path:
     if not folder.exists():
         shutil.copytree(compiled.directory, folder)
     return folder
+
+
+_NO_ROOM = """
+from detectctl.cli import main
+from detectctl.cluster.deployment import Deployment
+
+usual = Deployment.serve_config
+
+def greedy(self, *args):
+    config = usual(self, *args)
+    if self.config.detector["precision"] == "fp32":
+        config["applications"][0]["deployments"][0]["ray_actor_options"]["num_cpus"] = 100_000
+    return config
+
+Deployment.serve_config = greedy
+main()
+"""
+"""A `detectctl` whose fp32 needs more than any machine has; what a machine lacks for real is refused before."""
 
 
 @pytest.mark.parametrize(
@@ -92,11 +114,14 @@ def test_a_model_that_does_not_load_leaves_the_old_one_serving(
 
 def test_an_update_that_passes_its_deadline_is_taken_back(running: Scene) -> None:
     """A replica that no node has room for: exit 4 after `--timeout`, no request fails, nothing goes on trying."""
+    command = [sys.executable, "-c", _NO_ROOM, "up", *running.options, "--precision", "fp32", "--timeout", "10"]
 
     def happen() -> None:
-        done = running.up("--device", "cuda", "--timeout", "10")
-        assert done.returncode == 4, done.stderr
-        assert "goes on serving" in done.stderr
+        with running.service.home.start_command(command) as process:
+            _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 4, stderr
+        assert "last seen: DEPLOYING" in stderr
+        assert "goes on serving" in stderr
 
     load = running.under_load("update that has no room", happen)
     assert load.outcomes() == {200: len(load.sent)}
@@ -105,11 +130,30 @@ def test_an_update_that_passes_its_deadline_is_taken_back(running: Scene) -> Non
     assert running.up().returncode == 0
 
 
+@pytest.mark.long
+def test_an_update_that_is_stopped_is_taken_back(running: Scene) -> None:
+    """SIGTERM while the new replica starts: exit 130, no request fails, the old one serves as if nothing had been."""
+    before = running.status()["replicas"]
+
+    def happen() -> None:
+        with running.service.home.start("up", *running.options, "--precision", "fp32") as process:
+            wait_until(lambda: "STARTING" in {one["state"] for one in running.status()["replicas"]})
+            process.terminate()
+            _, stderr = process.communicate(timeout=120)
+        assert process.returncode == 130, stderr
+
+    load = running.under_load("update that is stopped", happen)
+    assert load.outcomes() == {200: len(load.sent)}
+    status = running.status()
+    assert status["state"] == "running"
+    assert [one["pid"] for one in status["replicas"]] == [one["pid"] for one in before]
+
+
 def test_the_same_again_takes_under_two_seconds(running: Scene) -> None:
-    """Best of three, because the machine has other work."""
+    """Best of three; a machine that has other work may take longer."""
     results = [running.service.home.json("up", *running.options, "--json") for _ in range(3)]
     assert {result["action"] for result in results} == {"unchanged"}
-    assert min(result["seconds"] for result in results) < 2
+    assert min(result["seconds"] for result in results) < within(2)
 
 
 def test_what_another_version_started_is_rolled_to_this_one(running: Scene) -> None:

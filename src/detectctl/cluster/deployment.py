@@ -66,8 +66,8 @@ class Deployment:
         """The same in another instance, which keeps its counters elsewhere."""
         return replace(self, config=replace(self.config, stats_dir=str(stats_dir)))
 
-    def serve_config(self, host: str, port: int) -> dict[str, Any]:
-        """The body of Serve's `PUT /api/serve/applications/`."""
+    def serve_config(self, host: str, port: int, running: int = 0) -> dict[str, Any]:
+        """The body of Serve's `PUT /api/serve/applications/`, where so many replicas run already."""
         args, user_config = self.config.split()
         deployment: dict[str, Any] = {
             "name": DEPLOYMENT,
@@ -89,12 +89,15 @@ class Deployment:
         else:
             deployment["autoscaling_config"] = {
                 "min_replicas": self.minimum,
-                "initial_replicas": max(1, self.minimum),
                 "max_replicas": self.maximum,
                 "target_ongoing_requests": _TARGET_ONGOING,
                 "upscale_delay_s": 5,
                 "downscale_delay_s": 60,
             }
+            if self.minimum == 0:
+                # Serve goes to this number at each change, and otherwise stays at what the load has asked for. Without
+                # it a new model would not be loaded before the first request, and `up` could not say whether it loads.
+                deployment["autoscaling_config"]["initial_replicas"] = min(max(1, running), self.maximum)
         application = {
             "name": APPLICATION,
             "route_prefix": "/",

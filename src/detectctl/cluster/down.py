@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.1
 _LOCK_GRACE_S = 15.0  # another command that is told to stop needs this long to clean up
+_FORCED_LOCK_S = 3.0  # whoever still has the lock then lives, for the system frees that of the dead: he is named
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,8 @@ def down(name: str, *, timeout_s: float, force: bool, environ: Mapping[str, str]
     folder = InstanceFolder(state_home(environ), name)
     if not folder.path.exists():
         return DownResult(name, "nothing", drained=True, seconds=0.0)
-    with locked(folder, "down", timeout_s + _LOCK_GRACE_S, lambda who: report(Progress("lock", who, warning=True))):
+    patience_s = _FORCED_LOCK_S if force else timeout_s + _LOCK_GRACE_S
+    with locked(folder, "down", patience_s, lambda who: report(Progress("lock", who, warning=True))):
         state = folder.read()
         if state is None:
             return DownResult(name, "nothing", drained=True, seconds=time.monotonic() - begun)
@@ -75,7 +77,7 @@ def down(name: str, *, timeout_s: float, force: bool, environ: Mapping[str, str]
 def _drain(state: InstanceState, deadline: float) -> bool:
     """Whether the application left before `deadline`: its replicas stop only after their last answer."""
     try:
-        with head.of(state).serve_api() as api:
+        with head.of(state).serve_api(deadline) as api:
             api.put(empty_config(state.host, state.port))
             while (status := api.status()).application or status.replicas:
                 if time.monotonic() > deadline:

@@ -60,9 +60,9 @@ class Head:
         """What the dashboard wants as a bearer token."""
         return (self.temp_dir / "token").read_text()
 
-    def serve_api(self) -> ServeApi:
-        """A client of its dashboard."""
-        return ServeApi(self.dashboard_url, self.token)
+    def serve_api(self, deadline: float | None = None) -> ServeApi:
+        """A client of its dashboard, which asks for no longer than until `deadline` (monotonic seconds)."""
+        return ServeApi(self.dashboard_url, self.token, deadline)
 
     def wait_until_up(self, deadline: float) -> None:
         """Return when Serve's REST interface answers.
@@ -80,8 +80,7 @@ class Head:
                     last = str(error)
                 else:
                     return
-                if not self._runs():
-                    raise NotReady("the Ray head ended while starting", why=self._last_words())
+                self.require_running("starting")
                 if time.monotonic() > deadline:
                     raise DeadlineExceeded(
                         "the Ray head did not answer in time",
@@ -90,14 +89,27 @@ class Head:
                     )
                 time.sleep(0.05)
 
-    def _runs(self) -> bool:
-        if self.process is None:
-            return False
-        processes.reap(self.process.pid)
-        return self.process.find() is not None
+    def require_running(self, doing: str) -> None:
+        """Nothing if its process lives.
+
+        Raises:
+            NotReady: it ended while `doing`; with its last words.
+        """
+        if self.process is not None:
+            processes.reap(self.process.pid)
+            if self.process.find() is not None:
+                return
+        raise NotReady(
+            f"the Ray head ended while {doing}",
+            why=self._last_words(),
+            hint="run the command again; detectctl logs may show more",
+        )
 
     def _last_words(self) -> str:
-        lines = (self.temp_dir / "head.log").read_text(errors="replace").strip().splitlines()
+        try:
+            lines = (self.temp_dir / "head.log").read_text(errors="replace").strip().splitlines()
+        except OSError as error:
+            return f"its log cannot be read: {error.strerror}"
         return lines[-1] if lines else "it said nothing"
 
     def _processes(self) -> list[psutil.Process]:
@@ -134,6 +146,11 @@ def ray_dir(temp_dir: Path) -> Path:
     return temp_dir / "ray"
 
 
+def _scratch(temp_dir: Path) -> Path:
+    """The TMPDIR of all its processes, which are killed, and so leave behind whatever they have there."""
+    return temp_dir / "tmp"
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Where a head is going to live; known before anything exists, so that it can be written down first.
@@ -154,9 +171,9 @@ class Plan:
         return f"http://127.0.0.1:{self.ports.dashboard}"
 
 
-def plan() -> Plan:
-    """Choose what a new head needs; changes nothing."""
-    return Plan(secrets.token_hex(8), Path(_short_folder()) / f"dctl-{secrets.token_hex(4)}", ports.choose())
+def plan(port: int) -> Plan:
+    """Choose what a new head needs, beside the port of the service; changes nothing."""
+    return Plan(secrets.token_hex(8), Path(_short_folder()) / f"dctl-{secrets.token_hex(4)}", ports.choose(port))
 
 
 def spawn(planned: Plan, environ: Mapping[str, str], *, with_haproxy: bool, host: str, port: int) -> processes.Process:
@@ -170,9 +187,25 @@ def spawn(planned: Plan, environ: Mapping[str, str], *, with_haproxy: bool, host
         with_haproxy: HAProxy in front of the replicas, instead of Serve's Python proxy.
         host: the address the service listens at.
         port: the port the service listens at.
+
+    Raises:
+        NotReady: the system did not let it; most often the disk is full.
     """
+    try:
+        return _spawn(planned, environ, with_haproxy=with_haproxy, host=host, port=port)
+    except OSError as error:
+        where = "" if error.filename is None else f": {error.filename}"
+        raise NotReady(
+            "the Ray head could not be started",
+            why=f"{error.strerror or error}{where}",
+            hint=f"free some space in {planned.temp_dir.parent}, then run this command again",
+        ) from error
+
+
+def _spawn(planned: Plan, environ: Mapping[str, str], *, with_haproxy: bool, host: str, port: int) -> processes.Process:
     temp_dir, chosen = planned.temp_dir, planned.ports
-    temp_dir.mkdir(mode=0o700)
+    for folder in (temp_dir, temp_dir / "requests", _scratch(temp_dir)):
+        folder.mkdir(mode=0o700)
     env = _environment(environ, planned.instance_id, temp_dir, chosen)
     if with_haproxy:
         env |= haproxy.prepare(temp_dir / "in", chosen, host, port)
@@ -225,6 +258,7 @@ def _environment(environ: Mapping[str, str], instance_id: str, temp_dir: Path, c
     }
     return kept | {
         processes.MARKER: instance_id,
+        "TMPDIR": str(_scratch(temp_dir)),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_file),
         "RAY_USAGE_STATS_ENABLED": "0",

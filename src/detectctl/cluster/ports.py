@@ -32,14 +32,18 @@ class Ports:
 _LOWEST, _HIGHEST = 20_000, 29_999
 
 
-def choose() -> Ports:
+def choose(taken: int | None = None) -> Ports:
     """Ports that are free now, all different, by chance: another `up` at the same moment chooses others.
+
+    Args:
+        taken: the service's own port, which is free until Serve opens it.
 
     Raises:
         NotReady: there are not enough.
     """
     candidates = random.sample(range(_LOWEST, _HIGHEST + 1), 1000)
-    free = list(itertools.islice(filter(_is_free, candidates), len(fields(Ports))))
+    usable = (port for port in candidates if port != taken and _is_free(port))
+    free = list(itertools.islice(usable, len(fields(Ports))))
     if len(free) < len(fields(Ports)):
         raise NotReady(f"nearly all ports from {_LOWEST} to {_HIGHEST} are taken", hint="ss -ltnp shows by whom")
     return Ports(*free)

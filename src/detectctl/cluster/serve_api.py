@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -10,6 +11,7 @@ import httpx
 from detectctl.serving.config import APPLICATION, DEPLOYMENT
 
 _PATH = "/api/serve/applications/"
+_PATIENCE_S = 60.0  # the first PUT starts Serve's controller
 
 
 class ServeApiError(Exception):
@@ -57,13 +59,19 @@ class ServeStatus:
 
 
 class ServeApi:
-    """A client of the dashboard of one head; close it, or use it as a context manager."""
+    """A client of the dashboard of one head; close it, or use it as a context manager.
 
-    def __init__(self, dashboard_url: str, token: str) -> None:
+    Args:
+        dashboard_url: on loopback.
+        token: for the dashboard.
+        deadline: monotonic seconds; a dashboard that hangs is not waited for beyond it.
+    """
+
+    def __init__(self, dashboard_url: str, token: str, deadline: float | None = None) -> None:
+        self._deadline = deadline
         self._client = httpx.Client(
             base_url=dashboard_url,
             headers={"Authorization": f"Bearer {token}"},
-            timeout=httpx.Timeout(10, read=60),
             trust_env=False,  # a proxy of the environment must not see the token
         )
 
@@ -91,8 +99,10 @@ class ServeApi:
         self._request("PUT", json=config)
 
     def _request(self, method: str, **kwargs: Any) -> httpx.Response:
+        left = _PATIENCE_S if self._deadline is None else max(0.1, self._deadline - time.monotonic())
+        timeout = httpx.Timeout(min(10.0, left), read=min(_PATIENCE_S, left))
         try:
-            response = self._client.request(method, _PATH, **kwargs)
+            response = self._client.request(method, _PATH, timeout=timeout, **kwargs)
         except httpx.HTTPError as error:
             raise ServeApiError(f"{type(error).__name__}: {error}") from error
         if not response.is_success:

@@ -30,7 +30,7 @@ class InstanceStatus:
         state: what it is doing.
         message: why it is not simply running; empty otherwise.
         endpoint: where the service answers.
-        model: what is deployed: name, version, digest, fallback, reference; None before the first deployment.
+        model: what answers: name, version, digest, fallback, reference; None before the first deployment.
         engine: engine, device and precision asked for, and int8's agreement with fp32; None before the first
             deployment.
         wanted: replicas that Serve wants now.
@@ -104,7 +104,8 @@ def _status_of(state: InstanceState, changed_by: Holder | None) -> InstanceStatu
             trouble = f"Ray does not answer: {error}"
     word, message = _judge(state, served, trouble, changed_by.command if changed_by else None)
     stats = read_all(state.temp_dir / "requests") if state.temp_dir.is_dir() else RequestStats()
-    config = (state.deployed or {}).get("config", {})
+    answering = _answering(state, served)
+    config = answering.get("config", {})
     return InstanceStatus(
         name=state.name,
         state=word,
@@ -114,8 +115,8 @@ def _status_of(state: InstanceState, changed_by: Holder | None) -> InstanceStatu
         engine=_engine(config["detector"]) if config else None,
         wanted=served.target_replicas,
         ready=served.ready,
-        minimum=(state.deployed or {}).get("minimum", 0),
-        maximum=(state.deployed or {}).get("maximum", 0),
+        minimum=answering.get("minimum", 0),
+        maximum=answering.get("maximum", 0),
         replicas=served.replicas,
         requests=stats.requests,
         errors=stats.errors,
@@ -123,6 +124,17 @@ def _status_of(state: InstanceState, changed_by: Holder | None) -> InstanceStatu
         p99_ms=stats.percentile_ms(0.99),
         uptime_s=max(0.0, time.time() - state.created_at),  # a clock that was set back
     )
+
+
+def _answering(state: InstanceState, served: ServeStatus) -> dict[str, Any]:
+    """The deployment that requests get: a new one only when all its replicas run, until then the last good one."""
+    deployed = state.deployed or {}
+    arrived = served.application == "RUNNING" and served.fingerprint == _fingerprint(deployed)
+    return deployed if arrived or state.last_good is None else state.last_good
+
+
+def _fingerprint(deployment: Mapping[str, Any]) -> str:
+    return str(deployment.get("config", {}).get("fingerprint", ""))
 
 
 def _engine(detector: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,7 +169,7 @@ def _judge(state: InstanceState, served: ServeStatus, trouble: str | None, comma
 
 def _judge_served(state: InstanceState, served: ServeStatus, *, busy: bool) -> tuple[State, str]:
     complete = served.ready >= served.target_replicas or served.deployment in {"UPSCALING", "DOWNSCALING"}
-    settled = served.fingerprint == (state.last_good or {}).get("config", {}).get("fingerprint")
+    settled = served.fingerprint == _fingerprint(state.last_good or {})
     match served.application:
         case "RUNNING" if complete and busy and not settled:
             return "updating", ""

@@ -7,16 +7,17 @@ import shutil
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 
 from detectctl.cluster import access, haproxy, head, int8, ports
+from detectctl.cluster.cleanup import uninterrupted
 from detectctl.cluster.deployment import Deployment, plan
 from detectctl.cluster.instance import InstanceFolder, InstanceState, not_running
 from detectctl.cluster.lock import locked
 from detectctl.cluster.progress import Progress, Report
-from detectctl.cluster.rollout import Rollout, note_failure
+from detectctl.cluster.rollout import Rollout, asleep, note_failure
 from detectctl.cluster.serve_api import ServeApiError
 from detectctl.config import cache_home, state_home
 from detectctl.engine.convert import compile_checkpoint
@@ -27,10 +28,13 @@ from detectctl.serving.url_policy import parse_allow
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from detectctl.cluster.serve_api import ServeApi
+    from detectctl.cluster.serve_api import ServeApi, ServeStatus
     from detectctl.config import UpSettings
     from detectctl.engine.calibration import Calibration
     from detectctl.registry.version import ModelVersion
+
+
+_POLL_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +46,7 @@ class UpResult:
         endpoint: where the service answers.
         action: `started`, `updated` or `unchanged`.
         model: what is served, with its reference.
-        engine: what computes, as `/info` says.
+        engine: what computes, as `/info` says; as asked for, if no replica is awake to say.
         replicas: wanted now.
         seconds: from the command to the answer.
         api_key_file: of the keys that callers need; None if they need none.
@@ -103,7 +107,9 @@ def up(
     begun = time.monotonic()
     access.check(settings)
     parse_allow(settings.allow_url)
-    calibration = int8.prepare(settings, _device(settings.device), report)
+    device = _device(settings.device)
+    _require_precision(settings.precision, device)
+    calibration = int8.prepare(settings, device, report)
     folder = InstanceFolder(state_home(environ), settings.name)
     with locked(folder, "up", settings.timeout, lambda holder: report(Progress("lock", holder, warning=True))):
         with access.prepared(settings, folder, report) as who:
@@ -111,13 +117,17 @@ def up(
             if not may_start and folder.read() is None:
                 raise not_running(settings.name)
             action, state = _Up(settings, environ, folder, deadline, report, who.key_file, calibration, rejected).run()
-        info = _info(state.endpoint, who.key)
-        replicas = _replicas(state)
+        served = _served(state)
+        if action == "unchanged" and state.last_good is not None and asleep(state, served):
+            info = _written(state.last_good)
+        else:
+            info = _info(state.endpoint, who.key, deadline)
     seconds = time.monotonic() - begun
     key_file = None if who.key_file is None else str(who.key_file)
     return UpResult(
-        settings.name, state.endpoint, action, info["model"], info["engine"], replicas, seconds, key_file, who.new_key
-    )
+        settings.name, state.endpoint, action, info["model"], info["engine"], served.target_replicas, seconds, key_file,
+        who.new_key,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +226,7 @@ class _Up:
         return plan(self.settings, model, compiled, device, temp_dir / "requests", self.api_key_file)
 
     def _start(self, model: ModelVersion) -> InstanceState:
-        planned = head.plan()
+        planned = head.plan(self.settings.port)
         state = InstanceState(
             name=self.settings.name,
             instance_id=planned.instance_id,
@@ -244,7 +254,6 @@ class _Up:
             state = replace(state, head=process)
             self.folder.write(state)
             started = head.of(state)
-            (started.temp_dir / "requests").mkdir(mode=0o700)
             if self._rejects(model) and self.rejected.instead is not None:
                 deployment = self.rejected.instead.at(started.temp_dir / "requests")
             else:
@@ -255,9 +264,10 @@ class _Up:
             with started.serve_api() as api:
                 return self._rollout(api).start(state, deployment)
         except BaseException:  # also Ctrl-C: a failed start leaves nothing behind
-            _keep_logs(state.temp_dir, self.folder)
-            head.of(state).stop()
-            self.folder.forget()
+            with uninterrupted():
+                _keep_logs(state.temp_dir, self.folder)
+                head.of(state).stop()
+                self.folder.forget()
             raise
 
     def _change(self, state: InstanceState) -> tuple[str, InstanceState]:
@@ -282,30 +292,63 @@ class _Up:
 
 
 def _device(wish: str) -> str:
-    """`auto` is the GPU if there is one and this torch can use it."""
-    if wish != "auto":
+    """`auto` is the GPU if there is one and this torch can use it; UsageError for one that there is not."""
+    if wish == "cpu":
         return wish
+    lack = _lack_of_gpu()
+    if lack is None:
+        return "cuda"
+    if wish == "cuda":
+        raise UsageError("--device cuda is not available here", why=lack, hint="use --device cpu, or auto")
+    return "cpu"
+
+
+def _lack_of_gpu() -> str | None:
+    """Why a replica could not compute on a GPU; looked at without torch, whose import takes seconds."""
     from importlib.metadata import version
 
-    has_gpu = Path("/dev/nvidiactl").exists() and not version("torch").endswith("+cpu")
-    return "cuda" if has_gpu else "cpu"
+    if not Path("/dev/nvidiactl").exists():
+        return "this machine has no NVIDIA GPU, or no driver for it"
+    torch = version("torch")
+    return f"the torch that is installed, {torch}, is built for CPUs only" if torch.endswith("+cpu") else None
 
 
-def _info(endpoint: str, key: str | None) -> dict[str, Any]:
+def _require_precision(wish: str, device: str) -> None:
+    """Before anything starts; `fp32` and `auto` are always there, and int8 has its own look."""
+    if device == "cpu" and wish in {"bf16", "fp16"}:
+        from detectctl.engine.openvino import require_precision
+
+        require_precision(cast("Any", wish))
+
+
+def _info(endpoint: str, key: str | None, deadline: float) -> dict[str, Any]:
+    """What the service says of itself; it answered a moment ago, so what hinders it now may pass."""
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-    try:
-        response = httpx.get(f"{endpoint}/info", headers=headers, trust_env=False, timeout=10)
-        response.raise_for_status()
-        data: dict[str, Any] = response.json()
-    except (httpx.HTTPError, ValueError) as error:
-        raise NotReady(f"{endpoint} does not answer", why=str(error), hint="detectctl status") from error
-    return data
+    while True:
+        try:
+            response = httpx.get(f"{endpoint}/info", headers=headers, trust_env=False, timeout=10)
+            response.raise_for_status()
+            data: dict[str, Any] = response.json()
+        except (httpx.HTTPError, ValueError) as error:
+            final = isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500
+            if final or time.monotonic() > deadline:
+                raise NotReady(f"{endpoint} does not answer", why=str(error), hint="detectctl status") from error
+        else:
+            return data
+        time.sleep(_POLL_S)
 
 
-def _replicas(state: InstanceState) -> int:
+def _written(deployment: dict[str, Any]) -> dict[str, Any]:
+    """What `/info` would say, from the state file."""
+    config = Deployment.from_json(deployment).config
+    engine = {"name": config.detector["engine"], **{key: config.detector[key] for key in ("device", "precision")}}
+    return {"model": {**config.model.to_json(), "reference": config.reference}, "engine": engine}
+
+
+def _served(state: InstanceState) -> ServeStatus:
     try:
         with _serve_api(state) as api:
-            return api.status().target_replicas
+            return api.status()
     except ServeApiError as error:
         raise NotReady(f"instance {state.name} does not answer", why=str(error), hint="detectctl status") from error
 

@@ -200,11 +200,19 @@ class Detector:
         return image, self.detect_image(image, confidence=confidence, iou=iou, classes=classes)
 
     def warm_up(self) -> None:
-        """Run an image in every form of the network, so that the first request finds it ready."""
-        image = np.full((480, 640, 3), 114, np.uint8)
-        box, _ = letterbox(image, self._imgsz, self._engine.stride)
-        for alone in (True, False):
-            self._engine.infer(box, [self._settings.confidence], alone=alone)
+        """Answer a picture in every form of the network: whatever fails shall fail here, and not a request.
+
+        Raises what the model, the decoder or a label that is not there raises.
+        """
+        picture = _picture()
+        self._answer(picture)
+        with self._working():  # the next one is not alone
+            self._answer(picture)
+
+    def _answer(self, picture: bytes) -> None:
+        # The settings' limits are about other people's images, and their threshold might leave no box to be named.
+        image = decode(picture, max_bytes=len(picture), max_pixels=640 * 480)
+        self.detect_image(image, confidence=0)
 
     def close(self) -> None:
         """Free what the engine holds; the detector is not used any more."""
@@ -232,6 +240,15 @@ class Detector:
                 )
             ids |= self._class_ids[name]
         return ids
+
+
+def _picture() -> bytes:
+    """A JPEG of 640x480 in all colours, in place of a photograph."""
+    import cv2
+
+    rows, columns = np.mgrid[0:480, 0:640].astype(np.uint8)
+    encoded = cv2.imencode(".jpg", np.dstack((rows, columns, rows ^ columns)))[1]
+    return encoded.tobytes()
 
 
 def _fraction(name: str, value: float) -> float:

@@ -125,6 +125,13 @@ class _Pool:
             self._requests.put(request)
 
 
+def require_precision(asked: Precision) -> None:
+    """Nothing if this processor computes in the precision; UsageError as from the engine."""
+    import openvino
+
+    _choose_precision(asked, openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
 def _choose_precision(asked: Precision | None, capabilities: Sequence[str]) -> Precision:
     if asked is None:
         return "bf16" if _NATIVE["bf16"] in capabilities else "fp32"
