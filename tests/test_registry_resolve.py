@@ -154,7 +154,7 @@ def test_a_page_of_another_server_is_refused(stocked: Site) -> None:
     with pytest.raises(UsageError, match=r"wandb\.example\.com") as caught:
         stocked.resolve(page)
     assert f"127.0.0.1:{stocked.server.port}" in str(caught.value.why)
-    assert "WANDB_BASE_URL=https://wandb.example.com" in str(caught.value.hint)
+    assert "WANDB_BASE_URL to the API of wandb.example.com" in str(caught.value.hint)
     assert stocked.server.requests == []
     assert stocked.resolve(f"{stocked.server.url}/acme/registry/artifacts/model/yolo/v0").version == "v0"
 

@@ -73,8 +73,7 @@ def _check_host(wanted: str | None, app_url: str) -> None:
     """The same words may mean another model on another server."""
     ours = urllib.parse.urlsplit(app_url).netloc
     if wanted is not None and wanted.lower().removeprefix("www.") != ours.lower():
-        scheme = "https://api.wandb.ai" if wanted.endswith("wandb.ai") else f"https://{wanted}"
-        hint = f"set WANDB_BASE_URL={scheme}, or give entity/project/name:alias"
+        hint = f"set WANDB_BASE_URL to the API of {wanted}, or give entity/project/name:alias"
         raise child.ChildFailed("elsewhere", f"the page is on {wanted}", f"W&B is set to be {ours}\n{hint}")
 
 
