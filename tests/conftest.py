@@ -42,8 +42,9 @@ MORE_PHOTOS = {
 
 
 def pytest_configure() -> None:
-    """Ctrl-C must reach what tests start, also where a shell in the background has these tests ignore it."""
+    """Signals must reach what tests start, also where a shell in the background, or nohup, has them ignored here."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def _verified(path: Path, sha256: str) -> Path:
