@@ -47,8 +47,8 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> NDArray[np.uint8]
     """
     if len(data) > max_bytes:
         raise ImageTooLarge(f"the image has {len(data)} bytes; at most {max_bytes} are accepted")
-    check_parts(data)
     try:
+        check_parts(data)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_size(image, max_pixels)
             if image.format in {"JPEG", "MPO"} and image.mode in {"RGB", "L"} and data.endswith(b"\xff\xd9"):
