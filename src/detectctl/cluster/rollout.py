@@ -113,18 +113,21 @@ class Rollout:
 
         Raises nothing: whoever calls this has an error to tell already. Returns whether it serves.
         """
-        # First, for a command that is killed in the middle of this: Serve can be asked what it has, the file cannot.
-        with contextlib.suppress(NotReady):
-            self.folder.write(replace(state, deployed=state.last_good or state.deployed))
-        back = False
-        if state.last_good is not None:
-            good = Deployment.from_json(state.last_good)
+        good = None if state.last_good is None else Deployment.from_json(state.last_good)
+        if good is not None:
             self.report(Progress("deploy", f"putting {good.config.model.name} back", warning=True))
-            with contextlib.suppress(ServeApiError, DetectctlError):  # the first error is the one to tell
+        with contextlib.suppress(ServeApiError, DetectctlError):  # the first error is the one to tell
+            with uninterrupted():
+                # First, for a command that is killed in the middle of this: Serve can be asked what it has, the file
+                # cannot.
+                with contextlib.suppress(NotReady):
+                    self.folder.write(replace(state, deployed=state.last_good or state.deployed))
+                if good is None:
+                    return False
                 self.api.put(good.serve_config(state.host, state.port, self.api.status().target_replicas))
-                self._wait_running(state, good, max(self.deadline, time.monotonic() + _PUT_BACK_S))
-                back = True
-        return back
+            self._wait_running(state, good, max(self.deadline, time.monotonic() + _PUT_BACK_S))
+            return True
+        return False
 
     def _wait_running(self, state: InstanceState, deployment: Deployment, deadline: float) -> None:
         """Return when Serve says RUNNING of exactly this deployment."""

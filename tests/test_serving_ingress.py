@@ -1,0 +1,55 @@
+"""What Serve's Python proxy says on its own, and what reaches the caller."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from detectctl.serving import ingress
+
+
+def _through(status: int, content_type: str, *bodies: bytes) -> list[dict[str, Any]]:
+    """What is sent of an answer in so many parts."""
+    sent: list[dict[str, Any]] = []
+
+    async def app(_scope: Any, _receive: Any, send: Any) -> None:
+        headers = [(b"Content-Type", content_type.encode()), (b"Content-Length", b"1"), (b"x-request-id", b"7")]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        for number, body in enumerate(bodies, 1):
+            await send({"type": "http.response.body", "body": body, "more_body": number < len(bodies)})
+
+    async def receive() -> Any:
+        raise AssertionError("nobody asks")
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    (middleware,) = ingress.middlewares()
+    asyncio.run(middleware.cls(app)({"type": "http"}, receive, send))
+    return sent
+
+
+@pytest.mark.parametrize(("said", "meant"), [(404, 503), (500, 502), (503, 503)])
+def test_plain_text_becomes_an_error_of_ours(said: int, meant: int) -> None:
+    start, body = _through(said, "text/plain; charset=utf-8", b"Path '/' ", b"not found")
+    headers = dict(start["headers"])
+    assert start["status"] == meant
+    assert headers[b"content-type"] == b"application/json"
+    assert headers[b"retry-after"] == b"1"
+    assert headers[b"cache-control"] == b"no-store"
+    assert headers[b"x-request-id"] == b"7"
+    assert [int(value) for name, value in start["headers"] if name.lower() == b"content-length"] == [len(body["body"])]
+    assert json.loads(body["body"])["error"]["code"] == "overloaded"
+    assert not body.get("more_body")
+
+
+@pytest.mark.parametrize(
+    ("status", "content_type"), [(404, "application/json"), (500, "application/json"), (200, "text/plain")]
+)
+def test_what_the_service_says_goes_through(status: int, content_type: str) -> None:
+    start, *bodies = _through(status, content_type, b"a", b"b")
+    assert (start["status"], len(start["headers"])) == (status, 3)
+    assert [one["body"] for one in bodies] == [b"a", b"b"]
