@@ -14,7 +14,7 @@ import pytest
 
 from detectctl.cluster import logs
 from detectctl.cluster.logs import LogFilter, LogLine
-from installed import free_port
+from installed import free_port, up
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -133,7 +133,9 @@ def test_a_service_that_failed_to_start_has_left_its_words(home: Home, bus_jpg: 
     said = home.run("logs", "--level", "error").stdout
     assert "sha256" in said or "digest" in said, said
     assert "Traceback" in said
-    assert home.run("down").returncode == 0
+    with up(home, "--replicas", "1"):
+        assert "Traceback" not in home.run("logs", "--level", "error").stdout
+    assert home.run("logs").returncode == 3, "the words of a start that failed before one that did not"
 
 
 def test_lines_are_in_the_order_of_time_across_files() -> None:

@@ -242,6 +242,7 @@ class _Up:
         )
         # Before anything exists: whatever kills this process, the next command finds what it began.
         self.folder.write(state)
+        shutil.rmtree(self.folder.failed_logs, ignore_errors=True)  # of an earlier start
         try:
             # Ray takes seconds to start and the model may take seconds to convert; neither needs the other.
             process = head.spawn(
