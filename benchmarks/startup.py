@@ -37,7 +37,7 @@ def bare_ray() -> float:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "disabled",
         "DASHBOARD_METRIC_PORT": str(chosen.dashboard_metrics),
-        "AUTOSCALER_METRIC_PORT": str(chosen.autoscaler_metrics),
+        "AUTOSCALER_METRIC_PORT": str(chosen.haproxy_metrics),
     }
     begun = time.monotonic()
     try:

@@ -228,6 +228,7 @@ def _spawn(planned: Plan, environ: Mapping[str, str], *, with_haproxy: bool, hos
         f"--object-store-memory={_OBJECT_STORE_BYTES}",
         "--include-log-monitor=False",  # nobody reads the workers' output from the driver
         "--disable-usage-stats",
+        "--no-monitor",  # of Ray's own autoscaler, for clusters that can grow; Serve's is another
     ]
     with (temp_dir / "head.log").open("wb") as log:
         started = subprocess.Popen(
@@ -269,12 +270,13 @@ def _environment(environ: Mapping[str, str], instance_id: str, temp_dir: Path, c
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # `down` has drained Serve before
         "DASHBOARD_METRIC_PORT": str(chosen.dashboard_metrics),
-        "AUTOSCALER_METRIC_PORT": str(chosen.autoscaler_metrics),
         # Serve replaces an ingress after three failed looks, ten seconds apart by default.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         "RAY_SERVE_LOG_TO_STDERR": "0",
         # What Ray does while nobody asks costs requests the more the fewer cores there are. Measured on two: a control
-        # loop each 0.3 s instead of 0.1, and no record of every actor call, save a quarter of it.
+        # loop each 0.3 s instead of 0.1, and no record of every actor call, save a quarter of it; no metrics of Ray's
+        # own, which nobody here reads, another tenth.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.3",
         "RAY_task_events_report_interval_ms": "0",
+        "RAY_enable_metrics_collection": "0",
     }
