@@ -43,7 +43,7 @@ def test_what_is_written_is_read(folder: InstanceFolder) -> None:
     assert [path.name for path in folder.path.iterdir()] == ["instance.json"]
 
 
-@pytest.mark.parametrize(("part", "instead"), [('"created_at": 1.0', ""), ('"port"', '"prt"'), ('"schema"', "")])
+@pytest.mark.parametrize(("part", "instead"), [('"created_at": 1.0', ""), ('"port"', '"prt"')])
 def test_a_damaged_file_still_tells_how_to_end_the_instance(folder: InstanceFolder, part: str, instead: str) -> None:
     """It is set aside, and what is left counts as an instance that was never finished."""
     folder.write(STATE)
@@ -58,6 +58,29 @@ def test_a_damaged_file_still_tells_how_to_end_the_instance(folder: InstanceFold
     assert folder.read() == found
     (aside,) = folder.path.glob("instance.corrupt-*")
     assert aside.read_text() == damaged
+
+
+@pytest.mark.parametrize(
+    ("part", "instead", "known"),
+    [
+        ('"schema": 2', '"schema": 2,', True),  # a comma too many, as by hand
+        ('"last_failure": null\n}', "", False),  # cut
+        ('"last_good": {', '"last_good": ', False),
+        ('"schema": 2', '"schema": ', False),
+    ],
+)
+def test_a_damaged_file_tells_what_is_left_of_it(folder: InstanceFolder, part: str, instead: str, known: bool) -> None:
+    """Who it is, so that `up` need not stop it; and what it serves, where that can still be read."""
+    served = {"config": {"name": "another", "port": 1}}
+    whole = replace(STATE, head=Process.of(os.getpid()), deployed=served, last_good=served)
+    folder.write(whole)
+    text = folder.state_file.read_text()
+    assert part in text
+    folder.state_file.write_text(text.replace(part, instead))
+    wanted = whole if known else replace(whole, deployed={}, last_good=None)
+    assert folder.read() == wanted
+    assert folder.read() == wanted, "and it is written down again"
+    assert len(list(folder.path.glob("instance.corrupt-*"))) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00\xff" * 50, b"[]", b'{"instance_id": "../../x", "temp_dir": "/"}'])

@@ -156,22 +156,28 @@ def test_the_same_again_takes_under_two_seconds(running: Scene) -> None:
     assert min(result["seconds"] for result in results) < within(2)
 
 
-def test_what_another_version_started_is_rolled_to_this_one(running: Scene) -> None:
-    """A state file of another schema: `status` finds the instance, and `up` takes it over without a failed request."""
+@pytest.mark.parametrize("harm", ["another version's", pytest.param("damaged", marks=pytest.mark.long)])
+def test_an_instance_of_unknown_deployment_is_taken_over(running: Scene, harm: str) -> None:
+    """A state file of another schema, or cut: `status` finds the instance, `up` rolls it without a failed request."""
     file = running.service.home.state / "default" / "instance.json"
-    state = json.loads(file.read_text())
-    foreign = {key: state[key] for key in state if key not in {"last_good", "last_failure"}}
-    file.write_text(json.dumps(foreign | {"schema": 1, "deployed": "in words of its own", "more": 1}))
+    text = file.read_text()
+    state = json.loads(text)
+    if harm == "damaged":
+        file.write_text(text[: text.index('"last_good"')])
+    else:
+        foreign = {key: state[key] for key in state if key not in {"last_good", "last_failure"}}
+        file.write_text(json.dumps(foreign | {"schema": 1, "deployed": "in words of its own", "more": 1}))
     status = running.status()
     assert (status["state"], status["ready"]) == ("running", 1)
     assert "another version" in status["message"]
+    assert "damaged" in status["message"]
 
     def happen() -> None:
         done = running.up("--conf", "0.3")
         assert done.returncode == 0, done.stderr
         assert "updated" in done.stdout
 
-    load = running.under_load("update of another version's", happen)
+    load = running.under_load(f"update, state file {harm}", happen)
     assert load.outcomes() == {200: len(load.sent)}
     assert running.status()["message"] == ""
     assert running.up().returncode == 0

@@ -21,6 +21,10 @@ SCHEMA = 2
 # Enough to find an instance, to roll it to what this version deploys, and to end it. These keep their meaning for ever.
 _OF_EVERY_SCHEMA = ("name", "instance_id", "head", "temp_dir", "dashboard_url", "host", "port", "created_at")
 _OF_THIS_SCHEMA = ("deployed", "last_good", "last_failure")
+_BY_IMPORTANCE = ("schema", *_OF_EVERY_SCHEMA, *_OF_THIS_SCHEMA)  # a file that was cut lost the least
+
+UNKNOWN = "its state was written by another version of detectctl, or was damaged"
+"""Why it is not known what an instance has deployed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +58,8 @@ class InstanceState:
         dashboard_url: where Serve's REST interface listens, on loopback.
         host: the address the service listens at.
         port: the port the service listens at.
-        deployed: what was last PUT to Serve; `Deployment.to_json`. None before the first time; empty if another
-            version of detectctl wrote it.
+        deployed: what was last PUT to Serve; `Deployment.to_json`. None before the first time; empty if it is
+            not known, see `InstanceFolder.read`.
         last_good: the last deployment that answered its warm-up; put back if a newer one fails.
         last_failure: what became of the last update if it failed.
         created_at: seconds since the epoch.
@@ -128,10 +132,10 @@ class InstanceFolder:
     def read(self) -> InstanceState | None:
         """The state, or None.
 
-        A file that cannot be understood is set aside under another name. If it still tells how to find the instance's
-        processes, they are given as an instance that was never finished, which `up` and `down` clean away. Of an
-        instance that another version of detectctl started, what it deployed may be unknown: `up` then rolls to what
-        this version deploys.
+        A file that cannot be understood is set aside under another name, and what can still be read of it is given:
+        all; or what every version knows; or how to find the instance's processes, as an instance that was never
+        finished, which `up` and `down` clean away. Where what is deployed is not known, because of this or because
+        another version of detectctl wrote it, `up` rolls to what this version deploys.
 
         Raises:
             NotReady: the file was damaged beyond that; the next call gives None.
@@ -162,6 +166,7 @@ class InstanceFolder:
             NotReady: the disk is full, or the folder is not ours to write.
         """
         data = {**asdict(state), "temp_dir": str(state.temp_dir), "schema": SCHEMA}
+        data = {key: data[key] for key in _BY_IMPORTANCE}
         temporary = self.path / f".instance-{secrets.token_hex(4)}.json"
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -197,7 +202,17 @@ def _parse(data: dict[str, Any]) -> InstanceState:
 
 
 def _salvaged(name: str, text: str) -> InstanceState | None:
-    """What it takes to end the processes of an instance whose state file is damaged; None if too much is lost."""
+    """What a damaged state file still tells of its instance; None if not even how to find its processes."""
+    found: dict[str, Any] = {"schema": None}
+    for key in _BY_IMPORTANCE:
+        at = re.search(rf'^ "{key}": ', text, re.MULTILINE)  # outermost, by its indent
+        if at is not None:
+            with contextlib.suppress(ValueError):
+                found[key] = json.JSONDecoder().raw_decode(text, at.end())[0]
+    if not found.keys() >= {*_OF_THIS_SCHEMA}:
+        found["schema"] = None
+    with contextlib.suppress(KeyError, TypeError, AttributeError):
+        return _parse(found | {"name": name})
     mark = re.search(r'"instance_id": "([0-9a-f]{16})"', text)
     folder = re.search(r'"temp_dir": "(/[^"\\]*/dctl-[0-9a-f]{8})"', text)
     if mark is None or folder is None:
@@ -256,7 +271,7 @@ def served_models(state_home: Path) -> dict[str, str]:
         if state is not None and state.deployed == {}:
             raise NotReady(
                 f"what instance {name} serves is not known",
-                why="another version of detectctl started it",
+                why=UNKNOWN,
                 hint=f"detectctl up --name {name} first",
             )
         for deployment in (state.deployed, state.last_good) if state is not None else ():

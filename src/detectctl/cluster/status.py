@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from detectctl.cluster import head
-from detectctl.cluster.instance import InstanceFolder, InstanceState, names, not_running
+from detectctl.cluster.instance import UNKNOWN, InstanceFolder, InstanceState, names, not_running
 from detectctl.cluster.lock import Holder, holder
 from detectctl.cluster.serve_api import Replica, ServeApiError, ServeStatus
 from detectctl.config import state_home
@@ -189,5 +189,5 @@ def _judge_settled(state: InstanceState) -> tuple[State, str]:
     if state.last_failure is not None:
         return "failed update", f"{state.last_failure.model}: {state.last_failure.what}"
     if not state.deployed:
-        return "running", "another version of detectctl started it; detectctl up rolls it to this one"
+        return "running", f"{UNKNOWN}; detectctl up rolls it to what it asks for"
     return "running", ""
