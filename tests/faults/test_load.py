@@ -25,6 +25,18 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 CLIENTS, SECONDS = (256, 60) if FULL else (96, 12)
 EARLY_S = SECONDS / 6
+# HAProxy has 12 MiB, and keeps what its busiest moment took: 16 KiB for each of some connections that spoke at once.
+_BUFFERS_MIB = 4
+
+
+def _most_memory(running: Scene, seconds: float) -> dict[str, float]:
+    """The most that the replica and the ingress have in that time; buffers come and go, and one look may miss them."""
+    deadline = time.monotonic() + seconds
+    looks = []
+    while time.monotonic() < deadline:
+        looks.append(_memory(running))
+        time.sleep(0.5)
+    return {what: max(look[what] for look in looks) for what in looks[0]}
 
 
 def _memory(running: Scene) -> dict[str, float]:
@@ -52,10 +64,9 @@ def test_too_many_clients_are_told_to_come_back(running: Scene) -> None:
     with steady(running.service.url, image, clients=1) as before:
         before.wait_for(20)
     with steady(running.service.url, image, clients=CLIENTS) as flood:
-        time.sleep(EARLY_S)
-        early = _memory(running)
-        time.sleep(SECONDS - EARLY_S)
-        late = _memory(running)
+        early = _most_memory(running, EARLY_S)
+        time.sleep(SECONDS - 2 * EARLY_S)
+        late = _most_memory(running, EARLY_S)
     begun = time.monotonic()
     with steady(running.service.url, image, clients=1) as after:
         wait_until(lambda: _usual(after.sent, _p50(before.sent)), timeout=within(5))
@@ -70,7 +81,8 @@ def test_too_many_clients_are_told_to_come_back(running: Scene) -> None:
     for one in refused:
         assert b'"code":"overloaded"' in one.body.replace(b": ", b":")
     if FULL:  # in a short run the ways in and out of memory have not been walked yet
-        assert {what: size for what, size in late.items() if size > 1.1 * early[what]} == {}, early
+        most = {what: max(1.1 * size, size + _BUFFERS_MIB) for what, size in early.items()}
+        assert {what: size for what, size in late.items() if size > most[what]} == {}, early
     assert set(after.outcomes()) == {200}
 
 
