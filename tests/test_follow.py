@@ -104,9 +104,10 @@ def test_it_rolls_to_good_versions_and_leaves_bad_ones(
 
         site.wandb.log("acme/registry/yolo", {"best.pt": fall_pt, "notes.txt": b"as v0, newly trained"})
         following.wait_for("now serving yolo v3")
-        answers = {httpx.post(f"{site.url}/detect", content=bus_jpg.read_bytes()).status_code for _ in range(20)}
+        answers = {httpx.post(f"{site.url}/detect", content=bus_jpg.read_bytes()).status_code for _ in range(6)}
         assert answers == {500}
-        following.wait_for("went back to yolo v1: 20 of 20 requests failed")
+        following.wait_for("went back to yolo v1")
+        assert "requests failed" in following.said[-1]
         wait_until(lambda: site.model()["version"] == "v1")
         assert site.detect(bus_jpg)["status"] == "found"
         time.sleep(5)
