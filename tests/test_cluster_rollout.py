@@ -119,6 +119,19 @@ def test_a_command_that_is_killed_at_taking_back_has_written_what_to_trust(folde
     assert Deployment.from_json(state.deployed) == GOOD
 
 
+@pytest.mark.usefixtures("stopped_by_sigterm")
+def test_a_signal_at_taking_back_waits_until_serve_and_the_file_agree(folder: InstanceFolder) -> None:
+    """Also where a follower takes back what had been served."""
+    api = BentServe(BAD, on_put=lambda: os.kill(os.getpid(), signal.SIGTERM), puts=["of the bad one"])
+    with pytest.raises(Stopped):
+        _rollout(api, folder).put_back(replace(_state(GOOD), deployed=BAD.to_json()))
+    assert api.puts == ["of the bad one", GOOD.fingerprint]
+    written = folder.read()
+    assert written is not None
+    assert written.deployed is not None
+    assert written.deployed["config"]["fingerprint"] == GOOD.fingerprint
+
+
 def test_a_head_that_died_is_not_waited_for(folder: InstanceFolder, tmp_path: Path) -> None:
     """Its last words are the error's reason."""
     (tmp_path / "head.log").write_text("starting\nno space left for the object store\n")

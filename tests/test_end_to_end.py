@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from typing import TYPE_CHECKING
 
@@ -20,6 +22,7 @@ from faults.scene import PlainHome
 from installed import DETECTCTL, Home, Service, free_port, marked, up, wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.cluster
@@ -244,9 +247,35 @@ def test_a_taken_port_is_said_before_anything_starts(home: Home) -> None:
     assert home.instance() is None
 
 
+@contextlib.contextmanager
+def _up_without_haproxy(home: Home) -> Iterator[Service]:
+    plain = PlainHome(home.path)
+    port = str(free_port())
+    url = f"http://127.0.0.1:{port}"
+    early = []
+    try:
+        with plain.start("up", "--port", port, "--allow-url", "127.0.0.1") as process:
+            while process.poll() is None:
+                with contextlib.suppress(httpx.TransportError):
+                    early.append(httpx.get(f"{url}/readyz", timeout=30))
+                time.sleep(0.1)
+        assert process.returncode == 0
+        unready = [one for one in early if one.status_code != 200]
+        assert {one.status_code for one in unready} == {503}
+        assert {one.json()["error"]["code"] for one in unready} == {"overloaded"}
+        assert {one.headers["Retry-After"] for one in unready} == {"1"}
+        yield Service(plain, url, "default")
+    finally:
+        left = plain.clean()
+    assert left == []
+
+
 def test_without_haproxy_rays_own_proxy_serves(home: Home, bus_jpg: Path, photo_server: str) -> None:
-    """As on a machine for which Ray has no HAProxy: bytes and URLs are answered, and errors are ours."""
-    with up(PlainHome(home.path)) as running:
+    """As on a machine for which Ray has no HAProxy: bytes and URLs are answered, and errors are ours.
+
+    So is what the proxy says itself, while the first replica loads.
+    """
+    with _up_without_haproxy(home) as running:
         assert any("ray::ProxyActor" in " ".join(process.cmdline()) for process in home.processes())
         assert not any("haproxy" in process.name() for process in home.processes())
         posted = httpx.post(f"{running.url}/detect", content=bus_jpg.read_bytes(), timeout=60)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -37,6 +39,8 @@ def test_a_clock_that_is_set_costs_nothing(home: Home, bus_jpg: Path) -> None:
         load = scene.under_load("clock set an hour on, two back", happen)
         assert load.outcomes() == {200: len(load.sent)}
         assert [one["pid"] for one in scene.status()["replicas"]] == [one["pid"] for one in before]
-        logged = home.run("logs", "--tail", "3")
+        logged = home.run("logs", "--tail", "3", "--json")
         assert logged.returncode == 0, logged.stderr
-        assert len(logged.stdout.splitlines()) == 3
+        times = [datetime.fromisoformat(json.loads(line)["time"]) for line in logged.stdout.splitlines()]
+        assert len(times) == 3
+        assert min(times) > datetime.now(UTC) + timedelta(minutes=50), "the replica's own clock was set"

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from detectctl.cluster.ports import Ports
 
 _RULES = (
-    # Serve's fallback proxy says so in plain text while there is no application; the service's own 404 is JSON.
-    "http-response deny deny_status 503 if { status 404 } { res.hdr(content-type) -m beg text/plain }",
     # One id for the replica, its log line and the answer, whoever gives it: also HAProxy, when the replica is gone.
     "http-request set-var(txn.request_id) uuid()",
     "http-request set-var(txn.request_id) hdr(x-request-id,1) if { hdr(x-request-id,1) -m reg ^[!-~]{1,128}$ }",

@@ -214,7 +214,6 @@ def _spawn(planned: Plan, environ: Mapping[str, str], *, with_haproxy: bool, hos
         # Else a proxy that was killed and started again could not have its port back while old connections fade away.
         # That nobody else listens there has been seen to before.
         env["SERVE_SOCKET_REUSE_PORT_ENABLED"] = "1"
-        env["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] = ingress.IMPORT_PATH
     command = [
         *(sys.executable, "-m", "detectctl.cluster.head_process", "start", "--head", "--block"),
         "--node-ip-address=127.0.0.1",
@@ -222,7 +221,6 @@ def _spawn(planned: Plan, environ: Mapping[str, str], *, with_haproxy: bool, hos
         "--dashboard-host=127.0.0.1",
         f"--dashboard-port={chosen.dashboard}",
         f"--dashboard-agent-listen-port={chosen.dashboard_agent}",
-        f"--metrics-export-port={chosen.metrics_export}",
         *("--min-worker-port=0", "--max-worker-port=0"),
         f"--temp-dir={ray_dir(temp_dir)}",
         f"--object-store-memory={_OBJECT_STORE_BYTES}",
@@ -273,6 +271,7 @@ def _environment(environ: Mapping[str, str], instance_id: str, temp_dir: Path, c
         # Serve replaces an ingress after three failed looks, ten seconds apart by default.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         "RAY_SERVE_LOG_TO_STDERR": "0",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": ingress.IMPORT_PATH,
         # What Ray does while nobody asks costs requests the more the fewer cores there are. Measured on two: a control
         # loop each 0.3 s instead of 0.1, and no record of every actor call, save a quarter of it; no metrics of Ray's
         # own, which nobody here reads, another tenth.

@@ -19,7 +19,6 @@ class Ports:
     dashboard: int
     dashboard_agent: int
     dashboard_metrics: int
-    metrics_export: int
     haproxy_stats: int
     haproxy_metrics: int
     fallback_http: int

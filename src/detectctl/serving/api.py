@@ -14,17 +14,15 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from detectctl.errors import (
-    REQUEST_ERRORS,
     BadParameter,
-    HostNotKnown,
     InternalError,
     Overloaded,
     RequestError,
     UrlNotAllowed,
     UsageError,
 )
-from detectctl.serving import body, docs_page
-from detectctl.serving.auth import OPEN_ROUTES, Guard, careful
+from detectctl.serving import body, docs_page, openapi
+from detectctl.serving.auth import Guard, careful
 from detectctl.serving.service import Service, Trace, Wish
 
 if TYPE_CHECKING:
@@ -38,6 +36,7 @@ if TYPE_CHECKING:
     from detectctl.serving.service import Render
 
 _RENDERED: Final = {"image/jpeg": "jpeg", "image/png": "png", "image/webp": "webp"}
+_ANNOTATES: Final = openapi.annotates(_RENDERED)
 _QUERY: Final = {"image_url", "conf", "iou", "class"}
 _STYLE: Final = {"labels", "line_width", "quality"}
 
@@ -48,89 +47,6 @@ Classes = Annotated[list[str] | None, Query(alias="class", description="names of
 Labels = Annotated[bool, Query(description="write class and confidence at each box")]
 LineWidth = Annotated[int | None, Query(ge=1, le=1000, description="pixels; grows with the image if left out")]
 Quality = Annotated[int, Query(ge=1, le=100, description="of a JPEG or WebP")]
-
-_ERROR_SCHEMA: Final = {
-    "type": "object",
-    "required": ["status", "error"],
-    "properties": {
-        "status": {"const": "error"},
-        "error": {
-            "type": "object",
-            "required": ["code", "message"],
-            "properties": {"code": {"type": "string"}, "message": {"type": "string"}},
-        },
-    },
-}
-_ERROR_CONTENT: Final = {"application/json": {"schema": _ERROR_SCHEMA}}
-_DETECTION_SCHEMA: Final = {
-    "type": "object",
-    "required": ["status", "objects", "image", "model"],
-    "properties": {
-        "status": {"enum": ["found", "not found"]},
-        "objects": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["class", "coordinates", "confidence", "class_id"],
-                "properties": {
-                    "class": {"type": "string"},
-                    "coordinates": {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4},
-                    "confidence": {"type": "number", "minimum": 0, "maximum": 1},
-                    "class_id": {"type": "integer", "minimum": 0},
-                },
-            },
-        },
-        "image": {
-            "type": "object",
-            "required": ["width", "height"],
-            "properties": {"width": {"type": "integer"}, "height": {"type": "integer"}},
-        },
-        "model": {
-            "type": "object",
-            "required": ["name", "version", "digest", "fallback"],
-            "properties": {
-                "name": {"type": "string"},
-                "version": {"type": ["string", "null"]},
-                "digest": {"type": "string"},
-                "fallback": {"type": "boolean"},
-                "stale": {"type": "boolean"},
-                "reason": {"type": "string"},
-            },
-        },
-    },
-}
-_BODY: Final = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {"file": {"type": "string", "format": "binary"}},
-                }
-            },
-        },
-    }
-}
-
-
-def _responses(ok: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
-    by_status: dict[int, list[str]] = {}
-    for code, error in REQUEST_ERRORS.items():
-        by_status.setdefault(error.status, []).append(code)
-    errors: dict[int | str, dict[str, Any]] = {
-        status: {"description": ", ".join(codes), "content": _ERROR_CONTENT} for status, codes in by_status.items()
-    }
-    return {200: {"description": "done", "content": ok}, **errors}
-
-
-_DETECTS = _responses({"application/json": {"schema": _DETECTION_SCHEMA}})
-_ANNOTATES = _responses({media: {"schema": {"type": "string", "format": "binary"}} for media in _RENDERED}) | {
-    406: {"description": "not_acceptable", "content": _ERROR_CONTENT}
-}
 
 
 def create_app(service: Service, keys: KeyRing | None) -> Any:
@@ -171,14 +87,16 @@ def create_api(service: Service) -> FastAPI:
     )
     _add_error_handlers(api, service)
 
-    @api.get("/detect", responses=_DETECTS, summary="Detect on the image at a URL")
+    @api.get("/detect", responses=openapi.DETECTS, summary="Detect on the image at a URL")
     async def detect_url(
         request: Request, image_url: ImageUrl, conf: Confidence = None, iou: Iou = None, classes: Classes = None
     ) -> Response:
         result, _ = await _from_url(service, request, image_url, Wish(conf, iou, classes))
         return JSONResponse(result.to_json())
 
-    @api.post("/detect", responses=_DETECTS, openapi_extra=_BODY, summary="Detect on the image in the body")
+    @api.post(
+        "/detect", responses=openapi.DETECTS, openapi_extra=openapi.BODY, summary="Detect on the image in the body"
+    )
     async def detect_bytes(
         request: Request, conf: Confidence = None, iou: Iou = None, classes: Classes = None
     ) -> Response:
@@ -201,7 +119,7 @@ def create_api(service: Service) -> FastAPI:
         _, picture = await _from_url(service, request, image_url, Wish(conf, iou, classes), render)
         return Response(picture, media_type=media)
 
-    @api.post("/annotate", responses=_ANNOTATES, openapi_extra=_BODY, summary="Draw the detections on the image")
+    @api.post("/annotate", responses=_ANNOTATES, openapi_extra=openapi.BODY, summary="Draw the detections on the image")
     async def annotate_bytes(
         request: Request,
         conf: Confidence = None,
@@ -238,53 +156,18 @@ def _add_descriptions(api: FastAPI, service: Service) -> None:
 
     schema = api.openapi()
     api.openapi = lambda: schema  # type: ignore[method-assign]  # FastAPI's documented way to change it
-    _describe_classes(schema, sorted(service.detector.labels.values()))
-    if service.config.api_key_file is not None:
-        _describe_keys(schema)
-    elif service.config.own_host is not None:
-        _describe_errors(schema, 421, HostNotKnown.code)
+    openapi.describe(
+        schema,
+        service.detector.labels.values(),
+        keys=service.config.api_key_file is not None,
+        own_host=service.config.own_host is not None,
+    )
     if service.config.docs:
         page = docs_page.render(schema)
 
         @api.get("/docs", include_in_schema=False)
         async def docs() -> Response:
             return HTMLResponse(page, headers={"Content-Security-Policy": docs_page.CONTENT_SECURITY_POLICY})
-
-
-def _describe_classes(schema: dict[str, Any], names: list[str]) -> None:
-    """Say in the OpenAPI description which classes the model has."""
-    for operations in schema["paths"].values():
-        for operation in operations.values():
-            for parameter in operation.get("parameters", ()):
-                if parameter["name"] == "class":
-                    parameter["schema"] = {
-                        "type": "array",
-                        "minItems": 1,
-                        "items": {"type": "string", "enum": names},
-                    }
-
-
-def _describe_keys(schema: dict[str, Any]) -> None:
-    """Say in the OpenAPI description where a key is wanted, and how it is sent."""
-    schema.setdefault("components", {})["securitySchemes"] = {
-        "bearer": {"type": "http", "scheme": "bearer"},
-        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-    }
-    for operation in _describe_errors(schema, 401, "unauthorized"):
-        operation["security"] = [{"bearer": []}, {"header": []}]
-
-
-def _describe_errors(schema: dict[str, Any], status: int, code: str) -> list[dict[str, Any]]:
-    """Say in the OpenAPI description what the guard may answer; returns the operations that it guards."""
-    guarded = [
-        operation
-        for path, operations in schema["paths"].items()
-        if path not in OPEN_ROUTES
-        for operation in operations.values()
-    ]
-    for operation in guarded:
-        operation["responses"][str(status)] = {"description": code, "content": _ERROR_CONTENT}
-    return guarded
 
 
 async def _from_url(

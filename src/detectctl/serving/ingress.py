@@ -1,8 +1,8 @@
 """What the ingress says in the service's place, when no replica of it can answer.
 
-HAProxy is given these answers as files. Serve's Python proxy, which takes its place where there is no HAProxy, speaks
-plain text: 404 while it knows no application, as when the service starts or drains, and 500 for a replica that died.
-Neither is what happened; `middlewares` has it say the same as HAProxy.
+HAProxy is given these answers as files. Serve's Python proxy, which stands behind HAProxy, or in its place where there
+is none, speaks plain text: 404 while it knows no application, as when the service starts or drains, and 500 for a
+replica that died. Neither is what happened; `middlewares` has it say the same as HAProxy.
 """
 
 from __future__ import annotations
