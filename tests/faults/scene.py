@@ -153,8 +153,10 @@ class PlainHome(Home):
 
 _CLOCK = """
 import os, time
-now = time.time
-time.time = lambda: now() + os.stat({file!r}).st_mtime - {zero}
+now, now_ns = time.time, time.time_ns
+ahead = lambda: os.stat({file!r}).st_mtime - {zero}
+time.time = lambda: now() + ahead()
+time.time_ns = lambda: now_ns() + int(ahead()) * 10**9
 """
 _ZERO = 10**9
 
