@@ -21,6 +21,7 @@ from detectctl.cluster.rollout import Rollout
 from detectctl.cluster.serve_api import ServeApiError, ServeStatus
 from detectctl.config import Replicas, UpSettings
 from detectctl.errors import ModelError, NotReady, UsageError
+from processor import capabilities
 from test_cluster_deployment import COMPILED, MODEL
 from test_cluster_instance import STATE
 
@@ -192,11 +193,8 @@ def test_an_answer_that_fails_once_is_asked_for_again(monkeypatch: pytest.Monkey
 
 def test_a_precision_that_the_processor_lacks_is_refused_before_anything_starts() -> None:
     """Only one that was asked for by name costs the look."""
-    import openvino
-
-    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     for precision in ("bf16", "fp16"):
-        if precision.upper() in capabilities:
+        if precision.upper() in capabilities():
             up._require_precision(precision, "cpu")
         else:
             with pytest.raises(UsageError, match=f"precision {precision} is not available") as caught:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from detectctl.engine.detector import Detector, DetectorSettings
+from processor import has_bf16
 
 if TYPE_CHECKING:
     from detectctl.detection import Detection
@@ -88,12 +89,6 @@ def detector(model: CompiledModel, precision: str, imgsz: int = 640) -> Detector
         str(model.directory), model.checkpoint_sha256, precision=precision, imgsz=imgsz, iou=IOU
     )
     return Detector.load(settings)
-
-
-def has_bf16() -> bool:
-    import openvino
-
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @pytest.mark.parametrize(("precision", "confidence"), [("fp32", 0.25), ("fp32", 0.06), ("bf16", 0.25)])
