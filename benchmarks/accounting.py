@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 from packaging.requirements import Requirement
 
-from detectctl.cluster.processes import family
+from detectctl.processes import family
 
 # A process is what its command line contains first in this list.
 _KINDS = {
@@ -28,7 +28,7 @@ _KINDS = {
     "_private/monitor.py": "autoscaler",
     "gcs/gcs_server": "gcs",
     "raylet/raylet": "raylet",
-    "cluster.head_process": "ray start",
+    "hosts.local.ray_head_child": "ray start",
     "ray::IDLE": "idle workers",
 }
 

@@ -21,7 +21,7 @@ import limit
 import pictures
 import wrk
 from accounting import Group
-from detectctl.cluster import processes
+from detectctl import processes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

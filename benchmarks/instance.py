@@ -34,7 +34,7 @@ class Up:
         url: where.
         seconds: from the command to its end.
         steps: the same second by second: what each of `up`'s own lines came after the one before.
-        instance_id: of `detectctl.cluster.processes.family`.
+        instance_id: of `detectctl.processes.family`.
         detector: what its replicas were told to load, as JSON of `DetectorSettings`.
     """
 

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import instance
 import pictures
-from detectctl.cluster import ports, processes
+from detectctl import processes
+from detectctl.hosts.local import ports
 
 
 def bare_ray() -> float:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from detectctl.engine.calibration import choose
 from detectctl.engine.convert import CompiledModel, compile_checkpoint
-from detectctl.engine.quantise import quantise
+from detectctl.engine.int8.calibration import choose
+from detectctl.engine.int8.quantise import quantise
 from edge_service import Edge, edge_up
 from installed import Home, Service, file_server, up
 from wandb_server import WandbServer

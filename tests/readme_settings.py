@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from pathlib import Path
 
-from detectctl.config import COMMANDS, PREFIX, GlobalSettings, key_of
+from detectctl.settings import COMMANDS, PREFIX, GlobalSettings, key_of
 
 README = Path(__file__).parent.parent / "README.md"
 BEGIN, END = "<!-- settings -->\n", "<!-- /settings -->"

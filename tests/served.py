@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from detectctl.detection import ServedModel
 from detectctl.engine.detector import Detector, DetectorSettings
-from detectctl.serving.api import create_app
-from detectctl.serving.config import ServiceConfig
+from detectctl.serving.admission import Service
 from detectctl.serving.fetch import Fetcher
-from detectctl.serving.service import Service
+from detectctl.serving.routes import create_app
+from detectctl.serving.service_config import ServiceConfig
 from detectctl.serving.url_policy import UrlPolicy
+from detectctl.wire import ServedModel
 from installed import free_port, wait_until
 
 if TYPE_CHECKING:

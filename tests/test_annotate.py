@@ -8,8 +8,8 @@ import pytest
 from PIL import Image, ImageChops, ImageCms, ImageDraw, ImageFont
 
 from detectctl.annotate import caption_of, colour, draw, encode, open_upright, wrapped
-from detectctl.detection import Detection, ServedModel
 from detectctl.errors import UnsupportedImage, UsageError
+from detectctl.wire import Detection, ServedModel
 
 if TYPE_CHECKING:
     from pathlib import Path

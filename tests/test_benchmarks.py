@@ -17,8 +17,8 @@ import pictures
 import wrk
 from client import Command
 from contestants import Measurement
-from detectctl.cluster.progress import Progress
 from detectctl.console import Console
+from detectctl.progress import Progress
 
 if TYPE_CHECKING:
     from pathlib import Path

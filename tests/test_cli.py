@@ -48,7 +48,7 @@ def test_help_imports_nothing_heavy() -> None:
 def test_detect_imports_neither_ray_nor_torch() -> None:
     """The client side needs no serving stack."""
     loaded = _modules_after("detect", "missing.jpg", "--url", "http://127.0.0.1:1")
-    assert "detectctl.client" in loaded
+    assert "detectctl.client.service_client" in loaded
     assert loaded & {"ray", "torch", "wandb", "openvino", "ultralytics", "numpy"} == set()
 
 

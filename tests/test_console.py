@@ -9,7 +9,7 @@ import sys
 import pytest
 
 _SCRIPT = """
-from detectctl.cluster.progress import Progress
+from detectctl.progress import Progress
 from detectctl.console import Console
 
 with Console().progress() as lines:

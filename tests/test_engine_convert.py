@@ -235,7 +235,7 @@ def test_functions_of_the_libraries_are_refused_by_their_name(tmp_path: Path, na
 def test_while_a_checkpoint_is_loaded_nothing_can_be_reached_or_started(reach: str, tmp_path: Path) -> None:
     """The guard stands even where a class of the libraries could be led astray by its arguments."""
     sign = tmp_path / "it-ran"
-    guard = "from detectctl.engine.converter import forbid_reaching_out; forbid_reaching_out()\n"
+    guard = "from detectctl.engine.convert_child import forbid_reaching_out; forbid_reaching_out()\n"
     with socket.create_server(("127.0.0.1", 0)) as server:
         code = reach.replace("PORT", str(server.getsockname()[1])).replace("SIGN", repr(str(sign)))
         unguarded = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from detectctl.detection import ServedModel
 from detectctl.engine.detector import Detector, DetectorSettings
 from detectctl.errors import BadParameter, ImageTooLarge, ModelCorrupt, UnsupportedImage, UsageError
 from detectctl.serving.app import Replica
-from detectctl.serving.config import ServiceConfig
+from detectctl.serving.service_config import ServiceConfig
+from detectctl.wire import ServedModel
 from processor import capabilities, default_precision
 
 if TYPE_CHECKING:
@@ -130,8 +130,8 @@ def test_a_request_that_fails_leaves_the_detector_whole(detector: Detector, bus_
 def test_both_forms_of_the_network_agree(yolov8n_compiled: CompiledModel, bus_jpg: Path) -> None:
     """Which one answers depends on the load; what it answers must not."""
     from detectctl.engine.compiled import load_compiled
-    from detectctl.engine.openvino import OpenVINOEngine
-    from detectctl.engine.preprocess import letterbox
+    from detectctl.engine.letterbox import letterbox
+    from detectctl.engine.openvino_engine import OpenVINOEngine
 
     model = load_compiled(yolov8n_compiled.directory, checkpoint_sha256=yolov8n_compiled.checkpoint_sha256)
     engine = OpenVINOEngine(model, precision=None, threads=2)
@@ -225,7 +225,7 @@ heavy = {"torch", "ultralytics", "wandb", "torchvision", "matplotlib", "scipy", 
 of_the_engine = sorted((heavy | {"ray", "fastapi"}) & set(sys.modules))
 # Not ru_maxrss, which a child inherits from the process that started it.
 megabytes = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) / 1024
-for module in ("app", "api", "auth", "body", "docs_page", "fetch", "request_log", "service", "url_policy"):
+for module in ("app", "routes", "guard", "body", "docs_page", "fetch", "request_log", "admission", "url_policy"):
     importlib.import_module(f"detectctl.serving.{module}")
 print(json.dumps({"of the engine": of_the_engine, "of the service": sorted(heavy & set(sys.modules)), "mb": megabytes}))
 """
@@ -278,9 +278,9 @@ def test_the_first_images_may_come_at_the_same_time(yolov8n_compiled: CompiledMo
 _EVERY_SHAPE = """
 import sys
 import numpy as np, psutil
-from detectctl.engine import openvino
+from detectctl.engine import openvino_engine
 from detectctl.engine.detector import Detector, DetectorSettings
-openvino._KEPT_KERNELS = int(sys.argv[3]) or openvino._KEPT_KERNELS
+openvino_engine._KEPT_KERNELS = int(sys.argv[3]) or openvino_engine._KEPT_KERNELS
 detector = Detector.load(DetectorSettings(sys.argv[1], sys.argv[2], threads=1))
 detector.warm_up()
 before = psutil.Process().memory_info().rss

@@ -13,14 +13,14 @@ import cv2
 import numpy as np
 import pytest
 
-from detectctl.detection import Detection
-from detectctl.engine import calibration
-from detectctl.engine.agreement import Agreement, compare
-from detectctl.engine.calibration import MOST_IMAGES, Calibration
 from detectctl.engine.compiled import read_agreement
 from detectctl.engine.detector import Detector, DetectorSettings
-from detectctl.engine.quantise import quantise
+from detectctl.engine.int8 import calibration
+from detectctl.engine.int8.agreement import Agreement, compare
+from detectctl.engine.int8.calibration import MOST_IMAGES, Calibration
+from detectctl.engine.int8.quantise import quantise
 from detectctl.errors import ConversionFailed, UsageError
+from detectctl.wire import Detection
 
 if TYPE_CHECKING:
     from detectctl.engine.compiled import CompiledModel
@@ -186,7 +186,7 @@ def test_a_deadline_ends_the_calibration_and_leaves_nothing(
 
 
 def test_a_file_that_cannot_be_read_is_skipped(tmp_path: Path, bus_jpg: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detectctl.images.MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr("detectctl.sources.MAX_FILE_BYTES", 1000)
     shutil.copyfile(bus_jpg, tmp_path / "large.jpg")
     (tmp_path / "small.jpg").write_bytes(b"x")
     digests = {Path(path).name: sha256 for path, sha256 in calibration.choose(tmp_path).images}

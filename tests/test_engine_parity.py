@@ -15,8 +15,8 @@ from detectctl.engine.detector import Detector, DetectorSettings
 from processor import has_bf16
 
 if TYPE_CHECKING:
-    from detectctl.detection import Detection
     from detectctl.engine.compiled import CompiledModel
+    from detectctl.wire import Detection
 
 IOU = 0.7
 # Smallest IoU of a pair of boxes, greatest difference of their confidences.

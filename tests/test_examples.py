@@ -17,7 +17,7 @@ import pytest
 from PIL import Image, ImageChops
 from pycocotools.coco import COCO
 
-from detectctl import config
+from detectctl import settings
 from installed import DETECTCTL, Home, Service, free_port
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ def test_folder_to_coco_writes_a_data_set_of_all_that_could_be_read(
 @pytest.mark.parametrize("command", ["up", "detect", "annotate", "status", "down"])
 def test_the_settings_file_is_one_that_every_command_takes_and_states_the_defaults(command: str) -> None:
     """So that whoever begins with a copy of it changes nothing by that."""
-    kind = config.COMMANDS[command]
-    loaded = config.load(command, kind, {}, {}, EXAMPLES / "detectctl.toml")
+    kind = settings.COMMANDS[command]
+    loaded = settings.load(command, kind, {}, {}, EXAMPLES / "detectctl.toml")
     assert loaded.settings == kind()
     assert any("detectctl.toml" in origin for origin in loaded.origins.values())
 

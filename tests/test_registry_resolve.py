@@ -20,7 +20,7 @@ from detectctl.errors import (
     UsageError,
 )
 from detectctl.registry import resolve as resolving
-from detectctl.registry.base import KNOWN, import_base
+from detectctl.registry.base_weights import KNOWN, import_base
 from detectctl.registry.resolve import resolve
 from detectctl.registry.store import Store
 from wandb_server import WandbServer
@@ -28,7 +28,7 @@ from wandb_server import WandbServer
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from detectctl.registry.version import ModelVersion
+    from detectctl.registry.model_version import ModelVersion
 
 WANTED = "acme/registry/yolo:latest"
 NOWHERE = "http://127.0.0.1:9"

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from detectctl.errors import ModelCorrupt, ModelError
+from detectctl.registry.model_version import ModelVersion
 from detectctl.registry.store import Origin, Store
-from detectctl.registry.version import ModelVersion
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -21,7 +21,7 @@ from detectctl.errors import UnsupportedImage, UsageError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from detectctl.detection import Detection, ServedModel
+    from detectctl.wire import Detection, ServedModel
 
 Colour = tuple[int, int, int]
 Rect = tuple[int, int, int, int]

@@ -15,17 +15,17 @@ import typer
 from typer.core import TyperGroup
 
 import detectctl
-from detectctl import config
+from detectctl import settings as config
 from detectctl.errors import DetectctlError, NotRunning, SourcesFailed, UsageError
 from detectctl.keys import read_keys
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from detectctl.client import Client, Outcome
-    from detectctl.cluster.down import DownResult
+    from detectctl.client.service_client import Client, Outcome
     from detectctl.console import Console
-    from detectctl.images import Source
+    from detectctl.lifecycle.down import DownResult
+    from detectctl.sources import Source
 
 S = TypeVar("S", bound=config.Settings)
 
@@ -236,7 +236,7 @@ def up(
         generate_api_key=generate_api_key, no_auth=no_auth or None, cors_origin=cors_origin or None, docs=docs,
         follow=follow, interval=interval, down_on_exit=down_on_exit,
     )  # fmt: skip
-    from detectctl.cluster.up import up as bring_up
+    from detectctl.lifecycle.up import up as bring_up
 
     console = session.console()
     with console.progress() as progress:
@@ -248,7 +248,7 @@ def up(
 
 def _follow(settings: config.UpSettings, console: Console) -> None:
     """Until SIGTERM, Ctrl-C, or somebody's `down`."""
-    from detectctl.cluster.follow import Follower
+    from detectctl.lifecycle.follow import Follower
 
     sys.stdout.flush()
     try:
@@ -299,7 +299,7 @@ def detect(
         concurrency=concurrency, fetch=fetch, url=url, name=name, retries=retries, timeout=timeout,
         recursive=recursive, api_key_file=api_key_file and str(api_key_file),
     )  # fmt: skip
-    from detectctl import outputs
+    from detectctl.client import outputs
 
     console = session.console()
     images = _images(sources, settings)
@@ -351,8 +351,8 @@ def annotate(
         class_=class_ or None, concurrency=concurrency, fetch=fetch, url=url, name=name, retries=retries,
         timeout=timeout, recursive=recursive, api_key_file=api_key_file and str(api_key_file),
     )  # fmt: skip
-    from detectctl.client import Style
-    from detectctl.outputs import plan_outputs
+    from detectctl.client.outputs import plan_outputs
+    from detectctl.client.service_client import Style
 
     console = session.console()
     images = _images(sources, settings)
@@ -379,7 +379,7 @@ def status(
     """Show what runs: model, replicas, requests, latency."""
     session: Session = context.obj
     settings = session.settings("status", config.InstanceSettings, name=name)
-    from detectctl.cluster import status as statuses
+    from detectctl.lifecycle import status as statuses
 
     console = session.console()
     while True:
@@ -418,10 +418,10 @@ def models(
         return
     if reference is None:
         raise UsageError("a collection is missing", hint="detectctl models entity/project/name, or models --prune")
-    from detectctl.cluster.instance import served_artifacts
-    from detectctl.registry import listing
+    from detectctl.lifecycle.state import served_artifacts
+    from detectctl.registry import collection
 
-    found = listing.versions(
+    found = collection.versions(
         reference,
         cache=config.cache_home(os.environ),
         environ=os.environ,
@@ -435,7 +435,7 @@ def models(
 
 
 def _prune(settings: config.ModelsSettings, console: Console, *, yes: bool, as_json: bool) -> None:
-    from detectctl.cluster import prune
+    from detectctl.lifecycle import prune
 
     doomed = prune.unserved(os.environ)
     if doomed and not yes:
@@ -469,7 +469,7 @@ def logs(
     """Show the service's log lines, also of one that failed to start."""
     session: Session = context.obj
     settings = session.settings("logs", config.LogsSettings, name=name, level=level, tail=tail)
-    from detectctl.cluster import logs as log_files
+    from detectctl.lifecycle import logs as log_files
 
     console = session.console()
     wanted = log_files.LogFilter(replica, settings.level.upper())
@@ -490,7 +490,7 @@ def down(
     """Finish accepted requests; stop what `up` started, nothing else."""
     session: Session = context.obj
     settings = session.settings("down", config.DownSettings, name=name, timeout=timeout)
-    from detectctl.cluster.instance import names
+    from detectctl.lifecycle.state import names
 
     console = session.console()
     wanted = names(config.state_home(os.environ)) if every else [settings.name]
@@ -504,7 +504,7 @@ def down(
 def _down(
     wanted: list[str], settings: config.DownSettings, console: Console, *, force: bool, quiet: bool = False
 ) -> list[DownResult]:
-    from detectctl.cluster.down import down as take_down
+    from detectctl.lifecycle.down import down as take_down
 
     results = []
     for one in wanted:
@@ -517,12 +517,12 @@ def _down(
 
 
 def _client(settings: config.RequestSettings) -> Client:
-    from detectctl.client import Client
+    from detectctl.client.service_client import Client
 
     endpoint, key_file = settings.url, settings.api_key_file
     ours = endpoint is None
     if endpoint is None:
-        from detectctl.cluster.instance import reach
+        from detectctl.lifecycle.state import reach
 
         endpoint, own_key_file = reach(config.state_home(os.environ), settings.name)
         key_file = key_file or own_key_file
@@ -537,14 +537,14 @@ def _client(settings: config.RequestSettings) -> Client:
 
 
 def _images(arguments: list[str], settings: config.RequestSettings) -> list[Source]:
-    from detectctl import images
+    from detectctl import sources as images
 
     stdin = sys.stdin.buffer.read() if "-" in arguments else None
     return list(images.resolve(arguments, recursive=settings.recursive, stdin=stdin))
 
 
 def _write(shape: str, outcomes: Iterator[Outcome], stream: TextIO, client: Client) -> None:
-    from detectctl import formats
+    from detectctl.client import formats
 
     if shape == "coco":
         formats.write_coco(outcomes, stream, client.labels())
@@ -553,7 +553,7 @@ def _write(shape: str, outcomes: Iterator[Outcome], stream: TextIO, client: Clie
 
 
 def _wanted(settings: config.RequestSettings) -> Any:
-    from detectctl.client import Wanted
+    from detectctl.client.service_client import Wanted
 
     fetch: Any = settings.fetch  # config has checked it
     return Wanted(settings.conf, settings.iou, settings.class_, fetch)

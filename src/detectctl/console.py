@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
     from rich.status import Status
 
-    from detectctl.client import Outcome
-    from detectctl.cluster.down import DownResult
-    from detectctl.cluster.logs import LogLine
-    from detectctl.cluster.progress import Progress
-    from detectctl.cluster.status import InstanceStatus
-    from detectctl.cluster.up import UpResult
+    from detectctl.client.service_client import Outcome
     from detectctl.errors import DetectctlError
-    from detectctl.registry.listing import CollectionVersion
+    from detectctl.lifecycle.down import DownResult
+    from detectctl.lifecycle.logs import LogLine
+    from detectctl.lifecycle.status import InstanceStatus
+    from detectctl.lifecycle.up import UpResult
+    from detectctl.progress import Progress
+    from detectctl.registry.collection import CollectionVersion
     from detectctl.registry.store import StoredCheckpoint
 
 
@@ -149,7 +149,7 @@ class Console:
             precision = " int8" if status.engine["precision"] == "int8" else ""
             grid.add_row("engine", f"{status.engine['engine']}{precision} on {status.engine['device']}")
             if status.engine["agreement"] is not None:
-                from detectctl.engine.agreement import Agreement
+                from detectctl.engine.int8.agreement import Agreement
 
                 grid.add_row("", str(Agreement(**status.engine["agreement"])))
         wanted = "" if status.minimum == status.maximum else f", may be {status.minimum}..{status.maximum}"

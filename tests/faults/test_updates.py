@@ -32,7 +32,7 @@ def _seed(running: Scene, compiled: CompiledModel) -> Path:
 
 _NO_ROOM = """
 from detectctl.cli import main
-from detectctl.cluster.deployment import Deployment
+from detectctl.lifecycle.deployment import Deployment
 
 usual = Deployment.serve_config
 

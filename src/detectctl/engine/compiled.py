@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from detectctl.engine.agreement import Agreement
+from detectctl.engine.int8.agreement import Agreement
 from detectctl.errors import ModelCorrupt
 
 if TYPE_CHECKING:

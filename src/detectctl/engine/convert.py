@@ -62,7 +62,7 @@ def compile_checkpoint(
         env = child_environment(environ, scratch) | _environment_of_ultralytics(scratch, trust=trust_checkpoint)
         try:
             result = run_child(
-                "detectctl.engine.converter", request, env=env, timeout_s=left_s, on_event=on_event, name=called
+                "detectctl.engine.convert_child", request, env=env, timeout_s=left_s, on_event=on_event, name=called
             )
         except child.ChildFailed as error:
             why, hint = json.loads(error.detail)
@@ -76,7 +76,7 @@ def compile_checkpoint(
 
 def _key(sha256: str, *, trust_checkpoint: bool) -> str:
     """What the outcome depends on; the converter's source stands for its version, which one would forget to raise."""
-    converter = hashlib.sha256(Path(__file__).with_name("converter.py").read_bytes()).hexdigest()
+    converter = hashlib.sha256(Path(__file__).with_name("convert_child.py").read_bytes()).hexdigest()
     versions = [version("openvino"), version("ultralytics-opencv-headless"), version("torch"), converter]
     return hashlib.sha256(json.dumps([sha256, trust_checkpoint, versions]).encode()).hexdigest()[:32]
 

@@ -16,7 +16,7 @@ from PIL import Image, ImageOps
 # Image.open() would else import every plugin there is to find these two.
 from PIL import TiffImagePlugin, WebPImagePlugin  # noqa: F401  isort: skip
 
-from detectctl.engine.parts import check_parts, has_all_pixels
+from detectctl.engine.image_limits import check_parts, has_all_pixels
 from detectctl.errors import ImageTooLarge, UnsupportedImage
 
 if TYPE_CHECKING:

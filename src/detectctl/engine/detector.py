@@ -14,20 +14,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from detectctl.detection import Detection
 from detectctl.engine.compiled import load_compiled
 from detectctl.engine.cpus import available_cpus
 from detectctl.engine.decode import decode
-from detectctl.engine.postprocess import select
-from detectctl.engine.preprocess import letterbox
+from detectctl.engine.letterbox import letterbox
+from detectctl.engine.nms import select
 from detectctl.errors import BadParameter, UsageError
+from detectctl.wire import Detection
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from numpy.typing import NDArray
 
-    from detectctl.engine.base import Device, Engine, EngineInfo, EngineName, Precision
+    from detectctl.engine.interface import Device, Engine, EngineInfo, EngineName, Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Detector:
         threads = settings.threads or available_cpus()
         precision = None if settings.precision == "auto" else settings.precision
         if settings.engine == "torch":
-            from detectctl.engine.torch import TorchEngine
+            from detectctl.engine.torch_engine import TorchEngine
 
             return cls(
                 TorchEngine(
@@ -120,7 +120,7 @@ class Detector:
                 why="it computes on the CPU",
                 hint="use --device cpu",
             )
-        from detectctl.engine.openvino import OpenVINOEngine
+        from detectctl.engine.openvino_engine import OpenVINOEngine
 
         model = load_compiled(Path(settings.model), checkpoint_sha256=settings.sha256)
         if (model.agreement is not None) != (settings.precision == "int8"):

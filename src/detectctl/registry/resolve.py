@@ -25,11 +25,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from detectctl.errors import ModelAccessDenied, ModelCorrupt, ModelError, ModelNotFound, RegistryUnreachable
-from detectctl.registry import wandb
-from detectctl.registry.base import base_model
+from detectctl.registry import wandb_source
+from detectctl.registry.base_weights import base_model
+from detectctl.registry.model_version import ModelVersion
 from detectctl.registry.reference import DEFAULT_BASE, Artifact, BaseModel, LocalFile, parse
 from detectctl.registry.store import Origin, Store
-from detectctl.registry.version import ModelVersion
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -77,7 +77,7 @@ def resolve(
             return _local(wanted, store)
     site = _site(wanted, environ)
     try:
-        model = wandb.fetch(wanted, store, environ=environ, timeout_s=first_s, on_event=on_event)
+        model = wandb_source.fetch(wanted, store, environ=environ, timeout_s=first_s, on_event=on_event)
     except (RegistryUnreachable, ModelNotFound, ModelAccessDenied) as error:
         stale = _last_resolved(wanted, store, site) if isinstance(error, RegistryUnreachable) and fallback else None
         if stale is not None:

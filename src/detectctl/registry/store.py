@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from filelock import BaseFileLock
 
-    from detectctl.registry.version import ModelVersion
+    from detectctl.registry.model_version import ModelVersion
 
 _FORGOTTEN_AFTER_S = 24 * 3600
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detectctl.serving.config import DEPLOYMENT, ServiceConfig
+from detectctl.serving.service_config import DEPLOYMENT, ServiceConfig
 
 if TYPE_CHECKING:
-    from detectctl.serving.service import Service
+    from detectctl.serving.admission import Service
 
 
 def build(args: dict[str, Any]) -> Any:
@@ -43,11 +43,11 @@ class Replica:
         """The FastAPI application around the loaded detector, behind its guard."""
         from ray import serve
 
-        from detectctl.serving.api import create_app
-        from detectctl.serving.auth import KeyRing
+        from detectctl.serving.admission import Service
         from detectctl.serving.fetch import Fetcher
+        from detectctl.serving.guard import KeyRing
         from detectctl.serving.request_log import open_request_log
-        from detectctl.serving.service import Service
+        from detectctl.serving.routes import create_app
         from detectctl.serving.url_policy import UrlPolicy
 
         stats_file = None

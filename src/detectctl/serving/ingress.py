@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from detectctl.errors import Overloaded
 
 if TYPE_CHECKING:
-    from detectctl.serving.auth import App, Message, Receive, Send
+    from detectctl.serving.guard import App, Message, Receive, Send
 
 ANSWERS = {
     502: ("Bad Gateway", "the replica went away while it answered"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from detectctl.errors import REQUEST_ERRORS, HostNotKnown
-from detectctl.serving.auth import OPEN_ROUTES
+from detectctl.serving.guard import OPEN_ROUTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -1,0 +1,154 @@
+"""Where annotated images go: names that never collide, files that are never half written, originals left alone."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+from urllib.parse import unquote, urlsplit
+
+from detectctl.errors import UsageError
+from detectctl.sources import IMAGE_SUFFIXES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from detectctl.sources import Source
+
+FORMATS = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp"}
+"""The image format of each suffix that can be written, as `annotate.encode` and `image/*` call it."""
+
+
+def image_format(path: Path) -> str:
+    """The image format that a file's suffix asks for.
+
+    Raises:
+        UsageError: it asks for another than jpg, png and webp.
+    """
+    try:
+        return FORMATS[path.suffix.lower()]
+    except KeyError:
+        raise UsageError(
+            f"{path} is no image that can be written",
+            why=f"its suffix is {path.suffix or 'missing'}",
+            hint="end the name with .jpg, .png or .webp",
+        ) from None
+
+
+def write(path: Path, data: bytes) -> None:
+    """Put `data` at `path`, whole or not at all; the folder is made if missing.
+
+    Raises:
+        UsageError: the place cannot be written to.
+    """
+    with _whole(path) as part:
+        part.write_bytes(data)
+
+
+@contextlib.contextmanager
+def text_file(path: Path | None) -> Iterator[TextIO | None]:
+    """A text file that appears whole when the block ends without an exception; None for None.
+
+    Raises:
+        UsageError: the place cannot be written to.
+    """
+    if path is None:
+        yield None
+        return
+    with _whole(path) as part, part.open("w", encoding="utf-8") as stream:
+        yield stream
+
+
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """A file to write, which takes its place at `path` when the block ends without an exception."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        target = path.resolve()  # a link keeps pointing where it does
+        if target.exists() and not target.is_file():
+            yield target  # /dev/stdout or a pipe: nothing to rename over
+            return
+        # A name of our own, and not `tempfile`, so that the file gets the permissions that the user's umask gives.
+        # Random, and made only if nothing is there: in a shared folder somebody could lay a link in its way.
+        part = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
+        part.touch(exist_ok=False)
+        try:
+            yield part
+            part.replace(target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                part.unlink()
+            raise
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be written", why=error.strerror or str(error), hint="name another place: -o"
+        ) from error
+
+
+def plan_outputs(sources: Sequence[Source], output: str) -> list[Path]:
+    """Where each source's annotated image goes: `output` itself for one source, else a file in the folder `output`.
+
+    In a folder, a file keeps its name and its suffix if that is jpg, png or webp, else it becomes a `.jpg`; a name that
+    is taken already gets `-2`, `-3`, …, in the order of the sources. `output` is a folder if it exists as one, ends
+    with `/`, or has no suffix.
+
+    Raises:
+        UsageError: several sources for one file, an unknown suffix, or an original that would be overwritten.
+    """
+    target = Path(output)
+    if target.is_dir() or output.endswith("/") or not target.suffix:
+        return _plan_folder(sources, target)
+    if len(sources) != 1:
+        raise UsageError(
+            f"{output} cannot hold {len(sources)} images",
+            why="it has a file's name, and there are several sources",
+            hint="name a folder: -o annotated/",
+        )
+    image_format(target)
+    original = sources[0].path
+    if original is not None and target.exists() and original.exists() and target.samefile(original):
+        raise UsageError(f"{output} would be overwritten", why="it is the source itself", hint="name another file: -o")
+    return [target]
+
+
+def _plan_folder(sources: Sequence[Source], folder: Path) -> list[Path]:
+    resolved = folder.resolve()
+    for source in sources:
+        if source.path is not None and source.path.resolve().parent == resolved:
+            raise UsageError(
+                f"{folder} is no place for the annotated images",
+                why=f"{source.name} is in it, and originals must not be overwritten",
+                hint="name another folder: -o annotated/",
+            )
+    taken: set[str] = set()
+    targets = []
+    for source in sources:
+        stem, suffix = _output_name(source)
+        name = f"{stem}{suffix}"
+        number = 1
+        while name.lower() in taken:  # case-insensitive file systems would overwrite
+            number += 1
+            name = f"{stem}-{number}{suffix}"
+        taken.add(name.lower())
+        targets.append(folder / name)
+    return targets
+
+
+def _output_name(source: Source) -> tuple[str, str]:
+    """Stem and suffix of the annotated image's file."""
+    if source.url is not None:
+        parts = urlsplit(source.url)
+        name = unquote(parts.path).rstrip("/").rpartition("/")[2] or parts.netloc.rpartition("@")[2]
+    elif source.path is not None:
+        name = source.path.name
+    else:
+        name = "stdin"
+    name = "".join(
+        character if character.isprintable() and character not in '/\\:*?"<>|' else "_" for character in name
+    )
+    suffix = Path(name).suffix
+    stem = name.removesuffix(suffix) if suffix.lower() in IMAGE_SUFFIXES else name
+    # 255 bytes is the limit of common file systems; the number and the temporary file's name need room too.
+    stem = stem.encode()[:200].decode(errors="ignore").lstrip(".") or "image"
+    return stem, suffix.lower() if suffix.lower() in FORMATS else ".jpg"

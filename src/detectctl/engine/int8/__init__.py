@@ -1,0 +1,1 @@
+"""Networks quantised to int8, and how far they are from what they were made of."""

@@ -1,0 +1,144 @@
+"""The engine for CPUs: an OpenVINO network, as fast as this processor can.
+
+Two compiled forms of one network share the cores: all threads on one image when it is alone, one thread per image when
+more wait. The first gives the least latency, the second the most images per second.
+"""
+
+from __future__ import annotations
+
+import queue
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from detectctl.engine.interface import EngineInfo, Precision
+from detectctl.engine.yolo_head import decode, least_logit
+from detectctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from detectctl.engine.compiled import CompiledModel
+
+# The little that is not quantised in an int8 network is as fast in fp32 as in bf16.
+_HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
+_NATIVE: dict[Precision, str] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
+# What OpenVINO keeps per stream for shapes it has seen. Its own 5000 keep all 39 that letterboxes of 640 can have,
+# 200 MB a stream. Measured: eight shapes in turn cost the same CPU time with 300 as with 600; all 39 in turn cost
+# nearly twice that of 5000.
+_KEPT_KERNELS = 300
+
+
+class OpenVINOEngine:
+    """See `detectctl.engine.interface.Engine`.
+
+    Args:
+        model: verified.
+        precision: None for bf16 where the processor computes in it, else fp32; int8 needs a model made for it.
+        threads: CPU threads to use in all.
+
+    Raises:
+        UsageError: the processor does not compute in the precision asked for.
+    """
+
+    def __init__(self, model: CompiledModel, *, precision: Precision | None, threads: int) -> None:
+        import openvino
+
+        # Its table of types is made at the first use, and of two threads that are the first at the same time one waits
+        # for the table while it holds the GIL, the other for the GIL: for ever.
+        openvino.Type.u8.to_dtype()
+        core = openvino.Core()
+        # No CACHE_DIR: what OpenVINO would keep there it loads again unverified, to save a tenth of a second.
+        chosen = _choose_precision(precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        network = core.read_model(model.network)
+        self.labels = model.labels
+        self.stride = model.stride
+        self.info = EngineInfo("openvino", "cpu", chosen, threads, streams=threads, agreement=model.agreement)
+        compile_for = partial(_Pool, core, network, chosen, model.strides, threads=threads)
+        self._crowded = compile_for(streams=threads)
+        self._alone = compile_for(streams=1) if threads > 1 else self._crowded
+
+    def infer(
+        self, images: NDArray[np.uint8], confidences: Sequence[float], *, alone: bool
+    ) -> list[NDArray[np.float32]]:
+        """See `Engine.infer`."""
+        return (self._alone if alone else self._crowded).infer(images, confidences)
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        del self._alone, self._crowded
+
+
+class _Pool:
+    """One compiled form of the network, with as many infer requests as it has streams."""
+
+    def __init__(
+        self,
+        core: Any,
+        network: Any,
+        precision: Precision,
+        strides: Sequence[int],
+        *,
+        streams: int,
+        threads: int,
+    ) -> None:
+        self._strides = strides
+        compiled = core.compile_model(
+            network,
+            "CPU",
+            {
+                "INFERENCE_PRECISION_HINT": _HINTS[precision],
+                "NUM_STREAMS": streams,
+                "INFERENCE_NUM_THREADS": threads,
+                "CPU_RUNTIME_CACHE_CAPACITY": _KEPT_KERNELS,
+                "ENABLE_CPU_PINNING": False,  # other replicas and decoders share these cores
+            },
+        )
+        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(streams):
+            self._requests.put(compiled.create_infer_request())
+
+    def infer(self, images: NDArray[np.uint8], confidences: Sequence[float]) -> list[NDArray[np.float32]]:
+        request = self._requests.get()
+        try:
+            request.infer([images], share_inputs=True, share_outputs=True)
+            # The tensors belong to the request: what is taken from them before its return is a copy.
+            distances, logits, best = (request.get_output_tensor(index).data for index in range(3))
+            found = []
+            for index, confidence in enumerate(confidences):
+                anchors = np.flatnonzero(best[index] > least_logit(confidence))
+                found.append(
+                    decode(
+                        distances[index][:, anchors],
+                        logits[index][:, anchors],
+                        anchors,
+                        confidence=confidence,
+                        shape=images.shape[1:3],
+                        strides=self._strides,
+                    )
+                )
+            return found
+        finally:
+            self._requests.put(request)
+
+
+def require_precision(asked: Precision) -> None:
+    """Nothing if this processor computes in the precision; UsageError as from the engine."""
+    import openvino
+
+    _choose_precision(asked, openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+
+
+def _choose_precision(asked: Precision | None, capabilities: Sequence[str]) -> Precision:
+    if asked is None:
+        return "bf16" if _NATIVE["bf16"] in capabilities else "fp32"
+    if _NATIVE[asked] not in capabilities:
+        raise UsageError(
+            f"the precision {asked} is not available on this processor",
+            why=f"it computes in {', '.join(name for name, native in _NATIVE.items() if native in capabilities)}",
+            hint="use --precision auto",
+        )
+    return asked

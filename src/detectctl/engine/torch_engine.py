@@ -1,0 +1,168 @@
+"""The engine for CUDA: the checkpoint's own PyTorch network; runs on the CPU, too, for comparison."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from typing import TYPE_CHECKING, Any
+
+from detectctl.engine.batching import Batcher
+from detectctl.engine.checkpoint import labels_and_strides, refuse_at_sight, refuse_unreadable
+from detectctl.engine.compiled import padding_stride
+from detectctl.engine.interface import Device, EngineInfo, Precision
+from detectctl.engine.yolo_head import decode, least_logit
+from detectctl.errors import ModelCorrupt, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class TorchEngine:
+    """See `detectctl.engine.interface.Engine`.
+
+    Args:
+        checkpoint: a PyTorch checkpoint of Ultralytics.
+        sha256: hex digest that its bytes must have.
+        device: where it computes.
+        precision: None for fp16 on CUDA and fp32 on the CPU.
+        threads: CPU threads to use.
+        trust_checkpoint: load it even if that runs code it brings along.
+        batch: images that it takes together at most; None for 8 on CUDA and 1 on the CPU, which gains nothing by more.
+
+    Raises:
+        ModelCorrupt: the file is missing, or its bytes are not those of `sha256`.
+        CheckpointRefused: it wants to run code, is damaged, or holds no detection model of the YOLOv8 kind.
+        UsageError: the device is not there, or does not compute in that precision.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Path,
+        sha256: str,
+        *,
+        device: Device,
+        precision: Precision | None,
+        threads: int,
+        trust_checkpoint: bool,
+        batch: int | None = None,
+    ) -> None:
+        _verify(checkpoint, sha256)
+        if not trust_checkpoint:
+            refuse_at_sight(checkpoint)
+        # Read once, while it is imported: it must neither go online nor install what a checkpoint names.
+        os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_VERBOSE="false")
+        import torch
+
+        chosen = precision or ("fp16" if device == "cuda" else "fp32")
+        _check_device(torch, device, chosen)
+        torch.set_num_threads(threads)
+        model = _load(checkpoint, trust=trust_checkpoint)
+        self.labels, self._strides = labels_and_strides(model)
+        self.stride = padding_stride(self._strides)
+        # Boxes are computed from raw logits, in fp32: lower precisions would move them by pixels.
+        model.model[-1]._inference = lambda raw: (raw["boxes"], raw["scores"])
+        largest = batch or (8 if device == "cuda" else 1)
+        self.info = EngineInfo("torch", device, chosen, threads, streams=1, batch=largest)
+        self._torch = torch
+        self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[chosen]
+        self._model = model.fuse().eval().to(device, self._dtype, memory_format=torch.channels_last)
+        self._device = device
+        # One batch at a time: the head keeps the anchors of the last shape it saw, so two threads cannot be in it.
+        self._batcher = Batcher(self._run, largest)
+
+    def infer(
+        self,
+        images: NDArray[np.uint8],
+        confidences: Sequence[float],
+        *,
+        alone: bool,  # noqa: ARG002 - the protocol's
+    ) -> list[NDArray[np.float32]]:
+        """See `Engine.infer`; `alone` makes no difference here: who waits shares a batch."""
+        return self._batcher.infer(images, confidences)
+
+    def _run(self, images: NDArray[np.uint8], confidences: Sequence[float]) -> list[NDArray[np.float32]]:
+        torch = self._torch
+        with torch.inference_mode():
+            batch = torch.from_numpy(images)
+            if self._device == "cuda":
+                batch = batch.pin_memory().to("cuda", non_blocking=True)
+            # A view: NHWC memory seen as NCHW is what channels_last means.
+            (distances, logits), _ = self._model(batch.permute(0, 3, 1, 2).to(self._dtype) / 255)
+            least = torch.tensor([least_logit(confidence) for confidence in confidences], device=logits.device)
+            image, anchor = (logits.amax(1) > least[:, None]).nonzero().unbind(1)
+            # Few anchors count, and they leave the device together: each transfer waits for all that runs there.
+            picked = torch.cat((distances[image, :, anchor], logits[image, :, anchor]), dim=1).float().cpu().numpy()
+            places = torch.stack((image, anchor)).cpu().numpy()
+        bins = distances.shape[1]
+        found = []
+        for index, confidence in enumerate(confidences):
+            rows = picked[places[0] == index]
+            found.append(
+                decode(
+                    rows[:, :bins].T,
+                    rows[:, bins:].T,
+                    places[1][places[0] == index],
+                    confidence=confidence,
+                    shape=images.shape[1:3],
+                    strides=self._strides,
+                )
+            )
+        return found
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        del self._model
+        if self._device == "cuda":
+            self._torch.cuda.empty_cache()
+
+
+def _verify(checkpoint: Path, sha256: str) -> None:
+    try:
+        with checkpoint.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelCorrupt(f"{checkpoint} cannot be read", why=str(error), hint="run `detectctl up` again") from error
+    if digest != sha256:
+        raise ModelCorrupt(
+            f"{checkpoint} is not the file it should be",
+            why=f"its sha256 is {digest}, expected {sha256}",
+            hint="run `detectctl up` again",
+        )
+
+
+def _check_device(torch: Any, device: Device, precision: Precision) -> None:
+    if precision == "int8":
+        raise UsageError(
+            "the precision int8 is not available with PyTorch",
+            why="only the engine openvino computes in it",
+            hint="use --device cpu, or --precision auto",
+        )
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("the device cuda is not available", why="PyTorch finds no GPU", hint="use --device cpu")
+    if device == "cuda" and precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise UsageError(
+            "the precision bf16 is not available on this GPU",
+            why="it does not compute in bf16",
+            hint="use --precision auto",
+        )
+
+
+def _load(checkpoint: Path, *, trust: bool) -> Any:
+    """As Ultralytics' `load_checkpoint` does, which takes the choice of safe loading from the environment only."""
+    import torch
+    from ultralytics.nn.tasks import guess_model_task, torch_safe_load
+
+    try:
+        content, _ = torch_safe_load(checkpoint, safe_only=not trust)
+        model = (content.get("ema") or content["model"]).float()
+        model.task = guess_model_task(model)
+        for layer in model.modules():
+            if isinstance(layer, torch.nn.Upsample) and not hasattr(layer, "recompute_scale_factor"):
+                layer.recompute_scale_factor = None  # saved by a PyTorch before 1.11
+    except Exception as error:  # hostile bytes may lead the loader to any exception
+        raise refuse_unreadable(checkpoint, error, trusted=trust) from error
+    return model

@@ -1,0 +1,1 @@
+"""A Ray head of our own on this machine."""

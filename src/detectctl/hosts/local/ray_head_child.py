@@ -1,0 +1,34 @@
+"""`ray start`, less what a detection service never uses.
+
+Run as `python -m detectctl.hosts.local.ray_head_child start --head --block …`. Ray's command line has no switch for two
+things that cost a third of the start-up time and 200 MB: the dashboard's modules beside Serve's REST interface, and
+the Ray Client server (which would also be one more listener). Both hooks are read from Ray 2.60's source; a Ray that
+lacks them starts as usual, only fatter.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+
+def main() -> None:
+    """Start Ray with its own command line."""
+    from ray._private import services
+    from ray.scripts import scripts
+
+    start_ray_process = services.start_ray_process
+
+    def start_lean(command: list[str], process_type: str, *args: Any, **kwargs: Any) -> Any:
+        if process_type == "dashboard":
+            command = [*command, "--modules-to-load=ServeHead"]
+        return start_ray_process(command, process_type, *args, **kwargs)
+
+    services.start_ray_process = start_lean
+    scripts.get_ray_client_dependency_error = lambda: "the Ray Client server is not wanted"
+    sys.argv[0] = "ray"
+    scripts.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""What should run: a pinned model with its settings, as Serve's declarative configuration."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, cast
+
+import detectctl
+from detectctl.hosts.local import haproxy
+from detectctl.serving.service_config import APPLICATION, DEPLOYMENT, IMPORT_PATH, ServiceConfig
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from detectctl.engine.convert import CompiledModel
+    from detectctl.registry.model_version import ModelVersion
+    from detectctl.settings import UpSettings
+
+# One replica accepts this many requests at once; at 60 a second the last of them waits one second.
+MAX_QUEUE = 64
+# Serve's own limit lies above ours, so that a refused request gets our JSON and Retry-After, not Serve's text.
+_SERVE_MAX_ONGOING = 4 * MAX_QUEUE
+# More than a replica can work on at once, less than anybody would wait for: above it, a second replica helps.
+_TARGET_ONGOING = 8
+# Room for replicas to be replaced one for one: CPU time is the scheduler's business, not Ray's.
+_REPLICA_CPUS = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A configuration that can be PUT, compared and put back.
+
+    Attributes:
+        config: what each replica is told.
+        minimum: replicas kept.
+        maximum: replicas at most.
+        device: `cpu` or `cuda`.
+        source: where the model came from: `base`, `file` or `wandb`.
+        artifact: on W&B, exactly what it is; see `ModelVersion`.
+    """
+
+    config: ServiceConfig
+    minimum: int
+    maximum: int
+    device: str
+    source: str
+    artifact: str | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for two deployments that would serve the same in the same way."""
+        return self.config.fingerprint
+
+    def to_json(self) -> dict[str, Any]:
+        """For the state file."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Deployment:
+        """The inverse; TypeError or KeyError on another shape."""
+        return cls(**{**data, "config": ServiceConfig.from_json(data["config"])})
+
+    def at(self, stats_dir: Path) -> Deployment:
+        """The same in another instance, which keeps its counters elsewhere."""
+        return replace(self, config=replace(self.config, stats_dir=str(stats_dir)))
+
+    def serve_config(self, host: str, port: int, running: int = 0) -> dict[str, Any]:
+        """The body of Serve's `PUT /api/serve/applications/`, where so many replicas run already."""
+        args, user_config = self.config.split()
+        deployment: dict[str, Any] = {
+            "name": DEPLOYMENT,
+            "user_config": user_config,
+            "max_ongoing_requests": _SERVE_MAX_ONGOING,
+            "max_queued_requests": _SERVE_MAX_ONGOING,
+            "max_surge_percent": 100,  # the new replica serves before the old one stops
+            "graceful_shutdown_wait_loop_s": 0.2,
+            "graceful_shutdown_timeout_s": 150,  # more than a replica may take for a request; `down` has its own limit
+            "health_check_period_s": 1,  # a killed replica is noticed at the next look
+            "health_check_timeout_s": 15,
+            "ray_actor_options": {
+                "num_cpus": _REPLICA_CPUS,
+                **({"num_gpus": _REPLICA_CPUS} if self.device == "cuda" else {}),
+            },
+        }
+        if self.minimum == self.maximum:
+            deployment["num_replicas"] = self.minimum
+        else:
+            deployment["autoscaling_config"] = {
+                "min_replicas": self.minimum,
+                "max_replicas": self.maximum,
+                "target_ongoing_requests": _TARGET_ONGOING,
+                "upscale_delay_s": 5,
+                "downscale_delay_s": 60,
+            }
+            if self.minimum == 0:
+                # Serve goes to this number at each change, and otherwise stays at what the load has asked for. Without
+                # it a new model would not be loaded before the first request, and `up` could not say whether it loads.
+                deployment["autoscaling_config"]["initial_replicas"] = min(max(1, running), self.maximum)
+        application = {
+            "name": APPLICATION,
+            "route_prefix": "/",
+            "import_path": IMPORT_PATH,
+            "args": args,
+            "deployments": [deployment],
+        }
+        return {**empty_config(host, port), "applications": [application]}
+
+
+def empty_config(host: str, port: int) -> dict[str, Any]:
+    """Serve with its ingress and no application; PUT it to drain."""
+    return {
+        "proxy_location": "HeadOnly",
+        "http_options": {"host": haproxy.serve_host(host), "port": port},  # Serve's default is every interface
+        "logging_config": {"encoding": "JSON", "enable_access_log": False},
+        "applications": [],
+    }
+
+
+def plan(
+    settings: UpSettings,
+    model: ModelVersion,
+    compiled: CompiledModel,
+    device: str,
+    stats_dir: Path,
+    api_key_file: Path | None,
+) -> Deployment:
+    """The deployment that `settings` ask for with this model."""
+    from detectctl.engine.detector import DetectorSettings  # brings numpy and cv2
+
+    on_gpu = device == "cuda"
+    detector = DetectorSettings(
+        model=str(model.checkpoint if on_gpu else compiled.directory),
+        sha256=model.sha256,
+        engine="torch" if on_gpu else "openvino",
+        device="cuda" if on_gpu else "cpu",
+        precision=cast("Any", settings.precision),  # config has checked it
+        imgsz=settings.imgsz,
+        confidence=settings.conf,
+        iou=settings.iou,
+        trust_checkpoint=settings.trust_checkpoint,
+        max_image_bytes=settings.max_image_bytes,
+    )
+    config = ServiceConfig(
+        fingerprint="",
+        version=detectctl.__version__,
+        model=model.served,
+        reference=model.reference,
+        detector=detector.to_json(),
+        allow_url=settings.allow_url,
+        url_input=settings.url_input,
+        api_key_file=None if api_key_file is None else str(api_key_file),
+        # Nothing was said about who may ask, so the service is on loopback, for those who sit at this machine.
+        own_host=settings.host if api_key_file is None and not settings.no_auth else None,
+        cors_origin=settings.cors_origin,
+        docs=settings.docs,
+        max_queue=MAX_QUEUE,
+        stats_dir=str(stats_dir),
+    )
+    minimum, maximum = settings.replicas.minimum, settings.replicas.maximum
+    # The head's temporary folder is no wish of the user's, and a reason's wording is no change; all else is.
+    told = replace(config, stats_dir=None, model=replace(model.served, reason=None))
+    wishes = {**told.to_json(), "replicas": [minimum, maximum], "device": device}
+    fingerprint = hashlib.sha256(json.dumps(wishes, sort_keys=True).encode()).hexdigest()[:16]
+    return Deployment(replace(config, fingerprint=fingerprint), minimum, maximum, device, model.source, model.artifact)

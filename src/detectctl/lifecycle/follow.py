@@ -1,0 +1,199 @@
+"""`up --follow`: an instance kept at what its reference means, and away from versions that proved bad."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from detectctl.errors import DetectctlError, NotReady, NotRunning
+from detectctl.hosts.local import ray_head
+from detectctl.lifecycle.deployment import Deployment
+from detectctl.lifecycle.lock import locked
+from detectctl.lifecycle.rollout import Rollout, note_failure
+from detectctl.lifecycle.state import InstanceFolder, InstanceState
+from detectctl.lifecycle.status import status
+from detectctl.lifecycle.up import Rejected, UpResult, up
+from detectctl.progress import Progress, Report, Step
+from detectctl.registry.store import Store, describe
+from detectctl.serving.request_stats import RequestStats, read_all
+from detectctl.settings import cache_home, state_home
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from filelock import BaseFileLock
+
+    from detectctl.settings import UpSettings
+
+_LOOK_S = 2.0
+TRIAL_S = 300.0
+"""How long a new version is watched."""
+_LEAST_ERRORS = 5
+_MORE_ERRORS = 0.05  # of the requests, beyond what the version before had
+_DEGRADED_LOOKS = 5
+# What a model can be blamed for; the rest is about images, URLs and keys.
+_BLAMED = "internal_error"
+
+
+@dataclass(frozen=True, slots=True)
+class _Trial:
+    """A version that is new: its digest, what it replaced, and the counters when it did."""
+
+    tried: str
+    good: Deployment
+    until: float
+    before: RequestStats
+
+
+@dataclass(slots=True)
+class Follower:
+    """Watches one instance after its first `up`.
+
+    Attributes:
+        settings: as for `up`.
+        environ: likewise.
+        report: told each step; what repeats itself is told once.
+    """
+
+    settings: UpSettings
+    environ: Mapping[str, str]
+    report: Report
+    _rejected: set[str] = field(default_factory=set)
+    _good: Deployment | None = None
+    _died: bool = False
+    _trial: _Trial | None = None
+    _degraded: int = 0
+    _told: str = ""
+    _held: dict[str, BaseFileLock] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Return when somebody has taken the instance down; ends otherwise only by an exception such as Ctrl-C."""
+        next_up = time.monotonic() + self.settings.interval
+        while True:
+            try:
+                state = self._folder.read()
+                if state is None and not self._died:
+                    self._tell("stop", f"instance {self.settings.name} was taken down")
+                    return
+                if state is not None and not state.alive:
+                    if not self._died:
+                        next_up = 0.0
+                    self._died = True
+                elif state is not None and self._trial is not None:
+                    # The instance may be taken down, or die, in the middle of this; the next look tells which.
+                    with contextlib.suppress(DetectctlError, OSError):
+                        self._watch(state, self._trial)
+                if time.monotonic() >= next_up:
+                    next_up = time.monotonic() + self.settings.interval
+                    self._up(state)
+            except (DetectctlError, OSError) as error:  # a full disk, say; it may have room at the next look
+                self._tell("deploy", _reason(error), warning=True)
+            time.sleep(min(_LOOK_S, self.settings.interval))
+
+    @property
+    def _folder(self) -> InstanceFolder:
+        return InstanceFolder(state_home(self.environ), self.settings.name)
+
+    def _up(self, state: InstanceState | None) -> None:
+        before = RequestStats() if state is None else read_all(state.temp_dir / "requests")
+        if state is not None and state.last_good is not None:
+            self._good = Deployment.from_json(state.last_good)
+            self._hold()
+        try:
+            rejected = Rejected(frozenset(self._rejected), self._good)
+            # Whoever took the instance down while this waited for the lock shall not find it up again.
+            may_start = self._died and state is None
+            result = up(self.settings, self.environ, self._report_news, rejected, may_start=may_start)
+        except NotRunning:
+            self._died = False
+            return
+        except DetectctlError as error:
+            self._tell("deploy", _reason(error), warning=True)
+            failed = self._folder.read()
+            if failed is not None and failed.last_failure is not None and failed.last_failure.digest is not None:
+                self._rejected.add(failed.last_failure.digest)
+            return
+        if result.action == "started":
+            self._trial = None  # its counters were those of an instance that is no more
+        # The same model with another mark, as when W&B is away for a moment, is on the trial that it was on.
+        tried = str(result.model["digest"])
+        if result.action == "updated" and self._good is not None and tried != self._good.config.model.digest:
+            self._trial, self._degraded = _Trial(tried, self._good, time.monotonic() + TRIAL_S, before), 0
+        if result.action != "unchanged" or self._died:
+            self._tell("deploy", f"now serving {_words(result)}")
+        self._died = False
+
+    def _watch(self, state: InstanceState, trial: _Trial) -> None:
+        fault = self._fault(state, trial)
+        if fault is not None:
+            self._go_back(trial, fault)
+        if fault is not None or time.monotonic() > trial.until:
+            self._trial = None
+
+    def _fault(self, state: InstanceState, trial: _Trial) -> str | None:
+        """What speaks against the new version, if anything does."""
+        now = read_all(state.temp_dir / "requests")
+        requests = now.requests - trial.before.requests
+        errors = now.errors.get(_BLAMED, 0) - trial.before.errors.get(_BLAMED, 0)
+        usual = trial.before.errors.get(_BLAMED, 0) / max(1, trial.before.requests)
+        if errors >= _LEAST_ERRORS and errors / max(1, requests) > usual + _MORE_ERRORS:
+            return f"{errors} of {requests} requests failed"
+        current = status(self.settings.name, self.environ)
+        self._degraded = self._degraded + 1 if current.state == "degraded" else 0
+        return f"its replicas do not stay up: {current.message}" if self._degraded >= _DEGRADED_LOOKS else None
+
+    def _hold(self) -> None:
+        """Keep from `models --prune` what may be put back: the state file names a version on trial as the good one."""
+        wanted = {one.config.model.digest for one in (self._good, self._trial and self._trial.good) if one}
+        store = Store(cache_home(self.environ))
+        for digest in wanted - self._held.keys():
+            self._held[digest] = store.hold(digest.removeprefix("sha256:"))
+        for digest in self._held.keys() - wanted:
+            self._held.pop(digest).release()
+
+    def _go_back(self, trial: _Trial, fault: str) -> None:
+        folder = self._folder
+        with locked(folder, "up", self.settings.timeout, lambda who: self._tell("lock", who, warning=True)):
+            state = folder.read()
+            if state is None or not state.deployed:
+                return
+            bad = Deployment.from_json(state.deployed).config
+            if bad.model.digest != trial.tried:  # somebody has rolled to another by hand
+                return
+            self._rejected.add(bad.model.digest)
+            words = NotReady(f"{_named(bad.model.name, bad.model.version)} was taken back", why=fault)
+            state = note_failure(state, bad.reference, words, digest=bad.model.digest)
+            with ray_head.of(state).serve_api() as api:
+                rollout = Rollout(api, folder, time.monotonic() + self.settings.timeout, self._report_news)
+                good = trial.good.at(state.temp_dir / "requests")
+                back = rollout.put_back(replace(state, last_good=good.to_json()))
+        name = _named(good.config.model.name, good.config.model.version)
+        self._tell("deploy", f"{'went' if back else 'could not go'} back to {name}: {fault}", warning=not back)
+
+    def _report_news(self, progress: Progress) -> None:
+        """Each minute's look at W&B is no news; what comes of it is."""
+        if progress.warning:
+            self._tell(progress.step, progress.message, warning=True)
+        elif progress.step not in {"resolve", "convert", "quantise"}:
+            self.report(progress)
+
+    def _tell(self, step: Step, message: str, *, warning: bool = False) -> None:
+        if message != self._told:
+            self._told = message
+            self.report(Progress(step, message, done=not warning, warning=warning))
+
+
+def _reason(error: DetectctlError | OSError) -> str:
+    if isinstance(error, OSError):
+        return f"this look failed: {describe(error)}"
+    return f"{error.what}: {error.why}" if error.why else error.what
+
+
+def _words(result: UpResult) -> str:
+    return _named(result.model["name"], result.model["version"], result.model["digest"][:19])
+
+
+def _named(*words: str | None) -> str:
+    return " ".join(filter(None, words))

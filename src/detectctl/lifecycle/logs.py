@@ -1,0 +1,175 @@
+"""The log lines of an instance: requests, and what Serve and the replicas said, in the order of time.
+
+Ray Serve writes a folder of files per session, JSON lines each; the request log lies beside it. An instance that
+failed to start left copies of them in its state folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from detectctl.errors import NotRunning
+from detectctl.hosts.local import ray_head
+from detectctl.lifecycle.state import InstanceFolder, not_running
+from detectctl.settings import state_home
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+_POLL_S = 0.3
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class LogLine:
+    """One line.
+
+    Attributes:
+        time: seconds since the epoch.
+        level: one of `LEVELS`.
+        origin: `controller`, `proxy`, `head`, or a replica's id.
+        message: may have several lines where there is a traceback.
+        fields: what else the line says.
+    """
+
+    time: float
+    level: str = field(compare=False)
+    origin: str = field(compare=False)
+    message: str = field(compare=False)
+    fields: dict[str, Any] = field(compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """For `logs --json`."""
+        stamp = datetime.fromtimestamp(self.time, UTC).isoformat(timespec="milliseconds")
+        return {
+            "time": stamp, "level": self.level, "origin": self.origin, "message": self.message, **self.fields
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class LogFilter:
+    """Which lines are wanted; `replica` is the beginning of an id, `level` the least."""
+
+    replica: str | None = None
+    level: str = "INFO"
+
+    def takes(self, line: LogLine) -> bool:
+        """Whether the line passes."""
+        if self.replica is not None and not line.origin.startswith(self.replica):
+            return False
+        return LEVELS.index(line.level) >= LEVELS.index(self.level)
+
+
+def read(name: str, environ: Mapping[str, str], wanted: LogFilter, tail: int) -> list[LogLine]:
+    """The last `tail` lines of the instance, oldest first; of the last failed start if none is running.
+
+    Raises:
+        NotRunning: there is no such instance, and none failed to start.
+    """
+    lines = (line for file in _files(name, environ) for line in _parsed(file, _all_lines(file)))
+    return _last(filter(wanted.takes, lines), tail)
+
+
+def follow(name: str, environ: Mapping[str, str], wanted: LogFilter, tail: int) -> Iterator[LogLine]:
+    """What `read` gives, then lines as they come, until the instance is gone.
+
+    Raises:
+        NotRunning: there is no such instance.
+    """
+    folder = InstanceFolder(state_home(environ), name)
+    seen: dict[int, int] = {}  # by inode: a rotated file gets another name, and another file its name
+
+    def fresh() -> Iterator[LogLine]:
+        for file in _files(name, environ):
+            yield from filter(wanted.takes, _parsed(file, _whole_lines(file, seen)))
+
+    yield from _last(fresh(), tail)
+    while folder.read() is not None:
+        with contextlib.suppress(NotRunning):  # `down` was quicker
+            yield from sorted(fresh())
+        time.sleep(_POLL_S)
+
+
+def _last(lines: Iterable[LogLine], tail: int) -> list[LogLine]:
+    """By time; lines of the same time stay in the order in which they were written."""
+    return sorted(lines)[-tail:] if tail else []
+
+
+def _all_lines(file: Path) -> list[bytes]:
+    try:
+        return file.read_bytes().splitlines()
+    except FileNotFoundError:  # rotated away since it was listed
+        return []
+
+
+def _whole_lines(file: Path, seen: dict[int, int]) -> list[bytes]:
+    """The lines that were added and are finished; notes in `seen` how far they reach."""
+    try:
+        with file.open("rb") as stream:
+            inode = os.fstat(stream.fileno()).st_ino
+            begun = seen.get(inode, 0)
+            if begun > os.fstat(stream.fileno()).st_size:  # the inode of a file that was removed is used again
+                begun = 0
+            stream.seek(begun)
+            data = stream.read()
+    except FileNotFoundError:
+        return []
+    whole = data[: data.rfind(b"\n") + 1]
+    seen[inode] = begun + len(whole)
+    return whole.splitlines()
+
+
+def _files(name: str, environ: Mapping[str, str]) -> list[Path]:
+    folder = InstanceFolder(state_home(environ), name)
+    state = folder.read()
+    if state is None:
+        if not folder.failed_logs.is_dir():
+            raise not_running(name)
+        return sorted(file for file in folder.failed_logs.iterdir() if file.is_file())
+    serve = ray_head.ray_dir(state.temp_dir) / "session_latest" / "logs" / "serve"
+    return sorted([*serve.glob("*.log*"), *(state.temp_dir / "requests").glob("*.log*"), state.temp_dir / "head.log"])
+
+
+def _parsed(file: Path, lines: list[bytes]) -> Iterator[LogLine]:
+    origin = _origin(file.name)
+    if not lines:
+        return
+    last = time.time()
+    with contextlib.suppress(FileNotFoundError):
+        last = file.stat().st_mtime
+    for raw in lines:
+        text = raw.decode(errors="replace").rstrip()
+        try:
+            data = json.loads(text)
+            yield _request_line(origin, data) if "time" in data else _serve_line(origin, data)
+        except (ValueError, KeyError, TypeError):  # plain text: the head's own words
+            if text:
+                yield LogLine(last, "INFO", origin, text, {})
+
+
+def _request_line(origin: str, data: dict[str, Any]) -> LogLine:
+    when = datetime.fromisoformat(data.pop("time")).timestamp()
+    return LogLine(when, data.pop("level"), origin, data.pop("message"), data)
+
+
+def _serve_line(origin: str, data: dict[str, Any]) -> LogLine:
+    message = data["message"]
+    if data.get("exc_text"):
+        message += "\n" + data["exc_text"]
+    kept = {"id": data["request_id"]} if data.get("request_id") else {}
+    level = data["levelname"]
+    if origin == "proxy" and level == "INFO":  # each reload of HAProxy's configuration: of use to Serve's authors
+        level = "DEBUG"
+    return LogLine(data["timestamp_ns"] / 1e9, level, origin, message, kept)
+
+
+def _origin(file_name: str) -> str:
+    stem = file_name.partition(".")[0]
+    return stem.rpartition("_")[2] if stem.startswith("replica_") else stem.partition("_")[0]

@@ -1,0 +1,45 @@
+"""Freeing the store of what no instance serves, beside commands that may be changing just that."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from detectctl.lifecycle.lock import locked
+from detectctl.lifecycle.state import InstanceFolder, served_models
+from detectctl.registry import collection
+from detectctl.settings import cache_home, state_home
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+    from detectctl.registry.store import StoredCheckpoint
+
+
+def unserved(environ: Mapping[str, str]) -> tuple[StoredCheckpoint, ...]:
+    """What `prune` would remove if nothing changed meanwhile."""
+    return collection.unserved(cache_home(environ), served=served_models(state_home(environ)))
+
+
+def prune(
+    environ: Mapping[str, str], agreed: Collection[str], *, timeout_s: float, on_wait: Callable[[str], None]
+) -> tuple[StoredCheckpoint, ...]:
+    """Remove the unserved checkpoints with their compiled models, and return them.
+
+    Args:
+        environ: the process environment.
+        agreed: sha256 of those that may go; what else has become unserved since they were named stays.
+        timeout_s: how long to wait for a command that changes an instance.
+        on_wait: told who that is.
+
+    Raises:
+        DeadlineExceeded: such a command did not finish.
+        ModelError: the store cannot be written.
+    """
+    home, cache = state_home(environ), cache_home(environ)
+    with contextlib.ExitStack() as locks:
+        # An `up` has its model in the store before any state names it, and holds its instance's lock meanwhile.
+        for lock in sorted(home.glob("*/lock")):
+            locks.enter_context(locked(InstanceFolder(home, lock.parent.name), "models --prune", timeout_s, on_wait))
+        others = {stored.sha256 for stored in collection.unserved(cache, served=())}.difference(agreed)
+        return collection.prune(cache, served=others.union(served_models(home)))

@@ -1,0 +1,193 @@
+"""What runs, as it really is: the state file is where to look, never what is believed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from detectctl.engine.compiled import read_agreement
+from detectctl.hosts.local import ray_head
+from detectctl.hosts.serve_rest import Replica, ServeApiError, ServeStatus
+from detectctl.lifecycle.lock import Holder, holder
+from detectctl.lifecycle.state import UNKNOWN, InstanceFolder, InstanceState, names, not_running
+from detectctl.serving.request_stats import RequestStats, read_all
+from detectctl.settings import state_home
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+State = Literal["starting", "running", "updating", "degraded", "failed update", "stopping", "dead"]
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceStatus:
+    """One instance.
+
+    Attributes:
+        name: of the instance.
+        state: what it is doing.
+        message: why it is not simply running; empty otherwise.
+        endpoint: where the service answers.
+        model: what answers: name, version, digest, fallback, reference; None before the first deployment.
+        engine: engine, device and precision asked for, and int8's agreement with fp32; None before the first
+            deployment.
+        wanted: replicas that Serve wants now.
+        ready: replicas that take requests.
+        minimum: replicas kept at least.
+        maximum: replicas at most.
+        replicas: each of them, in Ray's words.
+        requests: answered since the instance started.
+        errors: code → how many of them were answered with an error.
+        p50_ms: median latency of the successful ones, in the replica.
+        p99_ms: likewise.
+        uptime_s: since `up` started it.
+    """
+
+    name: str
+    state: State
+    message: str
+    endpoint: str
+    model: dict[str, Any] | None
+    engine: dict[str, Any] | None
+    wanted: int
+    ready: int
+    minimum: int
+    maximum: int
+    replicas: tuple[Replica, ...]
+    requests: int
+    errors: dict[str, int]
+    p50_ms: float | None
+    p99_ms: float | None
+    uptime_s: float
+
+    @property
+    def healthy(self) -> bool:
+        """Whether requests are answered as they should be; `status` exits 4 otherwise."""
+        return self.state in {"running", "updating"}
+
+    def to_json(self) -> dict[str, Any]:
+        """For `status --json`."""
+        return asdict(self)
+
+
+def status(name: str, environ: Mapping[str, str]) -> InstanceStatus:
+    """One instance.
+
+    Raises:
+        NotRunning: there is none of this name.
+    """
+    folder = InstanceFolder(state_home(environ), name)
+    state = folder.read()
+    if state is None:
+        raise not_running(name)
+    return _status_of(state, holder(folder))
+
+
+def all_statuses(environ: Mapping[str, str]) -> tuple[InstanceStatus, ...]:
+    """Every instance that has a state file, by name."""
+    home = state_home(environ)
+    folders = [InstanceFolder(home, name) for name in names(home)]
+    found = ((folder.read(), holder(folder)) for folder in folders)
+    return tuple(_status_of(state, changed_by) for state, changed_by in found if state is not None)
+
+
+def _status_of(state: InstanceState, changed_by: Holder | None) -> InstanceStatus:
+    served = ServeStatus()
+    trouble = None
+    if state.alive:
+        try:
+            with ray_head.of(state).serve_api() as api:
+                served = api.status()
+        except (ServeApiError, OSError) as error:
+            trouble = f"Ray does not answer: {error}"
+    word, message = _judge(state, served, trouble, changed_by.command if changed_by else None)
+    stats = read_all(state.temp_dir / "requests") if state.temp_dir.is_dir() else RequestStats()
+    answering = _answering(state, served)
+    config = answering.get("config", {})
+    return InstanceStatus(
+        name=state.name,
+        state=word,
+        message=message,
+        endpoint=state.endpoint,
+        model={**config["model"], "reference": config["reference"]} if config else None,
+        engine=_engine(config["detector"]) if config else None,
+        wanted=served.target_replicas,
+        ready=served.ready,
+        minimum=answering.get("minimum", 0),
+        maximum=answering.get("maximum", 0),
+        replicas=served.replicas,
+        requests=stats.requests,
+        errors=stats.errors,
+        p50_ms=stats.percentile_ms(0.5),
+        p99_ms=stats.percentile_ms(0.99),
+        uptime_s=max(0.0, time.time() - state.created_at),  # a clock that was set back
+    )
+
+
+def _answering(state: InstanceState, served: ServeStatus) -> dict[str, Any]:
+    """The deployment that requests get: a new one only when all its replicas run, until then the last good one."""
+    deployed = state.deployed or {}
+    arrived = served.application == "RUNNING" and served.fingerprint == _fingerprint(deployed)
+    return deployed if arrived or state.last_good is None else state.last_good
+
+
+def _fingerprint(deployment: Mapping[str, Any]) -> str:
+    return str(deployment.get("config", {}).get("fingerprint", ""))
+
+
+def _engine(detector: Mapping[str, Any]) -> dict[str, Any]:
+    agreement = read_agreement(Path(detector["model"])) if detector["precision"] == "int8" else None
+    told = {key: detector[key] for key in ("engine", "device", "precision")}
+    return {**told, "agreement": None if agreement is None else asdict(agreement)}
+
+
+def _judge(state: InstanceState, served: ServeStatus, trouble: str | None, command: str | None) -> tuple[State, str]:
+    """The word for what an instance does, and why it is not simply running.
+
+    Args:
+        state: what was written down.
+        served: what Serve says.
+        trouble: why Serve says nothing, if so.
+        command: the one that is changing the instance now.
+    """
+    again = "detectctl up starts it again, detectctl down cleans up"
+    if command == "down":
+        return "stopping", ""
+    if state.last_good is None and command == "up":
+        return "starting", served.message
+    if not state.alive:
+        what = "it never started" if state.head is None else "its head process is gone"
+        return ("starting", "") if command == "up" else ("dead", f"{what}; {again}")
+    if trouble is not None:
+        return "degraded", trouble
+    if state.last_good is None and served.application != "RUNNING":
+        return "degraded", f"the command that started it was killed; {again}"
+    return _judge_served(state, served, busy=command == "up")
+
+
+def _judge_served(state: InstanceState, served: ServeStatus, *, busy: bool) -> tuple[State, str]:
+    complete = served.ready >= served.target_replicas or served.deployment in {"UPSCALING", "DOWNSCALING"}
+    settled = served.fingerprint == _fingerprint(state.last_good or {})
+    match served.application:
+        case "RUNNING" if complete and busy and not settled:
+            return "updating", ""
+        case "RUNNING" if complete:
+            return _judge_settled(state)
+        case "DEPLOYING" | "NOT_STARTED":
+            return "updating", served.message
+        case "DEPLOY_FAILED":
+            return "failed update", served.message
+        case "DELETING" | "":
+            return "stopping", "" if busy else "down was interrupted: run it again, or detectctl up"
+        case _:
+            return "degraded", served.message or f"{served.ready} of {served.target_replicas} replicas are ready"
+
+
+def _judge_settled(state: InstanceState) -> tuple[State, str]:
+    if state.last_failure is not None:
+        return "failed update", f"{state.last_failure.model}: {state.last_failure.what}"
+    if not state.deployed:
+        return "running", f"{UNKNOWN}; detectctl up rolls it to what it asks for"
+    return "running", ""

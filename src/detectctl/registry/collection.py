@@ -1,0 +1,130 @@
+"""The versions of a W&B collection beside what of them is in the store, and freeing the store."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from detectctl.errors import UsageError
+from detectctl.registry import wandb_source
+from detectctl.registry.base_weights import KNOWN
+from detectctl.registry.reference import DEFAULT_BASE, Artifact, parse
+from detectctl.registry.store import Store, StoredCheckpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionVersion:
+    """One version of a collection.
+
+    Attributes:
+        version: `vN`.
+        aliases: what points to it now.
+        created: ISO 8601, as W&B gives it.
+        size: bytes of the whole artifact.
+        digest: W&B's digest of the artifact.
+        checkpoints: those in the store: path in the artifact → sha256.
+        served: names of the instances that serve it, or None.
+    """
+
+    version: str
+    aliases: tuple[str, ...]
+    created: str
+    size: int
+    digest: str
+    checkpoints: Mapping[str, str]
+    served: str | None
+
+    @property
+    def stored(self) -> bool:
+        """Whether a checkpoint of it is in the store."""
+        return bool(self.checkpoints)
+
+
+def versions(
+    reference: str,
+    *,
+    cache: Path,
+    environ: Mapping[str, str],
+    timeout_s: float = 60,
+    served: Mapping[str, str] | None = None,
+) -> tuple[CollectionVersion, ...]:
+    """All versions of the collection that `reference` points into, newest first.
+
+    Args:
+        reference: a path in it after `#` asks about that checkpoint only.
+        cache: detectctl's cache folder.
+        environ: the environment for W&B's SDK.
+        timeout_s: seconds for W&B's answer.
+        served: a `ModelVersion.artifact` → the names of the instances that serve it.
+
+    Raises:
+        UsageError: it is no W&B reference.
+        RegistryUnreachable, ModelNotFound, ModelAccessDenied, ModelError: as `wandb_source.fetch`.
+    """
+    wanted = parse(reference)
+    if not isinstance(wanted, Artifact):
+        raise UsageError(
+            f"{reference!r} has no versions",
+            why="only W&B collections have",
+            hint="detectctl models entity/project/name",
+        )
+    store = Store(cache)
+    artifact, listed = wandb_source.list_versions(wanted, store, environ=environ, timeout_s=timeout_s)
+    there: dict[tuple[str | None, str | None], dict[str, str]] = {}
+    for stored in store.list():
+        for origin in stored.origins:
+            if origin.artifact == artifact and wanted.checkpoint in {None, origin.member}:
+                found = there.setdefault((origin.version, origin.artifact_digest), {})
+                found[origin.member or ""] = stored.sha256
+    return tuple(
+        CollectionVersion(
+            version=item["version"],
+            aliases=tuple(item["aliases"]),
+            created=item["created"],
+            size=item["size"],
+            digest=item["digest"],
+            checkpoints=there.get((item["version"], item["digest"]), {}),
+            served=_served(f"{artifact}:{item['version']}", wanted.checkpoint, served or {}),
+        )
+        for item in listed
+    )
+
+
+def _served(version: str, checkpoint: str | None, served: Mapping[str, str]) -> str | None:
+    names = set()
+    for artifact, instances in served.items():
+        its_version, _, member = artifact.partition("#")
+        if its_version == version and checkpoint in {None, member}:
+            names.update(instances.split(", "))
+    return ", ".join(sorted(names)) or None
+
+
+def unserved(cache: Path, *, served: Collection[str]) -> tuple[StoredCheckpoint, ...]:
+    """The checkpoints that `prune` would remove.
+
+    Args:
+        cache: detectctl's cache folder.
+        served: sha256 of the checkpoints that instances serve or may go back to.
+    """
+    store = Store(cache)
+    keep = _keep(served) | store.held()
+    return tuple(stored for stored in store.list() if stored.sha256 not in keep)
+
+
+def prune(cache: Path, *, served: Collection[str]) -> tuple[StoredCheckpoint, ...]:
+    """Remove the unserved checkpoints with their compiled models, and return them.
+
+    The base YOLOv8n stays: it is what `up` falls back to when nothing can be downloaded.
+
+    Raises:
+        ModelError: the store cannot be written.
+    """
+    return Store(cache).prune(_keep(served))
+
+
+def _keep(served: Collection[str]) -> frozenset[str]:
+    return frozenset(served) | {KNOWN[DEFAULT_BASE].sha256}

@@ -1,0 +1,220 @@
+"""W&B artifacts from the parent's side: a child with a deadline does the work, its errors become ours.
+
+The SDK never runs in this process: its transfers know no deadline and ignore Ctrl-C, and its import is heavy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from typing import TYPE_CHECKING, Any
+
+from detectctl import child
+from detectctl.errors import (
+    CheckpointRefused,
+    DetectctlError,
+    ModelAccessDenied,
+    ModelCorrupt,
+    ModelError,
+    ModelNotFound,
+    RegistryUnreachable,
+    UsageError,
+)
+from detectctl.registry.model_version import ModelVersion
+from detectctl.registry.store import describe
+from detectctl.registry.wandb_source_child import one_line, without_secrets
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from detectctl.registry.reference import Artifact
+    from detectctl.registry.store import Store
+
+    OnEvent = Callable[[dict[str, Any]], None]
+
+_SETTINGS = {
+    "WANDB_SILENT": "true",
+    "WANDB_ERROR_REPORTING": "false",  # no telemetry either
+    # With its defaults the SDK hides the cause of a failure behind half a minute of retries.
+    "WANDB_HTTP_TIMEOUT": "15",
+    "WANDB__GRAPHQL_RETRY_MAX": "1",
+    "WANDB__GRAPHQL_RETRY_WAIT_MIN_SECONDS": "1",
+    "WANDB__GRAPHQL_RETRY_WAIT_MAX_SECONDS": "1",
+}
+
+
+def fetch(
+    reference: Artifact,
+    store: Store,
+    *,
+    environ: Mapping[str, str],
+    timeout_s: float,
+    on_event: OnEvent | None = None,
+) -> ModelVersion:
+    """Resolve a reference to its version now, with its checkpoint verified and in the store.
+
+    Args:
+        reference: the artifact; its alias is resolved once, here.
+        store: where the checkpoint is put, unless exactly this version is there already.
+        environ: the environment for the SDK: `WANDB_*`, proxies, `HOME` for its login.
+        timeout_s: seconds for everything, the wait for another process that downloads the same included.
+        on_event: called with the events of `wandb_source_child`.
+
+    Raises:
+        RegistryUnreachable: network, server, or `timeout_s` passed.
+        ModelNotFound: no such entity, project, collection, alias, or file in the artifact.
+        ModelAccessDenied: no key, a wrong one, or one that may not read this.
+        ModelCorrupt: a byte or a digest is wrong.
+        CheckpointRefused: no checkpoint in the artifact, several, or files that no digest vouches for.
+        ModelError: the store cannot be written.
+        UsageError: the reference is the address of a page of another W&B than the one that is set.
+    """
+    request = {
+        "do": "fetch",
+        "path": reference.path,
+        "alias": reference.alias,
+        "member": reference.checkpoint,
+        "cache": str(store.cache),
+        "host": reference.page_host,
+    }
+    pin = _ask(reference, request, store, environ, timeout_s, on_event)
+    stored = store.open(pin["sha256"])
+    return ModelVersion(
+        reference=str(reference),
+        source="wandb",
+        name=pin["name"],
+        version=pin["version"],
+        sha256=stored.sha256,
+        checkpoint=stored.path,
+        size=stored.size,
+        artifact_digest=pin["artifact_digest"],
+        aliases=tuple(pin["aliases"]),
+        metadata=pin["metadata"],
+        artifact=f"{pin['artifact']}:{pin['version']}#{pin['member']}",
+        source_version=pin["source_version"],
+    )
+
+
+def list_versions(
+    reference: Artifact, store: Store, *, environ: Mapping[str, str], timeout_s: float
+) -> tuple[str, list[dict[str, Any]]]:
+    """The collection's full path and its versions, newest first, each as `wandb_source_child` describes it.
+
+    Raises:
+        RegistryUnreachable, ModelNotFound, ModelAccessDenied, ModelError: as `fetch`.
+    """
+    request = {"do": "list", "path": reference.path, "alias": reference.alias, "host": reference.page_host}
+    answer = _ask(reference, request, store, environ, timeout_s, None)
+    return answer["artifact"], answer["versions"]
+
+
+def _ask(
+    reference: Artifact,
+    request: dict[str, Any],
+    store: Store,
+    environ: Mapping[str, str],
+    timeout_s: float,
+    on_event: OnEvent | None,
+) -> child.Event:
+    # The SDK's own temporary files outlive a killed process; the path of its socket must be short.
+    with store.scratch() as scratch, _temporary() as temporary:
+        try:
+            return child.run(
+                "detectctl.registry.wandb_source_child",
+                {**request, "scratch": str(scratch), "downloads": str(scratch / "wandb_cache_dir")},
+                timeout_s=timeout_s,
+                env={**_environment(environ, scratch), "TMPDIR": temporary},
+                on_event=on_event,
+            )
+        except child.ChildFailed as error:
+            raise _translate(reference, error) from error
+        except child.ChildTimeout as error:
+            raise RegistryUnreachable(
+                f"W&B could not be reached for {reference}",
+                why=f"{_unfinished(error.last_event or {})} within {timeout_s:g} s",
+                hint="try again, or give it more time with --model-timeout, and no less with --timeout",
+            ) from error
+        except child.ChildCrashed as error:
+            lines = error.stderr.strip().splitlines() or [f"exit status {error.returncode}"]
+            failed = ModelError(
+                f"W&B's SDK failed on {reference}", why=one_line(lines[-1]), hint="run again with --verbose"
+            )
+            failed.add_note(without_secrets(error.stderr))
+            raise failed from error
+        except OSError as error:
+            raise _no_room(error) from error
+
+
+@contextlib.contextmanager
+def _temporary() -> Iterator[str]:
+    try:
+        folder = tempfile.mkdtemp(prefix="detectctl-")
+    except OSError as error:
+        raise _no_room(error) from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _no_room(error: OSError) -> ModelError:
+    return ModelError(
+        "W&B's SDK has no place to work in",
+        why=describe(error),
+        hint="check the temporary folder's owner and free space, or point TMPDIR elsewhere",
+    )
+
+
+def _environment(environ: Mapping[str, str], scratch: Path) -> dict[str, str]:
+    """The user's own, so that key, host and proxies keep their meaning; what the SDK writes goes to `scratch`."""
+    folders = ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_DIR", "WANDB_ARTIFACT_DIR")
+    env = {**environ, **_SETTINGS} | {name: str(scratch / name.lower()) for name in folders}
+    env.pop("WANDB_SERVICE", None)  # another process's wandb-core has neither our settings nor our deadline
+    return env
+
+
+def _unfinished(event: dict[str, Any]) -> str:
+    match event.get("event"):
+        case "download":
+            return f"only {event['done']} of {event['total']} bytes came"
+        case "verify":
+            return "the download was not verified"
+        case "wait":
+            return "another process downloads the same artifact and did not finish"
+        case "resolve":
+            return "the server did not answer what the reference means"
+        case _:
+            return "the server did not answer"
+
+
+def _translate(reference: Artifact, error: child.ChildFailed) -> DetectctlError:
+    why, _, hint = error.detail.partition("\n")
+    story = f"{error.message} ({why})" if why else error.message
+    if error.kind in {"elsewhere", "refused"}:
+        kind = UsageError if error.kind == "elsewhere" else CheckpointRefused
+        return kind(error.message, why=why, hint=hint or None)
+    match error.kind:
+        case "access":
+            return ModelAccessDenied(
+                f"W&B refuses access to {reference}",
+                why=story,
+                hint="set WANDB_API_KEY or run `wandb login`, with an account that may read it",
+            )
+        case "not_found":
+            return ModelNotFound(
+                f"W&B knows no {reference}", why=story, hint=f"detectctl models {reference.path!r} lists what there is"
+            )
+        case "unreachable":
+            return RegistryUnreachable(
+                f"W&B could not be reached for {reference}", why=story, hint="try again when the network or W&B is back"
+            )
+        case "corrupt":
+            return ModelCorrupt(
+                f"what W&B sent for {reference} is not what it promised",
+                why=story,
+                hint="try again; if it stays, the artifact has to be logged anew",
+            )
+        case _:
+            return ModelError(error.message, why=why or None, hint="check the cache folder's owner and free space")

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from detectctl.client.outputs import image_format, plan_outputs, text_file, write
+from detectctl.errors import UsageError
+from detectctl.sources import Source
+
+
+def files(*paths: str) -> list[Source]:
+    return [Source(path, path=Path(path)) for path in paths]
+
+
+def test_one_source_goes_to_the_file_named(tmp_path: Path) -> None:
+    assert plan_outputs(files("in/a.png"), f"{tmp_path}/b.jpg") == [tmp_path / "b.jpg"]
+
+
+@pytest.mark.parametrize("folder", ["out", "out.v2/", "exists.d"])
+def test_a_name_without_suffix_with_a_slash_or_of_a_folder_is_a_folder(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "exists.d").mkdir()
+    assert plan_outputs(files("in/a.png"), f"{tmp_path}/{folder}") == [tmp_path / folder / "a.png"]
+
+
+def test_names_in_a_folder_never_collide_not_even_by_case(tmp_path: Path) -> None:
+    sources = [
+        *files("a/x.jpg", "b/x.jpg", "c/X.JPG", "a/x.bmp", "a/x-2.jpg"),
+        Source("u1", url="http://h/p/x.jpg?page=1"),
+        Source("u2", url="https://user:secret@h:80/"),
+        Source("-", data=b""),
+    ]
+    planned = [path.name for path in plan_outputs(sources, f"{tmp_path}/out")]
+    assert planned == [
+        "x.jpg", "x-2.jpg", "X-3.jpg", "x-4.jpg", "x-2-2.jpg", "x-5.jpg", "h_80.jpg", "stdin.jpg",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("url", "name"),
+    [
+        ("http://h/..%2F..%2Fetc%2Fpasswd", "passwd.jpg"),
+        ("http://h/%2e%2e", "image.jpg"),
+        ("http://h/a%00b.png", "a_b.png"),
+        ("http://h/.bashrc", "bashrc.jpg"),
+        ("http://h/" + "ä" * 300 + ".webp", "ä" * 100 + ".webp"),
+    ],
+)
+def test_a_url_cannot_name_a_file_outside_the_folder_or_a_hidden_one(tmp_path: Path, url: str, name: str) -> None:
+    (planned,) = plan_outputs([Source(url, url=url)], f"{tmp_path}/out")
+    assert planned == tmp_path / "out" / name
+
+
+def test_a_folder_that_holds_an_original_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(UsageError, match="is no place"):
+        plan_outputs(files(f"{tmp_path}/a.jpg", "elsewhere/b.jpg"), f"{tmp_path}/link")
+
+
+def test_the_original_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    (tmp_path / "same.jpg").hardlink_to(tmp_path / "a.jpg")
+    with pytest.raises(UsageError, match="would be overwritten"):
+        plan_outputs(files(f"{tmp_path}/a.jpg"), f"{tmp_path}/same.jpg")
+
+
+def test_several_sources_do_not_fit_into_one_file() -> None:
+    with pytest.raises(UsageError, match="cannot hold 2 images"):
+        plan_outputs(files("a.jpg", "b.jpg"), "out.jpg")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("a.JPG", "jpeg"), ("a.jpeg", "jpeg"), ("a.png", "png"), ("a.webp", "webp")]
+)
+def test_the_suffix_chooses_the_format(name: str, expected: str) -> None:
+    assert image_format(Path(name)) == expected
+
+
+def test_an_unknown_suffix_is_refused_and_the_known_ones_are_named() -> None:
+    with pytest.raises(UsageError) as caught:
+        plan_outputs(files("a.jpg"), "out.gif")
+    assert caught.value.hint == "end the name with .jpg, .png or .webp"
+
+
+def test_writing_makes_the_folder_and_gives_the_permissions_of_the_umask(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        write(tmp_path / "new" / "a.jpg", b"image")
+    finally:
+        os.umask(old)
+    assert (tmp_path / "new" / "a.jpg").stat().st_mode & 0o777 == 0o640
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["a.jpg"]
+
+
+def test_a_write_that_fails_half_way_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:
+    """A limit on the size of files breaks the write in its middle, as a full disk would."""
+    (tmp_path / "a.jpg").write_bytes(b"old")
+    code = (
+        "import pathlib, resource, signal, sys\n"
+        "from detectctl.errors import UsageError\n"
+        "from detectctl.client.outputs import write\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
+        "try:\n"
+        "    write(pathlib.Path(sys.argv[1]), b'x' * 10000)\n"
+        "except UsageError as error:\n"
+        "    print(error.why)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, tmp_path / "a.jpg"], capture_output=True, text=True, check=True)
+    assert done.stdout == "File too large\n"
+    assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.jpg", b"old")]
+
+
+def test_a_link_keeps_pointing_to_the_file_that_is_written(tmp_path: Path) -> None:
+    (tmp_path / "real.jpg").write_bytes(b"old")
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "real.jpg")
+    write(tmp_path / "link.jpg", b"new")
+    assert (tmp_path / "link.jpg").is_symlink()
+    assert (tmp_path / "real.jpg").read_bytes() == b"new"
+
+
+def test_a_pipe_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    got: list[bytes] = []
+    reader = threading.Thread(target=lambda: got.append((tmp_path / "pipe.jpg").read_bytes()))
+    reader.start()
+    write(tmp_path / "pipe.jpg", b"image")
+    reader.join(timeout=10)
+    assert got == [b"image"]
+    assert (tmp_path / "pipe.jpg").is_fifo()
+
+
+def test_a_place_that_cannot_be_written_to_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="cannot be written"):
+        write(tmp_path / "file" / "a.jpg", b"image")
+
+
+def test_what_is_half_written_has_a_name_that_nobody_can_guess(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a folder that others may write to, a link in its way is not followed; the name is never the same."""
+    seen = []
+    for _ in range(2):
+        with text_file(tmp_path / "out.csv") as stream:
+            assert stream is not None
+            seen.append(Path(stream.name).name)
+    assert len(set(seen)) == 2
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    monkeypatch.setattr("detectctl.client.outputs.secrets.token_hex", lambda _: "guessed")
+    (tmp_path / ".out.csv.guessed.part").symlink_to(victim)
+    with pytest.raises(UsageError, match=r"out\.csv cannot be written"), text_file(tmp_path / "out.csv"):
+        pass
+    assert victim.read_text() == "precious"

@@ -1,0 +1,74 @@
+"""Raw logits to boxes; that they are the boxes of Ultralytics, tests/test_engine_parity.py shows."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from detectctl.engine.yolo_head import decode, least_logit
+
+SHAPE, STRIDES, BINS = (64, 96), (8, 16, 32), 16
+ANCHORS = 8 * 12 + 4 * 6 + 2 * 3
+
+
+def certain(*distances: int) -> np.ndarray:
+    """Logits that put all weight on these distances left, up, right and down, in strides."""
+    logits = np.full((4, BINS), -50, np.float32)
+    logits[np.arange(4), distances] = 50
+    return logits.reshape(-1, 1)
+
+
+@pytest.mark.parametrize(
+    ("anchor", "centre", "stride"),
+    [(0, (4, 4), 8), (13, (12, 12), 8), (96, (8, 8), 16), (96 + 24, (16, 16), 32), (ANCHORS - 1, (80, 48), 32)],
+)
+def test_anchors_count_level_by_level_and_row_by_row(anchor: int, centre: tuple[int, int], stride: int) -> None:
+    box = decode(
+        certain(1, 2, 1, 2),
+        np.array([[3.0]], np.float32),
+        np.array([anchor]),
+        confidence=0.5,
+        shape=SHAPE,
+        strides=STRIDES,
+    )
+    assert box[:4, 0].tolist() == pytest.approx([*centre, 2 * stride, 4 * stride])
+    assert box[4, 0] == pytest.approx(1 / (1 + math.exp(-3)))
+
+
+def test_unequal_distances_move_the_centre() -> None:
+    box = decode(
+        certain(1, 0, 3, 4), np.zeros((1, 1), np.float32), np.array([0]), confidence=0.1, shape=SHAPE, strides=STRIDES
+    )
+    assert box[:4, 0].tolist() == pytest.approx([4 + 8, 4 + 16, 32, 32])
+
+
+@pytest.mark.parametrize("confidence", [0.0, 0.001, 0.25, 0.5, 0.999, 1.0])
+def test_the_threshold_is_strict_and_loses_nobody(confidence: float) -> None:
+    """Choosing by logit, then by confidence, is choosing by confidence."""
+    logits = np.linspace(-12, 12, ANCHORS, dtype=np.float32)[np.newaxis]
+    confidences = 1 / (1 + np.exp(-logits[0]))
+    chosen = np.flatnonzero(logits[0] > least_logit(confidence))
+    found = decode(
+        np.zeros((4 * BINS, len(chosen)), np.float32),
+        logits[:, chosen],
+        chosen,
+        confidence=confidence,
+        shape=SHAPE,
+        strides=STRIDES,
+    )
+    np.testing.assert_array_equal(found[4], confidences[confidences > np.float32(confidence)])
+
+
+def test_logits_far_out_overflow_nowhere() -> None:
+    """Under filterwarnings = error, a warning of numpy would fail this."""
+    found = decode(
+        np.full((4 * BINS, 1), 1000, np.float32),
+        np.array([[1000], [-1000]], np.float32),
+        np.array([0]),
+        confidence=0.5,
+        shape=SHAPE,
+        strides=STRIDES,
+    )
+    assert found[4:, 0].tolist() == pytest.approx([1, 0])

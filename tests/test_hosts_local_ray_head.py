@@ -1,0 +1,30 @@
+"""A head that cannot be started."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, NoReturn
+
+import pytest
+
+from detectctl.errors import NotReady
+from detectctl.hosts.local import ray_head
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize("step", ["pathlib.Path.mkdir", "subprocess.Popen"])
+def test_what_the_system_does_not_let_it_do_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """A full disk, a limit of processes: that is no bug of ours."""
+
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/somewhere")
+
+    planned = replace(ray_head.plan(8000), temp_dir=tmp_path / "new")
+    monkeypatch.setattr(step, fail)
+    with pytest.raises(NotReady, match="could not be started") as caught:
+        ray_head.spawn(planned, {}, with_haproxy=False, host="127.0.0.1", port=8000)
+    assert caught.value.why == "No space left on device: /somewhere"

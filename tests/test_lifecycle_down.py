@@ -1,0 +1,56 @@
+"""The end of an instance where something does not let go."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from detectctl.errors import DeadlineExceeded
+from detectctl.lifecycle.down import _drain, down
+from detectctl.lifecycle.lock import locked
+from detectctl.lifecycle.state import InstanceFolder
+from test_lifecycle_state import STATE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_dashboard_that_hangs_is_waited_for_no_longer_than_was_said(tmp_path: Path) -> None:
+    """It takes the connection, and never answers."""
+    (tmp_path / "token").write_text("secret")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        begun = time.monotonic()
+        assert not _drain(replace(STATE, temp_dir=tmp_path, dashboard_url=url), begun + 1)
+    assert time.monotonic() - begun < 10
+
+
+def test_force_does_not_wait_for_another_command_but_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dead one's lock is free; one that holds it lives, and goes on."""
+    monkeypatch.setattr("detectctl.lifecycle.down._FORCED_LOCK_S", 0.2)
+    environ = {"XDG_STATE_HOME": str(tmp_path)}
+    folder = InstanceFolder(tmp_path / "detectctl", "default")
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with locked(folder, "up", 1, lambda _: None):
+            held.set()
+            done.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    held.wait(60)
+    begun = time.monotonic()
+    try:
+        with pytest.raises(DeadlineExceeded) as caught:
+            down("default", timeout_s=30, force=True, environ=environ, report=lambda _: None)
+    finally:
+        done.set()
+        holder.join()
+    assert time.monotonic() - begun < 10
+    assert "detectctl up, process" in str(caught.value.why)

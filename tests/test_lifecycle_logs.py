@@ -1,0 +1,170 @@
+"""`detectctl logs`: what a running service says, and one that failed to start."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from detectctl.lifecycle import logs
+from detectctl.lifecycle.logs import LogFilter, LogLine
+from installed import free_port, up
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from installed import Home, Service
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
+
+
+def _lines(home: Home, *options: str) -> list[dict[str, Any]]:
+    done = home.run("logs", "--json", *options)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def _ask(service: Service, body: bytes) -> str:
+    return httpx.post(f"{service.url}/detect", content=body, timeout=30).headers["X-Request-ID"]
+
+
+def test_a_line_says_what_became_of_a_request(service: Service, bus_jpg: Path) -> None:
+    """Id, source, milliseconds, objects, status; under the id that the answer's `X-Request-ID` gave."""
+    good, bad = _ask(service, bus_jpg.read_bytes()), _ask(service, b"no image")
+    deadline = time.monotonic() + 20
+    while not {good, bad} <= (by_id := {line.get("id"): line for line in _lines(service.home)}).keys():
+        assert time.monotonic() < deadline
+    line = by_id[good]
+    assert (line["message"], line["source"], line["status"], line["objects"]) == ("/detect", "body", "ok", 6)
+    assert line["infer_ms"] > 0
+    assert line["decode_ms"] > 0
+    assert line["total_ms"] >= line["infer_ms"] + line["decode_ms"]
+    assert by_id[bad]["status"] == "unsupported_image"
+    (replica,) = service.home.json("status", "--json")["replicas"]
+    assert line["origin"] == replica["replica_id"]
+
+
+def test_what_is_refused_at_once_is_logged_too(service: Service) -> None:
+    """Wrong parameters and unknown routes: each answer's id has its line."""
+    asked = {
+        httpx.post(f"{service.url}/{path}", timeout=30).headers["X-Request-ID"]: code
+        for path, code in (
+            ("detect?conf=2", "bad_parameter"),
+            ("detect?colour=red", "bad_parameter"),
+            ("nowhere", "not_found"),
+            ("info", "method_not_allowed"),
+        )
+    }
+    deadline = time.monotonic() + 20
+    while not asked.keys() <= (by_id := {line.get("id"): line for line in _lines(service.home)}).keys():
+        assert time.monotonic() < deadline
+    assert {request_id: by_id[request_id]["status"] for request_id in asked} == asked
+
+
+def test_a_caller_that_hangs_up_is_no_failure_of_the_service(service: Service) -> None:
+    """Else `up --follow` would blame the model for it."""
+    address = urlsplit(service.url)
+    for _ in range(3):
+        with socket.create_connection((address.hostname, address.port), timeout=60) as upload:
+            upload.sendall(b"POST /detect HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n" + b"x" * 10)
+            time.sleep(0.5)
+    deadline = time.monotonic() + 20
+    while (errors := service.home.json("status", "--json")["errors"]).get("client_closed", 0) < 3:
+        assert time.monotonic() < deadline, errors
+    assert "internal_error" not in errors
+    closed = [line for line in _lines(service.home) if line.get("status") == "client_closed"]
+    assert {line["level"] for line in closed} == {"INFO"}
+
+
+def test_tail_replica_and_level_narrow_it(service: Service, bus_jpg: Path) -> None:
+    _ask(service, bus_jpg.read_bytes())
+    time.sleep(1)
+    everything = _lines(service.home, "--tail", "1000", "--level", "debug")
+    assert [line["time"] for line in everything] == sorted(line["time"] for line in everything)
+    replica = service.home.json("status", "--json")["replicas"][0]["replica_id"]
+    assert {line["origin"] for line in _lines(service.home, "--replica", replica[:4])} == {replica}
+    assert {line["origin"] for line in everything} > {replica}
+    assert len(_lines(service.home, "--tail", "2")) == 2
+    assert {line["level"] for line in _lines(service.home, "--level", "warning")} <= {"WARNING", "ERROR", "CRITICAL"}
+    assert "DEBUG" not in {line["level"] for line in _lines(service.home, "--tail", "1000")}
+
+
+def test_follow_goes_on_as_requests_come(service: Service, bus_jpg: Path) -> None:
+    with service.home.start("logs", "--follow", "--tail", "0", "--json") as process:
+        assert process.stdout is not None
+        seen: list[str] = []
+
+        def read() -> None:
+            assert process.stdout is not None
+            seen.extend(json.loads(line).get("id", "") for line in process.stdout)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        asked = []
+        deadline = time.monotonic() + 60
+        while not set(asked) & set(seen):
+            assert time.monotonic() < deadline
+            asked.append(_ask(service, bus_jpg.read_bytes()))
+            time.sleep(0.3)
+        process.terminate()
+        reader.join()
+    assert process.returncode == 130
+
+
+def test_a_service_that_failed_to_start_has_left_its_words(home: Home, bus_jpg: Path) -> None:
+    """When it is needed most. The reason is in what `up` says, and the whole of it in `logs`."""
+    assert home.run("logs").returncode == 3
+    with home.start("up", "--port", str(free_port()), "--replicas", "1") as process:
+        assert process.stderr is not None
+        said = ""
+        for line in process.stderr:
+            said += line
+            if "✓ convert" in line:  # and before a replica reads it
+                (weights,) = (home.cache / "compiled").glob("*/model.bin")
+                weights.write_bytes(b"\0" * weights.stat().st_size)
+    assert process.returncode == 5, said
+    assert home.instance() is None
+    said = home.run("logs", "--level", "error").stdout
+    assert "sha256" in said or "digest" in said, said
+    assert "Traceback" in said
+    with up(home, "--replicas", "1"):
+        assert "Traceback" not in home.run("logs", "--level", "error").stdout
+    assert home.run("logs").returncode == 3, "the words of a start that failed before one that did not"
+
+
+def test_lines_are_in_the_order_of_time_across_files() -> None:
+    """What is shown last was said last, whoever said it."""
+    lines = [LogLine(at, "INFO", origin, "", {}) for at, origin in ((2.0, "b"), (1.0, "a"), (3.0, "c"))]
+    assert [line.origin for line in logs._last(lines, 10)] == ["a", "b", "c"]
+    assert [line.origin for line in logs._last(lines, 2)] == ["b", "c"]
+    assert logs._last(lines, 0) == []
+    at_once = [LogLine(1.0, "INFO", "head", str(number), {}) for number in range(5)]
+    assert [line.message for line in logs._last(at_once, 3)] == ["2", "3", "4"], "a traceback stays the right way up"
+    assert LogFilter(replica="ab").takes(LogLine(0, "INFO", "abc", "", {}))
+    assert not LogFilter(replica="ab").takes(LogLine(0, "INFO", "bca", "", {}))
+    assert not LogFilter(level="ERROR").takes(LogLine(0, "WARNING", "abc", "", {}))
+
+
+def test_a_line_that_is_half_written_waits_for_its_end(tmp_path: Path) -> None:
+    file = tmp_path / "replica_Detector_abc.log"
+    seen: dict[int, int] = {}
+    file.write_bytes(b'{"half": ')
+    assert logs._whole_lines(file, seen) == []
+    with file.open("ab") as stream:
+        stream.write(b"1}\nnext")
+    assert logs._whole_lines(file, seen) == [b'{"half": 1}']
+
+
+def test_a_new_file_with_an_old_ones_inode_is_read_from_its_beginning(tmp_path: Path) -> None:
+    """The system gives the number of a file that was rotated away to the next one."""
+    file = tmp_path / "replica_Detector_abc.log"
+    file.write_bytes(b"new\n")
+    seen = {file.stat().st_ino: 10_000_000}
+    assert logs._whole_lines(file, seen) == [b"new"]
+    assert logs._whole_lines(file, seen) == []

@@ -1,0 +1,111 @@
+"""`models --prune` beside commands that are changing what is served."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from detectctl.errors import DeadlineExceeded
+from detectctl.lifecycle.lock import locked
+from detectctl.lifecycle.prune import prune, unserved
+from detectctl.lifecycle.state import InstanceFolder, InstanceState
+from detectctl.registry.resolve import resolve
+from detectctl.registry.store import Store
+from detectctl.settings import cache_home, state_home
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from detectctl.registry.model_version import ModelVersion
+
+
+@pytest.fixture
+def environ(tmp_path: Path) -> dict[str, str]:
+    return {"HOME": str(tmp_path / "home")}
+
+
+def _resolved(environ: dict[str, str], tmp_path: Path, name: str) -> ModelVersion:
+    file = tmp_path / f"{name}.pt"
+    file.write_bytes(name.encode())
+    return resolve(str(file), cache=cache_home(environ), environ=environ)
+
+
+def _write_state(folder: InstanceFolder, model: ModelVersion, tmp_path: Path) -> None:
+    deployed: dict[str, Any] = {"config": {"model": {"digest": f"sha256:{model.sha256}"}}}
+    state = InstanceState(
+        name=folder.name,
+        instance_id="0" * 16,
+        head=None,
+        temp_dir=tmp_path / "dctl-00000000",
+        dashboard_url="",
+        host="127.0.0.1",
+        port=1,
+        deployed=deployed,
+        last_good=deployed,
+        last_failure=None,
+        created_at=0,
+    )
+    folder.write(state)
+
+
+def test_what_an_up_has_resolved_stays(environ: dict[str, str], tmp_path: Path) -> None:
+    """An `up` is between the store and its state: prune waits for its end, says so, and keeps what it deployed."""
+    folder = InstanceFolder(state_home(environ), "default")
+    waits: list[str] = []
+    removed: list[str] = []
+    with locked(folder, "up", 1, lambda _: None):
+        model, old = (_resolved(environ, tmp_path, name) for name in ("new", "old"))
+        doomed = {stored.sha256 for stored in unserved(environ)}
+        assert doomed == {model.sha256, old.sha256}
+
+        def run() -> None:
+            done = prune(environ, doomed, timeout_s=20, on_wait=waits.append)
+            removed.extend(stored.sha256 for stored in done)
+
+        pruning = threading.Thread(target=run)
+        pruning.start()
+        deadline = time.monotonic() + 10
+        while not waits and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(Store(cache_home(environ)).list()) == 2
+        _write_state(folder, model, tmp_path)
+    pruning.join(20)
+    assert "detectctl up" in waits[0]
+    assert removed == [old.sha256]
+    assert model.checkpoint.exists()
+
+
+def test_an_up_that_does_not_finish_ends_the_wait(environ: dict[str, str], tmp_path: Path) -> None:
+    """Nothing is removed then."""
+    model = _resolved(environ, tmp_path, "new")
+    with (
+        locked(InstanceFolder(state_home(environ), "default"), "up", 1, lambda _: None),
+        pytest.raises(DeadlineExceeded, match="default"),
+    ):
+        prune(environ, {model.sha256}, timeout_s=0.1, on_wait=lambda _: None)
+    assert model.checkpoint.exists()
+
+
+def test_only_what_was_agreed_to_goes(environ: dict[str, str], tmp_path: Path) -> None:
+    """What became unserved while the question stood was not in it."""
+    named, since = (_resolved(environ, tmp_path, name) for name in ("named", "since"))
+    removed = prune(environ, {named.sha256}, timeout_s=1, on_wait=lambda _: None)
+    assert [stored.sha256 for stored in removed] == [named.sha256]
+    assert since.checkpoint.exists()
+
+
+def test_what_is_held_stays_until_it_is_let_go(environ: dict[str, str], tmp_path: Path) -> None:
+    """A running trial's good version is in no state file; the mark of a process that died counts for nothing."""
+    model = _resolved(environ, tmp_path, "good")
+    store = Store(cache_home(environ))
+    mark = store.hold(model.sha256)
+    assert unserved(environ) == ()
+    assert prune(environ, {model.sha256}, timeout_s=1, on_wait=lambda _: None) == ()
+    mark.release()
+    (store.cache / "locks" / f"in-use-{model.sha256}-dead.lock").touch()
+    assert [stored.sha256 for stored in unserved(environ)] == [model.sha256]
+    assert prune(environ, {model.sha256}, timeout_s=1, on_wait=lambda _: None) != ()
+    assert list((store.cache / "locks").glob("in-use-*")) == []

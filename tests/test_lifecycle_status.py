@@ -1,0 +1,101 @@
+"""The word that `status` has for what an instance is doing."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from detectctl.hosts.serve_rest import Replica, ServeStatus
+from detectctl.lifecycle.status import _answering, _judge
+from detectctl.processes import Process
+from installed import free_port
+from test_lifecycle_state import STATE
+
+if TYPE_CHECKING:
+    import subprocess
+
+    from installed import Home
+
+GOOD: dict[str, Any] = {"config": {"fingerprint": "good"}}
+NEW: dict[str, Any] = {"config": {"fingerprint": "new"}}
+ALIVE = replace(STATE, head=Process.of(os.getpid()), deployed=GOOD, last_good=GOOD)
+REPLICA = Replica("a", "RUNNING", 1, None, None, None)
+SERVING = ServeStatus("RUNNING", "HEALTHY", "", 1, (REPLICA,), (), "good")
+
+
+@pytest.mark.parametrize(
+    ("word", "state", "served", "trouble", "command"),
+    [
+        ("starting", replace(STATE, head=None), ServeStatus(), None, "up"),
+        ("starting", replace(ALIVE, deployed=None, last_good=None), ServeStatus("DEPLOYING"), None, "up"),
+        ("running", ALIVE, SERVING, None, None),
+        ("running", ALIVE, SERVING, None, "up"),
+        ("running", ALIVE, replace(SERVING, deployment="UPSCALING", target_replicas=2), None, None),
+        ("running", replace(ALIVE, deployed={}, last_good=None), SERVING, None, None),
+        ("updating", ALIVE, replace(SERVING, application="DEPLOYING", fingerprint="new"), None, "up"),
+        ("updating", ALIVE, replace(SERVING, fingerprint="new"), None, "up"),
+        ("degraded", ALIVE, replace(SERVING, target_replicas=2, deployment="UNHEALTHY"), None, None),
+        ("degraded", ALIVE, replace(SERVING, application="UNHEALTHY", message="no"), None, None),
+        ("degraded", ALIVE, ServeStatus(), "Ray does not answer", None),
+        ("degraded", replace(ALIVE, last_good=None), ServeStatus("DEPLOYING"), None, None),
+        ("failed update", ALIVE, replace(SERVING, application="DEPLOY_FAILED"), None, None),
+        ("stopping", ALIVE, SERVING, None, "down"),
+        ("stopping", ALIVE, ServeStatus("DELETING"), None, None),
+        ("dead", replace(ALIVE, head=Process(os.getpid(), 1.0)), ServeStatus(), None, None),
+        ("dead", replace(ALIVE, head=replace(Process.of(os.getpid()), boot="of before")), ServeStatus(), None, None),
+        ("dead", STATE, ServeStatus(), None, None),
+    ],
+)
+def test_the_word(word: str, state: Any, served: ServeStatus, trouble: str | None, command: str | None) -> None:
+    found, message = _judge(state, served, trouble, command)
+    assert found == word, message
+
+
+@pytest.mark.parametrize(
+    ("state", "served", "model"),
+    [
+        (replace(ALIVE, deployed=NEW), SERVING, "good"),
+        (replace(ALIVE, deployed=NEW), replace(SERVING, application="DEPLOYING", fingerprint="new"), "good"),
+        (replace(ALIVE, deployed=NEW), replace(SERVING, application="DEPLOY_FAILED", fingerprint="new"), "good"),
+        (replace(ALIVE, deployed=NEW), replace(SERVING, fingerprint="new"), "new"),
+        (replace(ALIVE, deployed=NEW), ServeStatus(), "good"),
+        (replace(ALIVE, deployed=NEW, last_good=None), ServeStatus("DEPLOYING"), "new"),
+        (ALIVE, SERVING, "good"),
+    ],
+)
+def test_the_model_is_the_one_that_answers(state: Any, served: ServeStatus, model: str) -> None:
+    """What an `up` has written down and not yet brought about, or was killed at, answers nobody."""
+    assert _answering(state, served)["config"]["fingerprint"] == model
+
+
+def _seen_meanwhile(home: Home, process: subprocess.Popen[str]) -> list[str]:
+    """The words that `status` had until the command ended."""
+    seen: list[str] = []
+    while process.poll() is None:
+        done = home.run("status", "--json")
+        if done.stdout and (word := json.loads(done.stdout)["state"]) not in seen[-1:]:
+            seen.append(word)
+    return seen
+
+
+@pytest.mark.cluster
+def test_a_life_in_words(home: Home) -> None:
+    """Starting, running; updating, running; stopping; gone. Nothing else in between."""
+    options = ("--port", str(free_port()), "--replicas", "1")
+    with home.start("up", *options) as process:
+        seen = _seen_meanwhile(home, process)
+    assert seen in (["starting"], ["starting", "running"])
+    with home.start("up", *options, "--precision", "fp32") as process:
+        seen = _seen_meanwhile(home, process)
+    assert "updating" in seen
+    assert set(seen) <= {"running", "updating"}
+    assert home.json("status", "--json")["state"] == "running"
+    with home.start("down") as process:
+        seen = _seen_meanwhile(home, process)
+    assert set(seen) <= {"running", "stopping"}
+    assert "stopping" in seen
+    assert home.run("status").returncode == 3

@@ -1,0 +1,106 @@
+"""`detectctl models`: versions newest first, what of them is stored, and pruning."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from detectctl.errors import ModelNotFound, RegistryUnreachable, UsageError
+from detectctl.registry.base_weights import KNOWN, import_base
+from detectctl.registry.collection import prune, unserved, versions
+from detectctl.registry.resolve import resolve
+from detectctl.registry.store import Store
+from wandb_server import WandbServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+NAME = "acme/registry/yolo"
+
+
+@pytest.fixture
+def server() -> Iterator[WandbServer]:
+    with WandbServer() as server:
+        for index in range(60):  # more than one of the SDK's pages
+            server.log(NAME, {"best.pt": b"x" * (index + 1)}, aliases=["production"] if index == 3 else ())
+        yield server
+
+
+def test_versions_are_listed_newest_first(server: WandbServer, tmp_path: Path) -> None:
+    """All pages, by falling version, with aliases, sizes and digests as W&B has them, and what is stored."""
+    cache, environ = tmp_path / "cache", server.env(tmp_path / "home", base=os.environ)
+    stored = resolve(f"{NAME}:production", cache=cache, environ=environ, fallback=False)
+    listed = versions(NAME, cache=cache, environ=environ)
+    assert [item.version for item in listed] == [f"v{index}" for index in range(59, -1, -1)]
+    assert [item.created for item in listed] == sorted((item.created for item in listed), reverse=True)
+    assert {item.version: item.aliases for item in listed if item.aliases} == {
+        "v59": ("latest",),
+        "v3": ("production",),
+    }
+    assert [item.size for item in listed] == list(range(60, 0, -1))
+    assert len({item.digest for item in listed}) == 60
+    assert [(item.version, item.checkpoints) for item in listed if item.stored] == [("v3", {"best.pt": stored.sha256})]
+
+
+def test_a_registry_is_listed(server: WandbServer, tmp_path: Path) -> None:
+    """A registry's collection has its own version numbers, and needs no organization in the reference."""
+    for source in ("v7", "v3"):
+        server.link(f"{NAME}:{source}", "wandb-registry-Fall Models/detector")
+    environ = server.env(tmp_path / "home", base=os.environ)
+    resolve("wandb-registry-Fall Models/detector:v1", cache=tmp_path / "cache", environ=environ, fallback=False)
+    listed = versions("wandb-registry-Fall Models/detector", cache=tmp_path / "cache", environ=environ)
+    assert [(item.version, item.size, item.stored) for item in listed] == [("v1", 4, True), ("v0", 8, False)]
+
+
+def test_errors_are_those_of_resolving(server: WandbServer, tmp_path: Path) -> None:
+    """Nothing to list is told apart from nobody to ask, and a base model has no versions."""
+    cache, environ = tmp_path / "cache", server.env(tmp_path / "home", base=os.environ)
+    with pytest.raises(UsageError, match="no versions"):
+        versions("yolov8n", cache=cache, environ=environ)
+    with pytest.raises(ModelNotFound):
+        versions("acme/registry/nothing", cache=cache, environ=environ)
+    server.stop()
+    with pytest.raises(RegistryUnreachable):
+        versions(NAME, cache=cache, environ=environ)
+
+
+def test_a_collection_whose_alias_is_gone_is_listed_all_the_same(server: WandbServer, tmp_path: Path) -> None:
+    """Somebody has removed `latest`: the list does not need it."""
+    del server.collections["acme", "registry", "yolo"].aliases["latest"]
+    environ = server.env(tmp_path / "home", base=os.environ)
+    assert len(versions(NAME, cache=tmp_path / "cache", environ=environ)) == 60
+
+
+def test_prune_keeps_the_served_and_the_base_model(tmp_path: Path, yolov8n_pt: Path, fall_pt: Path) -> None:
+    """What instances serve stays, and so does what `up` falls back to; the rest is named and goes."""
+    cache = tmp_path / "cache"
+    other = tmp_path / "other.pt"
+    other.write_bytes(b"other")
+    served = resolve(str(fall_pt), cache=cache, environ={})
+    unwanted = resolve(str(other), cache=cache, environ={})
+    import_base(yolov8n_pt, Store(cache))
+    assert [stored.sha256 for stored in unserved(cache, served=[served.sha256])] == [unwanted.sha256]
+    assert [stored.sha256 for stored in prune(cache, served=[served.sha256])] == [unwanted.sha256]
+    assert {stored.sha256 for stored in Store(cache).list()} == {served.sha256, KNOWN["yolov8n"].sha256}
+    assert unserved(cache, served=[served.sha256]) == ()
+
+
+def test_served_is_said_of_exactly_that_version(server: WandbServer, tmp_path: Path) -> None:
+    """Another version with the same bytes is not served; two stored checkpoints of one version are both told."""
+    cache, environ = tmp_path / "cache", server.env(tmp_path / "home", base=os.environ)
+    for _ in range(2):
+        server.log("acme/p/twins", {"a.pt": b"the same", "b.pt": b"another"})
+    first, other, _ = (
+        resolve(f"acme/p/twins:{which}", cache=cache, environ=environ, fallback=False)
+        for which in ("v0#a.pt", "v0#b.pt", "v1#a.pt")
+    )
+    assert first.artifact == "acme/p/twins:v0#a.pt"
+    served = {first.artifact: "default, left", str(other.artifact): "right"}
+    v1, v0 = versions("acme/p/twins", cache=cache, environ=environ, served=served)
+    assert (v0.checkpoints, v0.served) == ({"a.pt": first.sha256, "b.pt": other.sha256}, "default, left, right")
+    assert (v1.checkpoints, v1.served) == ({"a.pt": first.sha256}, None)
+    v0 = versions("acme/p/twins:v0#b.pt", cache=cache, environ=environ, served=served)[1]
+    assert (v0.checkpoints, v0.served) == ({"b.pt": other.sha256}, "right")

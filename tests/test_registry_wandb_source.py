@@ -1,0 +1,470 @@
+"""The W&B child against a real server that fails in every way: class of error, its words, its time, no process left."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+
+from detectctl.child import ChildCrashed, ChildFailed
+from detectctl.errors import (
+    CheckpointRefused,
+    ModelAccessDenied,
+    ModelCorrupt,
+    ModelError,
+    ModelNotFound,
+    RegistryUnreachable,
+)
+from detectctl.registry import wandb_source
+from detectctl.registry.reference import Artifact, parse
+from detectctl.registry.store import Store
+from detectctl.registry.wandb_source_child import choose_checkpoint
+from wandb_server import API_KEY, WandbServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from detectctl.registry.model_version import ModelVersion
+
+CHECKPOINT = os.urandom(300_000)
+SHA256 = hashlib.sha256(CHECKPOINT).hexdigest()
+DEADLINE_S = 12.0
+PLENTY_S = 40.0
+"""For rows that end by themselves, on a machine that has other things to do."""
+MARK = "DETECTCTL_TEST_MARK"
+
+
+def artifact(text: str) -> Artifact:
+    reference = parse(text)
+    assert isinstance(reference, Artifact)
+    return reference
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    """Living processes that inherited `mark` in their environment: the child, wandb-core, and whatever they start."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+@dataclass
+class Site:
+    """A server with one artifact, an empty store, and an environment whose processes can be told from others'."""
+
+    server: WandbServer
+    store: Store
+    environ: dict[str, str]
+    mark: str
+
+    def fetch(
+        self, text: str = "acme/registry/yolo:latest", timeout_s: float = PLENTY_S, **options: Any
+    ) -> ModelVersion:
+        return wandb_source.fetch(artifact(text), self.store, environ=self.environ, timeout_s=timeout_s, **options)
+
+
+def build(folder: Path) -> Site:
+    mark = uuid.uuid4().hex
+    server = WandbServer()
+    server.log("acme/registry/yolo", {"best.pt": CHECKPOINT, "args.yaml": b"epochs: 3"}, metadata={"map50": 0.5})
+    return Site(server, Store(folder / "cache"), {**server.env(folder / "home", base=os.environ), MARK: mark}, mark)
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = build(tmp_path)
+    with site.server:
+        yield site
+    assert marked(site.mark) == []
+
+
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """What goes wrong, and what the user is promised then. `error` None: it works all the same."""
+
+    name: str
+    error: type[ModelError] | None
+    says: str = ""
+    fault: tuple[str, str] | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+    reference: str = "acme/registry/yolo:latest"
+    environ: tuple[tuple[str, str | None], ...] = ()
+    by_deadline: bool = False
+
+
+def status(code: int, times: int | None = None) -> tuple[tuple[str, Any], ...]:
+    return (("status", code), ("times", times))
+
+
+ROWS = [
+    Row("no key", ModelAccessDenied, "No API key", environ=(("WANDB_API_KEY", None),)),
+    Row("malformed key", ModelAccessDenied, "40+ characters", environ=(("WANDB_API_KEY", "abc"),)),
+    Row("wrong key", ModelAccessDenied, "HTTP 401", environ=(("WANDB_API_KEY", "f" * 40),)),
+    Row("may not read", ModelAccessDenied, "HTTP 403", ("artifact", "status"), status(403)),
+    Row("session ended", ModelAccessDenied, "HTTP 401", ("artifact", "status"), status(401)),
+    Row("file forbidden", ModelAccessDenied, "HTTP 403", ("file", "status"), status(403)),
+    Row("no entity", ModelNotFound, "under entity 'nobody'", reference="nobody/registry/yolo:latest"),
+    Row("no project", ModelNotFound, "project 'nothing'", reference="acme/nothing/yolo:latest"),
+    Row("no collection", ModelNotFound, "'nothing:latest' not found", reference="acme/registry/nothing:latest"),
+    Row("no alias", ModelNotFound, "'yolo:nothing' not found", reference="acme/registry/yolo:nothing"),
+    Row("no version", ModelNotFound, "'yolo:v7' not found", reference="acme/registry/yolo:v7"),
+    Row("no member", ModelNotFound, "it holds args.yaml, best.pt", reference="acme/registry/yolo:v0#last.pt"),
+    Row("no such organization", ModelNotFound, "'Other'", reference="Other/wandb-registry-x/yolo:latest"),
+    Row("server says 404", ModelNotFound, "HTTP 404", ("artifact", "status"), status(404)),
+    Row("file is gone", ModelNotFound, "HTTP 404", ("file", "status"), status(404)),
+    Row("refused", RegistryUnreachable, "connection refused", environ=(("WANDB_BASE_URL", "http://127.0.0.1:9"),)),
+    Row("reset", RegistryUnreachable, "reset", ("graphql", "reset")),
+    Row("reset once", None, fault=("artifact", "reset"), options=(("times", 1),)),
+    Row("500 for ever", RegistryUnreachable, "HTTP 500", ("artifact", "status"), status(500)),
+    Row("500 once", None, fault=("artifact", "status"), options=status(500, 1)),
+    Row("429 for ever", RegistryUnreachable, "HTTP 429", ("artifact", "status"), status(429)),
+    Row("429 once", None, fault=("artifact", "status"), options=status(429, 1)),
+    Row("answer cut", RegistryUnreachable, "EOF", ("artifact", "truncated")),
+    Row("server hangs", RegistryUnreachable, "did not answer within 12 s", ("graphql", "hang"), by_deadline=True),
+    Row("lookup hangs", RegistryUnreachable, "what the reference means", ("artifact", "hang"), by_deadline=True),
+    # The SDK gives this one query up after 10 s and goes on, so the deadline meets it there or a step further.
+    Row("features hang", RegistryUnreachable, "within 12 s", ("features", "hang"), by_deadline=True),
+    Row("file URLs hang", RegistryUnreachable, "of 300009 bytes", ("file_urls", "hang"), by_deadline=True),
+    Row("file host 500", RegistryUnreachable, "of 300009 bytes", ("file", "status"), status(500), by_deadline=True),
+    Row("file host 500 once", None, fault=("file", "status"), options=status(500, 1)),
+    Row("file host resets", RegistryUnreachable, "of 300009 bytes", ("file", "reset"), by_deadline=True),
+    Row("file host hangs", RegistryUnreachable, "of 300009 bytes", ("file", "hang"), by_deadline=True),
+    Row(
+        "file host drips",
+        RegistryUnreachable,
+        "bytes came",
+        ("file", "slow"),
+        (("bytes_per_s", 5000),),
+        by_deadline=True,
+    ),
+    Row("manifest host 500", RegistryUnreachable, "", ("manifest_file", "status"), status(500), by_deadline=True),
+    Row("manifest cut", RegistryUnreachable, "IncompleteRead", ("manifest_file", "truncated")),
+    Row("file cut", RegistryUnreachable, "IncompleteRead", ("file", "truncated")),
+    Row("short, honest length", ModelCorrupt, "bytes instead of", ("file", "short")),
+    Row("wrong bytes, right length", ModelCorrupt, "Digest mismatch", ("file", "wrong_bytes")),
+    Row("wrong digest in the manifest", ModelCorrupt, "its manifest", ("manifest_file", "wrong_digest")),
+    Row("half a manifest", ModelCorrupt, "cannot be read", ("manifest_file", "short")),
+    Row("a manifest of wrong bytes", ModelCorrupt, "cannot be read", ("manifest_file", "wrong_bytes")),
+    Row("a manifest of no known version", ModelCorrupt, "manifest version", ("manifest_file", "wrong_version")),
+    Row("the user's W&B cache is broken", None, environ=(("WANDB_CACHE_DIR", "/dev/null/cache"),)),
+]
+
+
+@dataclass
+class Outcome:
+    model: ModelVersion | None
+    error: ModelError | None
+    elapsed_s: float
+    left: list[psutil.Process]
+    stored: int
+    scratch: int
+
+
+def play(row: Row, folder: Path) -> Outcome:
+    site = build(folder)
+    with site.server:
+        for name, value in row.environ:
+            site.environ.pop(name, None)
+            if value is not None:
+                site.environ[name] = value
+        if row.fault is not None:
+            site.server.fail(*row.fault, **dict(row.options))
+        model, error = None, None
+        began = time.monotonic()
+        try:
+            model = site.fetch(row.reference, timeout_s=DEADLINE_S if row.by_deadline else PLENTY_S)
+        except ModelError as caught:
+            error = caught
+        elapsed_s = time.monotonic() - began
+        left = marked(site.mark)
+    return Outcome(model, error, elapsed_s, left, len(site.store.list()), len([*(site.store.cache / "tmp").iterdir()]))
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Outcome]]]:
+    """All rows, a few at a time: most of them wait."""
+    with ThreadPoolExecutor(max_workers=5) as pool:
+        # Those that wait first, so that the others fill the gaps.
+        rows = sorted(ROWS, key=lambda row: not row.by_deadline)
+        yield {row.name: pool.submit(play, row, tmp_path_factory.mktemp("row")) for row in rows}
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_failure_keeps_its_promise(row: Row, outcomes: dict[str, Future[Outcome]]) -> None:
+    """A failure is of its promised class, says why, comes in time, and leaves no process, file or secret."""
+    outcome = outcomes[row.name].result()
+    assert outcome.left == []
+    assert outcome.scratch == 0
+    assert outcome.elapsed_s < (DEADLINE_S + 2 if row.by_deadline else PLENTY_S)
+    if row.error is None:
+        assert outcome.error is None
+        assert outcome.model is not None
+        assert outcome.model.sha256 == SHA256
+        return
+    error = outcome.error
+    assert type(error) is row.error
+    assert row.reference in error.what
+    assert row.says in str(error.why)
+    assert error.hint
+    assert error.exit_code == 5
+    assert outcome.stored == 0
+    words = f"{error.what} {error.why} {error.hint} {error.__cause__}"
+    assert API_KEY not in words
+    assert "signed-secret" not in words
+    assert all("\n" not in str(line) for line in (error.what, error.why, error.hint))
+
+
+# --- what works -------------------------------------------------------------------------------------------------------
+
+
+def test_a_version_is_pinned_and_verified(site: Site) -> None:
+    """The answer names version, digest, aliases and metadata as W&B has them, and the file has the logged bytes."""
+    model = site.fetch()
+    assert model.checkpoint.read_bytes() == CHECKPOINT
+    assert (model.sha256, model.size) == (SHA256, len(CHECKPOINT))
+    assert (model.name, model.version, model.aliases) == ("yolo", "v0", ("latest",))
+    assert model.metadata == {"map50": 0.5}
+    assert model.artifact_digest == site.server.collections["acme", "registry", "yolo"].versions[0].digest
+    assert model.reference == "acme/registry/yolo:latest"
+
+
+@pytest.mark.parametrize("entity", ["", "Acme/"])
+def test_a_registry_link_knows_both_versions(site: Site, entity: str) -> None:
+    """A link has the registry's version and the version it was linked from, with and without the organization."""
+    site.server.log("acme/registry/yolo", {"best.pt": CHECKPOINT})
+    site.server.link("acme/registry/yolo:v1", "wandb-registry-Fall Models/detector", aliases=["production"])
+    model = site.fetch(f"{entity}wandb-registry-Fall Models/detector:production")
+    assert (model.name, model.version, model.source_version) == ("detector", "v0", "v1")
+    assert model.aliases == ("latest", "production")
+
+
+def test_the_same_version_is_not_downloaded_again(site: Site) -> None:
+    """A second resolve asks W&B what the alias means, and fetches no file; a moved alias fetches the other version."""
+    site.fetch()
+    files = site.server.requests.count("file")
+    assert site.fetch().version == "v0"
+    assert site.server.requests.count("file") == files
+    site.server.log("acme/registry/yolo", {"best.pt": b"another"})
+    assert site.fetch().version == "v1"
+    site.server.move_alias("acme/registry/yolo", "latest", "v0")
+    files = site.server.requests.count("file")
+    assert site.fetch().sha256 == SHA256
+    assert site.server.requests.count("file") == files
+
+
+def test_a_damaged_stored_checkpoint_is_downloaded_again(site: Site) -> None:
+    """One flipped byte in the store is noticed, and replaced by what W&B has."""
+    path = site.fetch().checkpoint
+    path.write_bytes(bytes([CHECKPOINT[0] ^ 1]) + CHECKPOINT[1:])
+    assert site.fetch().checkpoint.read_bytes() == CHECKPOINT
+
+
+def test_progress_counts_bytes(site: Site) -> None:
+    """Download events rise from 0 to the artifact's size while it arrives."""
+    site.server.fail("file", "slow", bytes_per_s=150_000)
+    events: list[dict[str, Any]] = []
+    site.fetch(on_event=events.append)
+    done = [event["done"] for event in events if event["event"] == "download"]
+    assert done == sorted(done)
+    assert done[0] == 0
+    assert done[-1] == 300_009
+    assert any(10_000 < value < 290_000 for value in done)
+    assert {event["total"] for event in events if event["event"] == "download"} == {300_009}
+
+
+@pytest.mark.parametrize(
+    ("files", "chosen"),
+    [
+        (["weights/epoch9.pt", "a.yaml"], "weights/epoch9.pt"),
+        (["last.pt", "weights/best.pt", "best.onnx"], "weights/best.pt"),
+        (["notbest.pt", "best.pt"], "best.pt"),
+    ],
+)
+def test_the_checkpoint_is_chosen(files: list[str], chosen: str) -> None:
+    """The one `.pt`, or `best.pt` among several."""
+    assert choose_checkpoint(files, "acme/p/m:v0") == chosen
+
+
+@pytest.mark.parametrize(
+    ("files", "what", "why"),
+    [
+        (["a.pt", "b.pt"], "2 checkpoints", "it holds a.pt, b.pt\nname one: --model 'acme/p/m:v0#a.pt'"),
+        (["x/best.pt", "c.pt", "y/best.pt"], "3 checkpoints", "--model 'acme/p/m:v0#x/best.pt'"),
+        (["best.onnx", "a.yaml"], "no .pt checkpoint", "it holds a.yaml, best.onnx"),
+        ([], "no .pt checkpoint", "it holds nothing"),
+        ([f"{index:02}.txt" for index in range(30)], "no .pt checkpoint", "09.txt and 20 more"),
+    ],
+)
+def test_no_choice_is_an_error_that_lists(files: list[str], what: str, why: str) -> None:
+    """Several checkpoints without one `best.pt`, or none: the error lists what is there."""
+    with pytest.raises(ChildFailed) as caught:
+        choose_checkpoint(files, "acme/p/m:v0")
+    assert what in caught.value.message
+    assert why in caught.value.detail
+
+
+def test_several_checkpoints_need_a_path(site: Site) -> None:
+    """The error offers a reference that works, and before it no file is downloaded."""
+    site.server.log("acme/p/m", {"a.pt": b"a", "b.pt": b"b"})
+    with pytest.raises(CheckpointRefused, match="2 checkpoints") as caught:
+        site.fetch("acme/p/m:v0")
+    assert caught.value.why == "it holds a.pt, b.pt"
+    assert "file" not in site.server.requests
+    offered = str(caught.value.hint).split("'")[1]
+    assert offered == "acme/p/m:v0#a.pt"
+    assert site.fetch(offered).checkpoint.read_bytes() == b"a"
+
+
+def test_references_to_elsewhere_are_refused(site: Site) -> None:
+    """No digest of W&B's vouches for a file that the artifact only points to."""
+    site.server.log("acme/p/m", {"best.pt": b"x"}, references={"data": "s3://bucket/data"})
+    with pytest.raises(CheckpointRefused) as caught:
+        site.fetch("acme/p/m:v0")
+    assert "s3://bucket/data" in str(caught.value.why)
+    assert "file" not in site.server.requests
+
+
+# --- processes, secrets, concurrency ----------------------------------------------------------------------------------
+
+
+def test_eight_at_once_download_once(site: Site) -> None:
+    """Eight concurrent resolves into one empty store all succeed, and the store holds one verified copy."""
+    with ThreadPoolExecutor(8) as pool:
+        models = [future.result() for future in [pool.submit(site.fetch) for _ in range(8)]]
+    assert {(model.version, model.sha256) for model in models} == {("v0", SHA256)}
+    assert [stored.sha256 for stored in site.store.list()] == [SHA256]
+    assert site.store.open(SHA256).path.read_bytes() == CHECKPOINT
+    assert site.server.requests.count("file") == 2  # the artifact's two files, once each
+
+
+def test_a_lock_whose_holder_does_not_finish_is_no_wait_for_ever(site: Site) -> None:
+    """Waiting for another's download ends at the deadline, and the error says what it waited for."""
+    digest = site.server.collections["acme", "registry", "yolo"].versions[0].digest
+    with site.store.lock(f"acme/registry/yolo {digest}"), pytest.raises(RegistryUnreachable) as caught:
+        site.fetch(timeout_s=DEADLINE_S)
+    assert "another process downloads the same artifact" in str(caught.value.why)
+
+
+def test_a_file_host_that_refuses_while_the_api_lives_ends_at_the_deadline(site: Site) -> None:
+    """The SDK would try for minutes."""
+    site.server.files_at = "http://127.0.0.1:9"
+    began = time.monotonic()
+    with pytest.raises(RegistryUnreachable) as caught:
+        site.fetch(timeout_s=DEADLINE_S)
+    assert time.monotonic() - began < DEADLINE_S + 2
+    assert "of 300009 bytes" in str(caught.value.why)
+    assert "file_urls" in site.server.requests
+    assert site.store.list() == ()
+
+
+def test_the_key_shows_nowhere(site: Site) -> None:
+    """While a download hangs, no process has the key in its arguments; files are fetched without it."""
+    site.server.fail("file", "hang")
+    seen: list[list[str]] = []
+    finished = threading.Event()
+
+    def watch() -> None:
+        while not finished.wait(0.2):
+            for process in marked(site.mark):
+                try:
+                    seen.append(process.cmdline())
+                except psutil.NoSuchProcess:
+                    continue
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        with pytest.raises(RegistryUnreachable):
+            site.fetch(timeout_s=DEADLINE_S)
+    finally:
+        finished.set()
+        watcher.join()
+    assert any("wandb-core" in " ".join(arguments) for arguments in seen)
+    assert API_KEY not in str(seen)
+    assert site.server.seen_authorization["file"] == {None}
+    assert site.server.seen_authorization["artifact"] != {None}
+
+
+def test_a_crash_of_the_sdk_brings_its_last_words(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hint promises more with --verbose: it is a note, which the traceback shows, and it holds no secret."""
+
+    def crash(*_: object, **__: object) -> None:
+        raise ChildCrashed(1, f"Traceback\n  GET https://files/x?Signature=signed-secret {API_KEY}\nKeyError: 'x'\n")
+
+    monkeypatch.setattr("detectctl.child.run", crash)
+    with pytest.raises(ModelError, match="SDK failed") as caught:
+        site.fetch()
+    assert caught.value.why == "KeyError: 'x'"
+    (note,) = caught.value.__notes__
+    assert "Traceback\n  GET https://files/x" in note
+    assert API_KEY not in note
+    assert "signed-secret" not in note
+
+
+def test_the_key_is_not_kept(site: Site) -> None:
+    """Nothing below the cache folder holds the key."""
+    site.fetch()
+    files = [path for path in site.store.cache.rglob("*") if path.is_file()]
+    assert files
+    assert not any(API_KEY.encode() in path.read_bytes() for path in files)
+
+
+RESOLVE = """
+import json, os, pathlib, sys
+from detectctl.registry.resolve import resolve
+model = resolve(sys.argv[1], cache=pathlib.Path(sys.argv[2]), environ=os.environ, timeout_s=60, fallback=False)
+print(json.dumps([model.version, sorted({"wandb", "ray", "torch", "httpx", "requests"} & set(sys.modules))]))
+"""
+
+
+def start(site: Site, reference: str = "acme/registry/yolo:latest") -> subprocess.Popen[str]:
+    arguments = [sys.executable, "-c", RESOLVE, reference, str(site.store.cache)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(arguments, env=site.environ, stdout=pipe, stderr=pipe, text=True)
+
+
+def test_the_callers_process_never_imports_wandb(site: Site) -> None:
+    """A process that has resolved a W&B reference has neither wandb nor another heavy module loaded."""
+    with start(site) as process:
+        out, err = process.communicate(timeout=60)
+    assert out.strip() == '["v0", []]', err
+
+
+def wait_until(condition: Any, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL], ids=["Ctrl-C", "kill -9"])
+def test_a_hung_download_dies_with_its_caller(site: Site, sent: signal.Signals) -> None:
+    """Ctrl-C ends a hung download at once, and even after `kill -9` no child stays."""
+    site.server.fail("file", "hang")
+    with start(site) as process:
+        wait_until(lambda: "file" in site.server.requests, 40)
+        assert len(marked(site.mark)) >= 3  # the caller, the child, wandb-core
+        process.send_signal(sent)
+        process.communicate(timeout=3)
+    wait_until(lambda: marked(site.mark) == [], 5)
+    if sent == signal.SIGINT:
+        assert list((site.store.cache / "tmp").iterdir()) == []

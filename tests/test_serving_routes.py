@@ -1,0 +1,128 @@
+"""The HTTP interface, over real sockets and without Ray: what is no good request is said to be none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from broken_images import encoded
+from detectctl.lifecycle.deployment import plan
+from detectctl.registry.model_version import ModelVersion
+from detectctl.settings import UpSettings
+from served import served
+from slow_upload import FORM
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from detectctl.engine.compiled import CompiledModel
+
+ORIGIN = "https://app.example.org"
+GOOD = encoded("JPEG")
+
+
+@pytest.fixture(scope="module")
+def client(yolov8n_compiled: CompiledModel) -> Iterator[httpx.Client]:
+    with (
+        served(yolov8n_compiled, cors_origin=(ORIGIN,)) as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as client,
+    ):
+        yield client
+
+
+def _code(answer: httpx.Response) -> tuple[int, str]:
+    return answer.status_code, answer.json()["error"]["code"]
+
+
+@pytest.mark.parametrize("charset", ["undefined", "idna", "nonsense", "utf-7"])
+def test_the_charset_of_a_form_is_the_callers_fault(client: httpx.Client, charset: str) -> None:
+    """Python has codecs that fail for every name; a codec that there is not does no harm."""
+    form = FORM.replace(b'"a"', b'"xn--zzzzzzzz"') + GOOD + b"\r\n--b--\r\n"
+    kind = f"multipart/form-data; boundary=b; charset={charset}"
+    answer = client.post("/detect", content=form, headers={"Content-Type": kind})
+    if charset in {"undefined", "idna"}:
+        assert _code(answer) == (415, "unsupported_image")
+    else:
+        assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("query", ["conf=.1&conf=.9", "conf=.1&conf=.1", "iou=.5&iou=.6", "image_url=a&image_url=b"])
+def test_a_parameter_with_two_values_is_refused(client: httpx.Client, query: str) -> None:
+    """Whoever looks at a request before us might take the other of the two."""
+    if "image_url" in query:
+        answer = client.get(f"/detect?{query}")
+    else:
+        answer = client.post(f"/detect?{query}", content=GOOD)
+        assert _code(client.get(f"/annotate?image_url=http://a.example/&{query}")) == (422, "bad_parameter")
+    assert _code(answer) == (422, "bad_parameter")
+    assert "twice" in answer.json()["error"]["message"]
+
+
+def test_classes_may_be_repeated(client: httpx.Client) -> None:
+    assert client.post("/detect?class=bus&class=person", content=GOOD).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/info", "/docs"])
+def test_what_health_checkers_add_is_ignored(client: httpx.Client, path: str) -> None:
+    assert client.get(f"{path}?t=1&t=2").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("size", "media"), [((20_000, 10), "image/webp"), ((70_000, 10), "image/jpeg"), ((70_000, 10), "*/*")]
+)
+def test_a_picture_too_long_for_its_format_is_a_bad_wish(
+    client: httpx.Client, size: tuple[int, int], media: str
+) -> None:
+    """A PNG may be longer than WebP and JPEG can say; another format helps."""
+    answer = client.post("/annotate", content=encoded("PNG", size), headers={"Accept": media})
+    assert _code(answer) == (422, "bad_parameter")
+    assert "image/png" in answer.json()["error"]["message"]
+    assert client.post("/annotate", content=encoded("PNG", size), headers={"Accept": "image/png"}).status_code == 200
+
+
+@pytest.mark.parametrize("origin", [ORIGIN, "https://evil.example"])
+def test_the_answer_to_a_browsers_question_is_careful_too(client: httpx.Client, origin: str) -> None:
+    """A CORS preflight is answered before the guard."""
+    asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+    answer = client.options("/detect", headers=asked)
+    assert answer.status_code == (200 if origin == ORIGIN else 400)
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cache-control"] == "no-store"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert len(client.get("/info", headers={"Origin": origin}).headers.get_list("cache-control")) == 1
+
+
+def test_a_keyless_service_describes_whom_it_refuses(yolov8n_compiled: CompiledModel) -> None:
+    """421 is possible wherever the guard stands, and said to be."""
+    with served(yolov8n_compiled, own_host="127.0.0.1") as port:
+        url = f"http://127.0.0.1:{port}"
+        for path in ("/info", "/detect", "/annotate"):
+            asked = httpx.get(url + path, headers={"Host": "evil.example"}, trust_env=False)
+            assert _code(asked) == (421, "host_not_known")
+        paths = httpx.get(f"{url}/openapi.json", trust_env=False).json()["paths"]
+    assert {path for path, routes in paths.items() if "421" in routes["get"]["responses"]} == {
+        "/info",
+        "/detect",
+        "/annotate",
+    }
+
+
+def test_without_url_input_no_url_is_opened(yolov8n_compiled: CompiledModel) -> None:
+    """`--no-url-input` goes from the settings to the replica, which refuses every URL in the same words."""
+    model = ModelVersion("base", "base", "yolov8n", None, "0" * 64, Path("/models/yolov8n.pt"), 1)
+    settings = UpSettings(url_input=False)
+    planned = plan(settings, model, yolov8n_compiled, "cpu", Path("/stats"), None).config
+    told = type(planned).from_json(planned.to_json())
+    assert told.url_input is False
+    with served(yolov8n_compiled, url_input=told.url_input) as port:
+        for path in ("/detect", "/annotate"):
+            for url in ("https://example.org/a.jpg", "http://127.0.0.1/", "nonsense"):
+                query = {"image_url": url}
+                answer = httpx.get(f"http://127.0.0.1:{port}{path}", params=query, trust_env=False, timeout=30)
+                assert _code(answer) == (403, "url_not_allowed")
+                assert "--no-url-input" in answer.json()["error"]["message"]
+        good = httpx.post(f"http://127.0.0.1:{port}/detect", content=GOOD, trust_env=False, timeout=30)
+        assert good.status_code == 200
