@@ -1,0 +1,47 @@
+"""Reading and writing files the one way that detectctl does."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def sha256_of(path: Path) -> str:
+    """Hex SHA-256 of the file's bytes. Raises OSError if it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_atomically(path: Path, data: str | bytes, *, mode: int = 0o644, durable: bool = False) -> None:
+    """Replace the file: a reader sees all of the old content or all of the new, and a failure leaves the old.
+
+    Args:
+        path: in a folder that exists.
+        data: text is written as UTF-8.
+        mode: permissions of a new file, before the umask.
+        durable: survive a power failure, too, at the price of waiting for the disk.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def reason(error: OSError) -> str:
+    """The cause in the system's words, without number and path: `No space left on device`."""
+    return error.strerror or str(error) or type(error).__name__
