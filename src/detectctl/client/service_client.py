@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import urlencode
 
 from detectctl.client import outputs
-from detectctl.client.http import Endpoint, ImageHosts, strange
+from detectctl.client.endpoint import Endpoint, ImageHosts, strange
 from detectctl.client.ordered_map import in_order
 from detectctl.errors import DetectctlError, NotRunning, Unauthorized, UnsupportedImage
 from detectctl.wire import DetectionResult

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from bent_service import Request, bent
-from detectctl.client.http import Endpoint, ImageHosts
+from detectctl.client.endpoint import Endpoint, ImageHosts
 from detectctl.errors import (
     BadUrl,
     DeadlineExceeded,
@@ -70,7 +70,7 @@ def hang(request: Request) -> None:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses of milliseconds: what is tested is whether it is tried again."""
-    monkeypatch.setattr("detectctl.client.http.FIRST_PAUSE_S", 0.005)
+    monkeypatch.setattr("detectctl.client.endpoint.FIRST_PAUSE_S", 0.005)
 
 
 def ask(
@@ -373,7 +373,7 @@ def test_a_download_does_not_outlive_the_deadline(slow: Callable[[Request], None
 
 
 def test_an_endless_download_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detectctl.client.http.MAX_FILE_BYTES", 100)
+    monkeypatch.setattr("detectctl.client.endpoint.MAX_FILE_BYTES", 100)
     with bent(lambda request: request.answer(200, b"x" * 101)) as service, pytest.raises(ImageTooLarge):
         download(service.url)
 
