@@ -14,6 +14,7 @@ from detectctl.errors import DeadlineExceeded
 from detectctl.lifecycle.down import _drain, down
 from detectctl.lifecycle.lock import locked
 from detectctl.lifecycle.state import InstanceFolder
+from detectctl.paths import Paths
 from test_lifecycle_state import STATE
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ def test_a_dashboard_that_hangs_is_waited_for_no_longer_than_was_said(tmp_path: 
 def test_force_does_not_wait_for_another_command_but_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A dead one's lock is free; one that holds it lives, and goes on."""
     monkeypatch.setattr("detectctl.lifecycle.down._FORCED_LOCK_S", 0.2)
-    environ = {"XDG_STATE_HOME": str(tmp_path)}
-    folder = InstanceFolder(tmp_path / "detectctl", "default")
+    paths = Paths.from_environ({"HOME": str(tmp_path)})
+    folder = InstanceFolder(paths.state, "default")
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -48,7 +49,7 @@ def test_force_does_not_wait_for_another_command_but_names_it(tmp_path: Path, mo
     begun = time.monotonic()
     try:
         with pytest.raises(DeadlineExceeded) as caught:
-            down("default", timeout_s=30, force=True, environ=environ, report=lambda _: None)
+            down("default", paths, timeout_s=30, force=True, report=lambda _: None)
     finally:
         done.set()
         holder.join()

@@ -16,9 +16,10 @@ from detectctl.lifecycle.deployment import Deployment, plan
 from detectctl.lifecycle.follow import Follower
 from detectctl.lifecycle.state import InstanceFolder, InstanceState
 from detectctl.lifecycle.up import UpResult
+from detectctl.paths import Paths
 from detectctl.registry.model_version import ModelVersion
 from detectctl.registry.store import Store
-from detectctl.settings import UpSettings, cache_home, state_home
+from detectctl.settings import UpSettings
 
 if TYPE_CHECKING:
     from detectctl.progress import Progress
@@ -42,10 +43,10 @@ class Scene:
     """A follower whose instance is a state file, and what it said."""
 
     def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.environ = {"HOME": str(tmp_path)}
+        self.paths = Paths.from_environ({"HOME": str(tmp_path)})
         self.said: list[str] = []
-        self.follower = Follower(SETTINGS, self.environ, self._report)
-        self.folder = InstanceFolder(state_home(self.environ), "default")
+        self.follower = Follower(SETTINGS, self.paths, {}, self._report)
+        self.folder = InstanceFolder(self.paths.state, "default")
         self.folder.create()
         self.temp_dir = tmp_path / "dctl-00000000"
         (self.temp_dir / "requests").mkdir(parents=True)
@@ -104,7 +105,7 @@ def test_what_a_trial_may_go_back_to_is_held(scene: Scene) -> None:
     v0, v1 = _deployment("v0"), _deployment("v1")
     scene.look(v0, v1)
     scene.look(v1, v1)
-    store = Store(cache_home(scene.environ))
+    store = Store(scene.paths.cache)
     assert store.held() == {"0" * 64, "1" * 64}
     scene.follower._trial = None
     scene.look(v1, v1)
@@ -160,7 +161,7 @@ def test_a_model_that_could_not_be_planned_is_noted_with_its_digest(
     monkeypatch.setattr(ups, "resolve", lambda *_, **__: model)
     monkeypatch.setattr(ups, "compile_checkpoint", refuse)
     state = scene.state(_deployment("v0"))
-    run = ups._Up(SETTINGS, scene.environ, scene.folder, 0, scene._report, None, None, ups.Rejected())
+    run = ups._Up(SETTINGS, scene.paths, {}, scene.folder, 0, scene._report, None, None, ups.Rejected())
     with pytest.raises(CheckpointRefused):
         run._change(state)
     written = scene.folder.read()

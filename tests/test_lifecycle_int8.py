@@ -15,6 +15,7 @@ from detectctl.engine.int8.agreement import Agreement
 from detectctl.engine.int8.calibration import choose
 from detectctl.errors import ModelError, UsageError
 from detectctl.lifecycle import int8
+from detectctl.paths import Paths
 from detectctl.settings import UpSettings
 from installed import free_port
 
@@ -72,7 +73,8 @@ def test_too_far_from_fp32_is_an_error_that_says_how_far(
     def quantised(most: float) -> CompiledModel:
         settings = UpSettings(precision="int8", calibrate=eight_folder, max_int8_loss=most)
         images = choose(eight_folder)
-        return int8.quantised(yolov8n_compiled, images, settings, os.environ, 9, reported.append, "mine")
+        paths = Paths.from_environ(os.environ)
+        return int8.quantised(yolov8n_compiled, images, settings, paths, os.environ, 9, reported.append, "mine")
 
     with pytest.raises(ModelError, match="mine: it differs in 30% of the boxes") as caught:
         quantised(0.29)

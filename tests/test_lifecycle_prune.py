@@ -12,9 +12,9 @@ from detectctl.errors import DeadlineExceeded
 from detectctl.lifecycle.lock import locked
 from detectctl.lifecycle.prune import prune, unserved
 from detectctl.lifecycle.state import InstanceFolder, InstanceState
+from detectctl.paths import Paths
 from detectctl.registry.resolve import resolve
 from detectctl.registry.store import Store
-from detectctl.settings import cache_home, state_home
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def environ(tmp_path: Path) -> dict[str, str]:
-    return {"HOME": str(tmp_path / "home")}
+def paths(tmp_path: Path) -> Paths:
+    return Paths.from_environ({"HOME": str(tmp_path / "home")})
 
 
-def _resolved(environ: dict[str, str], tmp_path: Path, name: str) -> ModelVersion:
+def _resolved(paths: Paths, tmp_path: Path, name: str) -> ModelVersion:
     file = tmp_path / f"{name}.pt"
     file.write_bytes(name.encode())
-    return resolve(str(file), cache=cache_home(environ), environ=environ)
+    return resolve(str(file), cache=paths.cache, environ={})
 
 
 def _write_state(folder: InstanceFolder, model: ModelVersion, tmp_path: Path) -> None:
@@ -51,18 +51,18 @@ def _write_state(folder: InstanceFolder, model: ModelVersion, tmp_path: Path) ->
     folder.write(state)
 
 
-def test_what_an_up_has_resolved_stays(environ: dict[str, str], tmp_path: Path) -> None:
+def test_what_an_up_has_resolved_stays(paths: Paths, tmp_path: Path) -> None:
     """An `up` is between the store and its state: prune waits for its end, says so, and keeps what it deployed."""
-    folder = InstanceFolder(state_home(environ), "default")
+    folder = InstanceFolder(paths.state, "default")
     waits: list[str] = []
     removed: list[str] = []
     with locked(folder, "up", 1, lambda _: None):
-        model, old = (_resolved(environ, tmp_path, name) for name in ("new", "old"))
-        doomed = {stored.sha256 for stored in unserved(environ)}
+        model, old = (_resolved(paths, tmp_path, name) for name in ("new", "old"))
+        doomed = {stored.sha256 for stored in unserved(paths)}
         assert doomed == {model.sha256, old.sha256}
 
         def run() -> None:
-            done = prune(environ, doomed, timeout_s=20, on_wait=waits.append)
+            done = prune(paths, doomed, timeout_s=20, on_wait=waits.append)
             removed.extend(stored.sha256 for stored in done)
 
         pruning = threading.Thread(target=run)
@@ -70,7 +70,7 @@ def test_what_an_up_has_resolved_stays(environ: dict[str, str], tmp_path: Path) 
         deadline = time.monotonic() + 10
         while not waits and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert len(Store(cache_home(environ)).list()) == 2
+        assert len(Store(paths.cache).list()) == 2
         _write_state(folder, model, tmp_path)
     pruning.join(20)
     assert "detectctl up" in waits[0]
@@ -78,34 +78,34 @@ def test_what_an_up_has_resolved_stays(environ: dict[str, str], tmp_path: Path) 
     assert model.checkpoint.exists()
 
 
-def test_an_up_that_does_not_finish_ends_the_wait(environ: dict[str, str], tmp_path: Path) -> None:
+def test_an_up_that_does_not_finish_ends_the_wait(paths: Paths, tmp_path: Path) -> None:
     """Nothing is removed then."""
-    model = _resolved(environ, tmp_path, "new")
+    model = _resolved(paths, tmp_path, "new")
     with (
-        locked(InstanceFolder(state_home(environ), "default"), "up", 1, lambda _: None),
+        locked(InstanceFolder(paths.state, "default"), "up", 1, lambda _: None),
         pytest.raises(DeadlineExceeded, match="default"),
     ):
-        prune(environ, {model.sha256}, timeout_s=0.1, on_wait=lambda _: None)
+        prune(paths, {model.sha256}, timeout_s=0.1, on_wait=lambda _: None)
     assert model.checkpoint.exists()
 
 
-def test_only_what_was_agreed_to_goes(environ: dict[str, str], tmp_path: Path) -> None:
+def test_only_what_was_agreed_to_goes(paths: Paths, tmp_path: Path) -> None:
     """What became unserved while the question stood was not in it."""
-    named, since = (_resolved(environ, tmp_path, name) for name in ("named", "since"))
-    removed = prune(environ, {named.sha256}, timeout_s=1, on_wait=lambda _: None)
+    named, since = (_resolved(paths, tmp_path, name) for name in ("named", "since"))
+    removed = prune(paths, {named.sha256}, timeout_s=1, on_wait=lambda _: None)
     assert [stored.sha256 for stored in removed] == [named.sha256]
     assert since.checkpoint.exists()
 
 
-def test_what_is_held_stays_until_it_is_let_go(environ: dict[str, str], tmp_path: Path) -> None:
+def test_what_is_held_stays_until_it_is_let_go(paths: Paths, tmp_path: Path) -> None:
     """A running trial's good version is in no state file; the mark of a process that died counts for nothing."""
-    model = _resolved(environ, tmp_path, "good")
-    store = Store(cache_home(environ))
+    model = _resolved(paths, tmp_path, "good")
+    store = Store(paths.cache)
     mark = store.hold(model.sha256)
-    assert unserved(environ) == ()
-    assert prune(environ, {model.sha256}, timeout_s=1, on_wait=lambda _: None) == ()
+    assert unserved(paths) == ()
+    assert prune(paths, {model.sha256}, timeout_s=1, on_wait=lambda _: None) == ()
     mark.release()
     (store.cache / "locks" / f"in-use-{model.sha256}-dead.lock").touch()
-    assert [stored.sha256 for stored in unserved(environ)] == [model.sha256]
-    assert prune(environ, {model.sha256}, timeout_s=1, on_wait=lambda _: None) != ()
+    assert [stored.sha256 for stored in unserved(paths)] == [model.sha256]
+    assert prune(paths, {model.sha256}, timeout_s=1, on_wait=lambda _: None) != ()
     assert list((store.cache / "locks").glob("in-use-*")) == []

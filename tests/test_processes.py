@@ -92,6 +92,19 @@ def test_an_orphan_without_the_mark_is_known_by_session_and_folder(family: Famil
     assert family.found(head=False) == set()
 
 
+def test_a_killed_family_leaves_nobody(family: Family) -> None:
+    """Not even a child that has left the session; another family is left alone."""
+    script = "import subprocess; subprocess.Popen(['sleep', '60'], start_new_session=True).wait()"
+    with subprocess.Popen([sys.executable, "-c", script], start_new_session=True) as leader:
+        leading = psutil.Process(leader.pid)
+        wait_until(leading.children)
+        (child,) = leading.children()
+        processes.kill_family(leader.pid)
+        assert _gone(child)
+    processes.kill_family(leader.pid)  # a second time is no error
+    assert not _gone(family.child)
+
+
 def test_a_pid_is_only_ours_together_with_its_start_and_boot() -> None:
     mine = Process.of(os.getpid())
     assert mine.find() is not None

@@ -18,6 +18,7 @@ import detectctl
 from detectctl import settings as config
 from detectctl.errors import DetectctlError, NotRunning, SourcesFailed, UsageError
 from detectctl.keys import read_keys
+from detectctl.paths import Paths
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -240,7 +241,7 @@ def up(
 
     console = session.console()
     with console.progress() as progress:
-        result = bring_up(settings, os.environ, progress.report)
+        result = bring_up(settings, Paths.from_environ(os.environ), os.environ, progress.report)
     console.json(asdict(result)) if as_json else console.up(result)
     if settings.follow:
         _follow(settings, console)
@@ -253,7 +254,7 @@ def _follow(settings: config.UpSettings, console: Console) -> None:
     sys.stdout.flush()
     try:
         with console.progress() as progress:
-            Follower(settings, os.environ, progress.report).run()
+            Follower(settings, Paths.from_environ(os.environ), os.environ, progress.report).run()
     except Interrupted:
         pass  # how systemd and containers end what they started
     finally:
@@ -382,12 +383,13 @@ def status(
     from detectctl.lifecycle import status as statuses
 
     console = session.console()
+    paths = Paths.from_environ(os.environ)
     while True:
         if every:
-            found = statuses.all_statuses(os.environ)
+            found = statuses.all_statuses(paths)
             console.json([one.to_json() for one in found]) if as_json else console.statuses(found)
         else:
-            found = (statuses.status(settings.name, os.environ),)
+            found = (statuses.status(settings.name, paths),)
             console.json(found[0].to_json()) if as_json else console.status(found[0])
         if watch is None:
             break
@@ -421,12 +423,13 @@ def models(
     from detectctl.lifecycle.state import served_artifacts
     from detectctl.registry import collection
 
+    paths = Paths.from_environ(os.environ)
     found = collection.versions(
         reference,
-        cache=config.cache_home(os.environ),
+        cache=paths.cache,
         environ=os.environ,
         timeout_s=settings.model_timeout,
-        served=served_artifacts(config.state_home(os.environ)),
+        served=served_artifacts(paths.state),
     )
     if as_json:
         console.json([{**asdict(one), "stored": one.stored} for one in found])
@@ -437,7 +440,8 @@ def models(
 def _prune(settings: config.ModelsSettings, console: Console, *, yes: bool, as_json: bool) -> None:
     from detectctl.lifecycle import prune
 
-    doomed = prune.unserved(os.environ)
+    paths = Paths.from_environ(os.environ)
+    doomed = prune.unserved(paths)
     if doomed and not yes:
         if not sys.stdin.isatty():
             raise UsageError(
@@ -449,7 +453,7 @@ def _prune(settings: config.ModelsSettings, console: Console, *, yes: bool, as_j
             console.pruned(doomed, done=False)
         typer.confirm(f"Remove {len(doomed)}?", abort=True, err=True)
     agreed = {stored.sha256 for stored in doomed}
-    removed = prune.prune(os.environ, agreed, timeout_s=settings.model_timeout, on_wait=console.warning)
+    removed = prune.prune(paths, agreed, timeout_s=settings.model_timeout, on_wait=console.warning)
     if as_json:
         console.json([{"sha256": stored.sha256, "size": stored.size} for stored in removed])
     else:
@@ -474,7 +478,7 @@ def logs(
     console = session.console()
     wanted = log_files.LogFilter(replica, settings.level.upper())
     show = log_files.follow if follow else log_files.read
-    for line in show(settings.name, os.environ, wanted, settings.tail):
+    for line in show(settings.name, Paths.from_environ(os.environ), wanted, settings.tail):
         console.log_line(line, as_json=as_json)
 
 
@@ -493,7 +497,7 @@ def down(
     from detectctl.lifecycle.state import names
 
     console = session.console()
-    wanted = names(config.state_home(os.environ)) if every else [settings.name]
+    wanted = names(Paths.from_environ(os.environ).state) if every else [settings.name]
     results = _down(wanted, settings, console, force=force, quiet=as_json)
     if as_json:
         console.json([asdict(result) for result in results] if every else asdict(results[0]))
@@ -506,10 +510,11 @@ def _down(
 ) -> list[DownResult]:
     from detectctl.lifecycle.down import down as take_down
 
+    paths = Paths.from_environ(os.environ)
     results = []
     for one in wanted:
         with console.progress() as progress:
-            result = take_down(one, timeout_s=settings.timeout, force=force, environ=os.environ, report=progress.report)
+            result = take_down(one, paths, timeout_s=settings.timeout, force=force, report=progress.report)
         results.append(result)
         if not quiet:
             console.down(result)
@@ -524,7 +529,7 @@ def _client(settings: config.RequestSettings) -> Client:
     if endpoint is None:
         from detectctl.lifecycle.state import reach
 
-        endpoint, own_key_file = reach(config.state_home(os.environ), settings.name)
+        endpoint, own_key_file = reach(Paths.from_environ(os.environ).state, settings.name)
         key_file = key_file or own_key_file
     return Client(
         endpoint,

@@ -120,6 +120,20 @@ def kill(found: list[psutil.Process]) -> None:
     _alive_after(found, 5.0)
 
 
+def kill_family(leader: int) -> None:
+    """SIGKILL for the leader of a session, the rest of the session, and all descendants; returns when they have ended.
+
+    A descendant may have a session of its own, so the family is listed before its leader is killed.
+    """
+    family: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(leader)
+        family = [process, *process.children(recursive=True)]
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGKILL)
+    kill(family)
+
+
 def _send(found: list[psutil.Process], signum: int) -> None:
     for process in found:
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from detectctl.errors import UsageError
+from detectctl.paths import Paths
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -413,28 +414,7 @@ def _find_file(environ: Mapping[str, str], config_file: Path | None) -> Path | N
     named = _named_file(environ, config_file)
     if named is not None:
         return named
-    for candidate in (Path(FILE_NAME), _config_home(environ) / FILE_NAME):
+    for candidate in (Path(FILE_NAME), Paths.from_environ(environ).config / FILE_NAME):
         if candidate.is_file():
             return candidate
     return None
-
-
-def _home(environ: Mapping[str, str], variable: str, default: str) -> Path:
-    base = environ.get(variable, "")
-    # The XDG specification says that a relative path is to be ignored.
-    root = Path(base) if base.startswith("/") else Path(environ.get("HOME") or Path.home()) / default
-    return root / "detectctl"
-
-
-def _config_home(environ: Mapping[str, str]) -> Path:
-    return _home(environ, "XDG_CONFIG_HOME", ".config")
-
-
-def state_home(environ: Mapping[str, str]) -> Path:
-    """The folder of what runs: one folder an instance."""
-    return _home(environ, "XDG_STATE_HOME", ".local/state")
-
-
-def cache_home(environ: Mapping[str, str]) -> Path:
-    """The folder of models; safe to delete while nothing runs."""
-    return _home(environ, "XDG_CACHE_HOME", ".cache")

@@ -12,10 +12,9 @@ from detectctl.lifecycle.deployment import empty_config
 from detectctl.lifecycle.lock import locked
 from detectctl.lifecycle.state import InstanceFolder, InstanceState
 from detectctl.progress import Progress, Report
-from detectctl.settings import state_home
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from detectctl.paths import Paths
 
 _POLL_S = 0.1
 _LOCK_GRACE_S = 15.0  # another command that is told to stop needs this long to clean up
@@ -39,21 +38,21 @@ class DownResult:
     seconds: float
 
 
-def down(name: str, *, timeout_s: float, force: bool, environ: Mapping[str, str], report: Report) -> DownResult:
+def down(name: str, paths: Paths, *, timeout_s: float, force: bool, report: Report) -> DownResult:
     """Answer what was accepted, then end every process of the instance, and only those.
 
     Args:
         name: of the instance; one that does not exist is no error.
+        paths: where the state is.
         timeout_s: how long accepted requests may take.
         force: do not wait for requests.
-        environ: where the state is.
         report: told what goes on.
 
     Raises:
         DeadlineExceeded: another command held the instance's lock.
     """
     begun = time.monotonic()
-    folder = InstanceFolder(state_home(environ), name)
+    folder = InstanceFolder(paths.state, name)
     if not folder.path.exists():
         return DownResult(name, "nothing", drained=True, seconds=0.0)
     patience_s = _FORCED_LOCK_S if force else timeout_s + _LOCK_GRACE_S

@@ -18,13 +18,13 @@ from detectctl.lifecycle.up import Rejected, UpResult, up
 from detectctl.progress import Progress, Report, Step
 from detectctl.registry.store import Store, describe
 from detectctl.serving.request_stats import RequestStats, read_all
-from detectctl.settings import cache_home, state_home
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from filelock import BaseFileLock
 
+    from detectctl.paths import Paths
     from detectctl.settings import UpSettings
 
 _LOOK_S = 2.0
@@ -53,11 +53,13 @@ class Follower:
 
     Attributes:
         settings: as for `up`.
+        paths: likewise.
         environ: likewise.
         report: told each step; what repeats itself is told once.
     """
 
     settings: UpSettings
+    paths: Paths
     environ: Mapping[str, str]
     report: Report
     _rejected: set[str] = field(default_factory=set)
@@ -94,7 +96,7 @@ class Follower:
 
     @property
     def _folder(self) -> InstanceFolder:
-        return InstanceFolder(state_home(self.environ), self.settings.name)
+        return InstanceFolder(self.paths.state, self.settings.name)
 
     def _up(self, state: InstanceState | None) -> None:
         before = RequestStats() if state is None else read_all(state.temp_dir / "requests")
@@ -105,7 +107,7 @@ class Follower:
             rejected = Rejected(frozenset(self._rejected), self._good)
             # Whoever took the instance down while this waited for the lock shall not find it up again.
             may_start = self._died and state is None
-            result = up(self.settings, self.environ, self._report_news, rejected, may_start=may_start)
+            result = up(self.settings, self.paths, self.environ, self._report_news, rejected, may_start=may_start)
         except NotRunning:
             self._died = False
             return
@@ -140,14 +142,14 @@ class Follower:
         usual = trial.before.errors.get(_BLAMED, 0) / max(1, trial.before.requests)
         if errors >= _LEAST_ERRORS and errors / max(1, requests) > usual + _MORE_ERRORS:
             return f"{errors} of {requests} requests failed"
-        current = status(self.settings.name, self.environ)
+        current = status(self.settings.name, self.paths)
         self._degraded = self._degraded + 1 if current.state == "degraded" else 0
         return f"its replicas do not stay up: {current.message}" if self._degraded >= _DEGRADED_LOOKS else None
 
     def _hold(self) -> None:
         """Keep from `models --prune` what may be put back: the state file names a version on trial as the good one."""
         wanted = {one.config.model.digest for one in (self._good, self._trial and self._trial.good) if one}
-        store = Store(cache_home(self.environ))
+        store = Store(self.paths.cache)
         for digest in wanted - self._held.keys():
             self._held[digest] = store.hold(digest.removeprefix("sha256:"))
         for digest in self._held.keys() - wanted:

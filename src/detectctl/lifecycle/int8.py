@@ -8,7 +8,6 @@ from detectctl.engine.int8 import calibration
 from detectctl.engine.int8.quantise import quantise, require_nncf
 from detectctl.errors import ModelError, UsageError
 from detectctl.progress import Progress, Report
-from detectctl.settings import cache_home
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from detectctl.engine.convert import CompiledModel
     from detectctl.engine.int8.agreement import Agreement
     from detectctl.engine.int8.calibration import Calibration
+    from detectctl.paths import Paths
     from detectctl.settings import UpSettings
 
 
@@ -49,6 +49,7 @@ def quantised(
     model: CompiledModel,
     images: Calibration,
     settings: UpSettings,
+    paths: Paths,
     environ: Mapping[str, str],
     timeout_s: float,
     report: Report,
@@ -70,7 +71,7 @@ def quantised(
         model,
         images,
         imgsz=settings.imgsz,
-        cache=cache_home(environ),
+        cache=paths.cache,
         timeout_s=timeout_s,
         environ=environ,
         on_event=on_event,

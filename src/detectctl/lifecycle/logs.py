@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 from detectctl.errors import NotRunning
 from detectctl.hosts.local import ray_head
 from detectctl.lifecycle.state import InstanceFolder, not_running
-from detectctl.settings import state_home
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+    from detectctl.paths import Paths
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _POLL_S = 0.3
@@ -67,27 +68,27 @@ class LogFilter:
         return LEVELS.index(line.level) >= LEVELS.index(self.level)
 
 
-def read(name: str, environ: Mapping[str, str], wanted: LogFilter, tail: int) -> list[LogLine]:
+def read(name: str, paths: Paths, wanted: LogFilter, tail: int) -> list[LogLine]:
     """The last `tail` lines of the instance, oldest first; of the last failed start if none is running.
 
     Raises:
         NotRunning: there is no such instance, and none failed to start.
     """
-    lines = (line for file in _files(name, environ) for line in _parsed(file, _all_lines(file)))
+    lines = (line for file in _files(name, paths) for line in _parsed(file, _all_lines(file)))
     return _last(filter(wanted.takes, lines), tail)
 
 
-def follow(name: str, environ: Mapping[str, str], wanted: LogFilter, tail: int) -> Iterator[LogLine]:
+def follow(name: str, paths: Paths, wanted: LogFilter, tail: int) -> Iterator[LogLine]:
     """What `read` gives, then lines as they come, until the instance is gone.
 
     Raises:
         NotRunning: there is no such instance.
     """
-    folder = InstanceFolder(state_home(environ), name)
+    folder = InstanceFolder(paths.state, name)
     seen: dict[int, int] = {}  # by inode: a rotated file gets another name, and another file its name
 
     def fresh() -> Iterator[LogLine]:
-        for file in _files(name, environ):
+        for file in _files(name, paths):
             yield from filter(wanted.takes, _parsed(file, _whole_lines(file, seen)))
 
     yield from _last(fresh(), tail)
@@ -126,8 +127,8 @@ def _whole_lines(file: Path, seen: dict[int, int]) -> list[bytes]:
     return whole.splitlines()
 
 
-def _files(name: str, environ: Mapping[str, str]) -> list[Path]:
-    folder = InstanceFolder(state_home(environ), name)
+def _files(name: str, paths: Paths) -> list[Path]:
+    folder = InstanceFolder(paths.state, name)
     state = folder.read()
     if state is None:
         if not folder.failed_logs.is_dir():

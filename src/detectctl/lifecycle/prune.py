@@ -8,26 +8,26 @@ from typing import TYPE_CHECKING
 from detectctl.lifecycle.lock import locked
 from detectctl.lifecycle.state import InstanceFolder, served_models
 from detectctl.registry import collection
-from detectctl.settings import cache_home, state_home
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection
 
+    from detectctl.paths import Paths
     from detectctl.registry.store import StoredCheckpoint
 
 
-def unserved(environ: Mapping[str, str]) -> tuple[StoredCheckpoint, ...]:
+def unserved(paths: Paths) -> tuple[StoredCheckpoint, ...]:
     """What `prune` would remove if nothing changed meanwhile."""
-    return collection.unserved(cache_home(environ), served=served_models(state_home(environ)))
+    return collection.unserved(paths.cache, served=served_models(paths.state))
 
 
 def prune(
-    environ: Mapping[str, str], agreed: Collection[str], *, timeout_s: float, on_wait: Callable[[str], None]
+    paths: Paths, agreed: Collection[str], *, timeout_s: float, on_wait: Callable[[str], None]
 ) -> tuple[StoredCheckpoint, ...]:
     """Remove the unserved checkpoints with their compiled models, and return them.
 
     Args:
-        environ: the process environment.
+        paths: where state and models are.
         agreed: sha256 of those that may go; what else has become unserved since they were named stays.
         timeout_s: how long to wait for a command that changes an instance.
         on_wait: told who that is.
@@ -36,10 +36,11 @@ def prune(
         DeadlineExceeded: such a command did not finish.
         ModelError: the store cannot be written.
     """
-    home, cache = state_home(environ), cache_home(environ)
     with contextlib.ExitStack() as locks:
         # An `up` has its model in the store before any state names it, and holds its instance's lock meanwhile.
-        for lock in sorted(home.glob("*/lock")):
-            locks.enter_context(locked(InstanceFolder(home, lock.parent.name), "models --prune", timeout_s, on_wait))
-        others = {stored.sha256 for stored in collection.unserved(cache, served=())}.difference(agreed)
-        return collection.prune(cache, served=others.union(served_models(home)))
+        for lock in sorted(paths.state.glob("*/lock")):
+            locks.enter_context(
+                locked(InstanceFolder(paths.state, lock.parent.name), "models --prune", timeout_s, on_wait)
+            )
+        others = {stored.sha256 for stored in collection.unserved(paths.cache, served=())}.difference(agreed)
+        return collection.prune(paths.cache, served=others.union(served_models(paths.state)))

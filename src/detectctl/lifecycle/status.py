@@ -13,10 +13,11 @@ from detectctl.hosts.serve_rest import Replica, ServeApiError, ServeStatus
 from detectctl.lifecycle.lock import Holder, holder
 from detectctl.lifecycle.state import UNKNOWN, InstanceFolder, InstanceState, names, not_running
 from detectctl.serving.request_stats import RequestStats, read_all
-from detectctl.settings import state_home
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from detectctl.paths import Paths
 
 State = Literal["starting", "running", "updating", "degraded", "failed update", "stopping", "dead"]
 
@@ -72,23 +73,22 @@ class InstanceStatus:
         return asdict(self)
 
 
-def status(name: str, environ: Mapping[str, str]) -> InstanceStatus:
+def status(name: str, paths: Paths) -> InstanceStatus:
     """One instance.
 
     Raises:
         NotRunning: there is none of this name.
     """
-    folder = InstanceFolder(state_home(environ), name)
+    folder = InstanceFolder(paths.state, name)
     state = folder.read()
     if state is None:
         raise not_running(name)
     return _status_of(state, holder(folder))
 
 
-def all_statuses(environ: Mapping[str, str]) -> tuple[InstanceStatus, ...]:
+def all_statuses(paths: Paths) -> tuple[InstanceStatus, ...]:
     """Every instance that has a state file, by name."""
-    home = state_home(environ)
-    folders = [InstanceFolder(home, name) for name in names(home)]
+    folders = [InstanceFolder(paths.state, name) for name in names(paths.state)]
     found = ((folder.read(), holder(folder)) for folder in folders)
     return tuple(_status_of(state, changed_by) for state, changed_by in found if state is not None)
 

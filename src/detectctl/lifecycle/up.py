@@ -23,7 +23,6 @@ from detectctl.lifecycle.state import InstanceFolder, InstanceState, not_running
 from detectctl.progress import Progress, Report
 from detectctl.registry.resolve import resolve
 from detectctl.serving.url_policy import parse_allow
-from detectctl.settings import cache_home, state_home
 from detectctl.signals import uninterrupted
 
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 
     from detectctl.engine.int8.calibration import Calibration
     from detectctl.hosts.serve_rest import ServeApi, ServeStatus
+    from detectctl.paths import Paths
     from detectctl.registry.model_version import ModelVersion
     from detectctl.settings import UpSettings
 
@@ -83,6 +83,7 @@ _NOTHING_REJECTED = Rejected()
 
 def up(
     settings: UpSettings,
+    paths: Paths,
     environ: Mapping[str, str],
     report: Report,
     rejected: Rejected = _NOTHING_REJECTED,
@@ -93,7 +94,8 @@ def up(
 
     Args:
         settings: what is asked for.
-        environ: the process environment.
+        paths: where state and models are.
+        environ: what child processes and the Ray head inherit.
         report: told what goes on.
         rejected: if the reference means one of these, what serves goes on serving.
         may_start: whether to start an instance that is not there; one that died is started again anyway.
@@ -111,13 +113,14 @@ def up(
     device = _device(settings.device)
     _require_precision(settings.precision, device)
     calibration = int8.prepare(settings, device, report)
-    folder = InstanceFolder(state_home(environ), settings.name)
+    folder = InstanceFolder(paths.state, settings.name)
     with locked(folder, "up", settings.timeout, lambda holder: report(Progress("lock", holder, warning=True))):
         with exposure.prepared(settings, folder, report) as who:
             deadline = time.monotonic() + settings.timeout
             if not may_start and folder.read() is None:
                 raise not_running(settings.name)
-            action, state = _Up(settings, environ, folder, deadline, report, who.key_file, calibration, rejected).run()
+            job = _Up(settings, paths, environ, folder, deadline, report, who.key_file, calibration, rejected)
+            action, state = job.run()
         served = _served(state)
         if action == "unchanged" and state.last_good is not None and asleep(state, served):
             info = _written(state.last_good)
@@ -136,6 +139,7 @@ class _Up:
     """One run of `up`, under the instance's lock; times are monotonic seconds."""
 
     settings: UpSettings
+    paths: Paths
     environ: Mapping[str, str]
     folder: InstanceFolder
     deadline: float
@@ -184,7 +188,7 @@ class _Up:
 
         model = resolve(
             wish,
-            cache=cache_home(self.environ),
+            cache=self.paths.cache,
             environ=self.environ,
             timeout_s=self.settings.model_timeout,
             within_s=self.deadline - time.monotonic(),
@@ -210,7 +214,7 @@ class _Up:
         compiled = compile_checkpoint(
             model.checkpoint,
             model.sha256,
-            cache=cache_home(self.environ),
+            cache=self.paths.cache,
             trust_checkpoint=self.settings.trust_checkpoint,
             timeout_s=max(0.0, self.deadline - time.monotonic()),
             environ=self.environ,
@@ -221,7 +225,14 @@ class _Up:
         if self.calibration is not None:
             left_s = max(0.0, self.deadline - time.monotonic())
             compiled = int8.quantised(
-                compiled, self.calibration, self.settings, self.environ, left_s, self.report, model.reference
+                compiled,
+                self.calibration,
+                self.settings,
+                self.paths,
+                self.environ,
+                left_s,
+                self.report,
+                model.reference,
             )
         device = _device(self.settings.device)
         return plan(self.settings, model, compiled, device, temp_dir / "requests", self.api_key_file)
