@@ -16,7 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from detectctl.engine.detector import Detector, DetectorSettings
+from detectctl.engine.detector import Detector
+from detectctl.engine.detector_settings import DetectorSettings
 
 
 def detect_for(detector: Detector, image: bytes, threads: int, seconds: float) -> list[float]:
@@ -55,7 +56,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     arguments = parser.parse_args()
-    detector = Detector.load(DetectorSettings(**{"confidence": 0.25, "iou": 0.7} | arguments.settings))
+    detector = Detector.load(DetectorSettings(**arguments.settings))
     detector.warm_up()
     image = arguments.image.read_bytes()
     detect_for(detector, image, arguments.threads, 1)

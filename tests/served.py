@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
-from detectctl.engine.detector import Detector, DetectorSettings
+from detectctl.engine.detector import Detector
+from detectctl.engine.detector_settings import MAX_IMAGE_BYTES, DetectorSettings
 from detectctl.serving.admission import Service
 from detectctl.serving.fetch import Fetcher
 from detectctl.serving.routes import create_app
@@ -24,12 +25,12 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def served(model: CompiledModel, *, max_image_bytes: int = 20 << 20, **config: Any) -> Iterator[int]:
+def served(model: CompiledModel, *, max_image_bytes: int = MAX_IMAGE_BYTES, **config: Any) -> Iterator[int]:
     """A service's port; `config` are fields of its `ServiceConfig`."""
     settings = DetectorSettings(
         str(model.directory), model.checkpoint_sha256, imgsz=64, max_image_bytes=max_image_bytes
     )
-    made = ServiceConfig("", "0", ServedModel("yolov8n", None, "sha256:0"), "base", settings.to_json(), **config)
+    made = ServiceConfig("", "0", ServedModel("yolov8n", None, "sha256:0"), "base", settings, **config)
     detector = Detector.load(settings)
     fetcher = Fetcher(UrlPolicy(), max_bytes=max_image_bytes)
     service = Service(made, detector, fetcher, request_id=lambda: "1")

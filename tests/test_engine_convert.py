@@ -140,7 +140,8 @@ def test_the_refusal_of_another_task_reaches_the_user(checkpoints: Checkpoints, 
 
 
 def test_another_generation_with_the_same_head_is_served(checkpoints: Checkpoints, tmp_path: Path) -> None:
-    from detectctl.engine.detector import Detector, DetectorSettings
+    from detectctl.engine.detector import Detector
+    from detectctl.engine.detector_settings import DetectorSettings
 
     assert checkpoints.refusals["v5"] is None
     model = convert(checkpoints["v11"], tmp_path)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from detectctl.engine.detector import Detector, DetectorSettings
+from detectctl.engine.detector import Detector
+from detectctl.engine.detector_settings import DetectorSettings
 from detectctl.errors import BadParameter, ImageTooLarge, ModelCorrupt, UnsupportedImage, UsageError
 from detectctl.serving.app import Replica
 from detectctl.serving.service_config import ServiceConfig
@@ -209,14 +210,15 @@ def test_a_model_that_loads_but_cannot_answer_does_not_make_a_replica(
     broken = copy.copy(detector)
     setattr(broken, bent, {})  # no name for any class; no such method
     monkeypatch.setattr(Detector, "load", lambda _: broken)
-    config = ServiceConfig("", "0", ServedModel("x", None, "sha256:0"), "x", detector._settings.to_json())
+    config = ServiceConfig("", "0", ServedModel("x", None, "sha256:0"), "x", detector._settings)
     with pytest.raises((KeyError, TypeError)):
         Replica(config)
 
 
 _REPLICA = """
 import importlib, json, re, sys
-from detectctl.engine.detector import Detector, DetectorSettings
+from detectctl.engine.detector import Detector
+from detectctl.engine.detector_settings import DetectorSettings
 detector = Detector.load(DetectorSettings(**json.loads(sys.argv[1])))
 detector.warm_up()
 for path in sys.argv[2:]:
@@ -252,7 +254,8 @@ def test_a_loaded_detector_has_no_torch_and_little_memory(
 _FIRST = """
 import json, sys, threading
 import openvino
-from detectctl.engine.detector import Detector, DetectorSettings
+from detectctl.engine.detector import Detector
+from detectctl.engine.detector_settings import DetectorSettings
 detector = Detector.load(DetectorSettings(**json.loads(sys.argv[1])))
 sys.setswitchinterval(1e-6)  # what is rare becomes usual
 at_once = threading.Barrier(8)
@@ -279,7 +282,8 @@ _EVERY_SHAPE = """
 import sys
 import numpy as np, psutil
 from detectctl.engine import openvino_engine
-from detectctl.engine.detector import Detector, DetectorSettings
+from detectctl.engine.detector import Detector
+from detectctl.engine.detector_settings import DetectorSettings
 openvino_engine._KEPT_KERNELS = int(sys.argv[3]) or openvino_engine._KEPT_KERNELS
 detector = Detector.load(DetectorSettings(sys.argv[1], sys.argv[2], threads=1))
 detector.warm_up()

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from detectctl.engine.compiled import read_agreement
-from detectctl.engine.detector import Detector, DetectorSettings
+from detectctl.engine.detector import Detector
+from detectctl.engine.detector_settings import DetectorSettings
 from detectctl.engine.int8 import calibration
 from detectctl.engine.int8.agreement import Agreement, compare
 from detectctl.engine.int8.calibration import MOST_IMAGES, Calibration

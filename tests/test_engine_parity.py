@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from detectctl.engine.detector import Detector, DetectorSettings
+from detectctl.engine.detector import Detector
+from detectctl.engine.detector_settings import DetectorSettings
 from processor import has_bf16
 
 if TYPE_CHECKING:

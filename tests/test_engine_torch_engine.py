@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from detectctl.engine.detector import Detector, DetectorSettings
+from detectctl.engine.detector import Detector
+from detectctl.engine.detector_settings import DetectorSettings
 from detectctl.errors import CheckpointRefused, ModelCorrupt
 
 if TYPE_CHECKING:
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 _DETECT = """
 import json, sys, threading
 from dataclasses import asdict
-from detectctl.engine.detector import Detector, DetectorSettings
+from detectctl.engine.detector import Detector
+from detectctl.engine.detector_settings import DetectorSettings
 from detectctl.errors import DetectctlError
 settings, paths = json.loads(sys.argv[1]), sys.argv[2:]
 answers = {}

@@ -30,7 +30,7 @@ def paths(tmp_path: Path) -> Paths:
 def _resolved(paths: Paths, tmp_path: Path, name: str) -> ModelVersion:
     file = tmp_path / f"{name}.pt"
     file.write_bytes(name.encode())
-    return resolve(str(file), cache=paths.cache, environ={})
+    return resolve(str(file), cache=paths.cache, environ={}, timeout_s=60)
 
 
 def _write_state(folder: InstanceFolder, model: ModelVersion, tmp_path: Path) -> None:

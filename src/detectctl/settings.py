@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from detectctl.client import CONCURRENCY, RETRIES, TIMEOUT_S
+from detectctl.engine import detector_settings as detection
 from detectctl.errors import UsageError
 from detectctl.paths import Paths
 
@@ -32,6 +34,7 @@ class Replicas:
 
 
 _DEFAULT_REPLICAS = Replicas(1, 2)
+_MODEL_TIMEOUT_S = 60.0
 
 
 def _text(value: object) -> str:
@@ -171,15 +174,15 @@ class UpSettings(InstanceSettings):
     precision: str = _option("auto", _choice("auto", "fp32", "bf16", "fp16", "int8"))
     calibrate: Path | None = _option(None, _path)
     max_int8_loss: float = _option(0.2, _number(0.0, 1.0))
-    imgsz: int = _option(640, _imgsz)
-    conf: float = _option(0.25, _number(0.0, 1.0))
-    iou: float = _option(0.7, _number(0.0, 1.0))
+    imgsz: int = _option(detection.IMGSZ, _imgsz)
+    conf: float = _option(detection.CONFIDENCE, _number(0.0, 1.0))
+    iou: float = _option(detection.IOU, _number(0.0, 1.0))
     fallback: bool = _option(True, _flag)
-    model_timeout: float = _option(60.0, _number(1, 86400))
+    model_timeout: float = _option(_MODEL_TIMEOUT_S, _number(1, 86400))
     timeout: float = _option(180.0, _number(1, 86400))
     allow_url: tuple[str, ...] = _option((), _texts)
     url_input: bool = _option(True, _flag)
-    max_image_bytes: int = _option(20 * 2**20, parse_bytes)
+    max_image_bytes: int = _option(detection.MAX_IMAGE_BYTES, parse_bytes)
     trust_checkpoint: bool = _option(False, _flag)
     assets_url: str | None = _option(None, _text)
     follow: bool = _option(False, _flag)
@@ -201,10 +204,10 @@ class RequestSettings(InstanceSettings):
     conf: float | None = _option(None, _number(0.0, 1.0))
     iou: float | None = _option(None, _number(0.0, 1.0))
     class_: tuple[str, ...] = _option((), _texts)
-    concurrency: int = _option(8, _integer(1, 1024))
+    concurrency: int = _option(CONCURRENCY, _integer(1, 1024))
     fetch: str = _option("server", _choice("server", "client"))
-    retries: int = _option(4, _integer(0, 100))
-    timeout: float = _option(30.0, _number(0.1, 86400))
+    retries: int = _option(RETRIES, _integer(0, 100))
+    timeout: float = _option(TIMEOUT_S, _number(0.1, 86400))
     recursive: bool = _option(False, _flag)
 
 
@@ -243,7 +246,7 @@ class LogsSettings(InstanceSettings):
 class ModelsSettings(InstanceSettings):
     """The settings of `models`."""
 
-    model_timeout: float = _option(60.0, _number(1, 86400))
+    model_timeout: float = _option(_MODEL_TIMEOUT_S, _number(1, 86400))
 
 
 COMMANDS: dict[str, type[InstanceSettings]] = {

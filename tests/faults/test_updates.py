@@ -38,7 +38,7 @@ usual = Deployment.serve_config
 
 def greedy(self, *args):
     config = usual(self, *args)
-    if self.config.detector["precision"] == "fp32":
+    if self.config.detector.precision == "fp32":
         config["applications"][0]["deployments"][0]["ray_actor_options"]["num_cpus"] = 100_000
     return config
 

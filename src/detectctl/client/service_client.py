@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import urlencode
 
-from detectctl.client import outputs
+from detectctl.client import CONCURRENCY, RETRIES, TIMEOUT_S, outputs
 from detectctl.client.endpoint import Endpoint, ImageHosts, strange
 from detectctl.client.ordered_map import in_order
 from detectctl.errors import DetectctlError, NotRunning, Unauthorized, UnsupportedImage
@@ -111,9 +111,9 @@ class Client:
         endpoint: str,
         *,
         api_key: str | None = None,
-        timeout_s: float = 30.0,
-        retries: int = 4,
-        concurrency: int = 8,
+        timeout_s: float = TIMEOUT_S,
+        retries: int = RETRIES,
+        concurrency: int = CONCURRENCY,
         patient: bool = False,
     ) -> None:
         self._endpoint = Endpoint(endpoint, api_key=api_key, retries=retries, connections=concurrency, patient=patient)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from detectctl.child import ChildFailed, serve_parent
 from detectctl.engine.checkpoint import labels_and_strides, refuse_unreadable
 from detectctl.engine.compiled import NETWORK
+from detectctl.engine.detector_settings import IMGSZ
 from detectctl.errors import CheckpointRefused
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def convert(request: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> 
         raise ChildFailed("refused", error.what, json.dumps([error.why, error.hint])) from error
     send({"stage": "export"})
     _prepare(yolo.model.model[-1])
-    exported = Path(yolo.export(format="openvino", dynamic=True, imgsz=640, device="cpu", verbose=False))
+    exported = Path(yolo.export(format="openvino", dynamic=True, imgsz=IMGSZ, device="cpu", verbose=False))
     send({"stage": "save"})
     _save(next(exported.glob("*.xml")), output / NETWORK)
     return {"labels": {str(class_id): label for class_id, label in labels.items()}, "strides": strides}

@@ -8,9 +8,8 @@ from __future__ import annotations
 import difflib
 import threading
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,45 +26,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from detectctl.engine.interface import Device, Engine, EngineInfo, EngineName, Precision
-
-
-@dataclass(frozen=True, slots=True)
-class DetectorSettings:
-    """What a replica needs to know; travels as JSON.
-
-    Attributes:
-        model: for `openvino` the folder of the compiled model, for `torch` the checkpoint.
-        sha256: hex digest of the checkpoint; a model made from another one is not served.
-        engine: which engine computes.
-        device: where it computes; `openvino` knows `cpu` only.
-        precision: of the arithmetic; `auto` is the fastest that the device computes in natively and without
-            calibration. `int8` is for a model that `quantise` made, and for no other.
-        imgsz: pixels of the longer side that the network sees; rounded up to a multiple of the model's stride.
-        confidence: default threshold; a detection is strictly above it.
-        iou: default threshold of NMS.
-        threads: CPU threads; None for as many as this process may use.
-        trust_checkpoint: `torch` only: load it even if that runs code it brings along.
-        max_image_bytes: of an encoded image.
-        max_image_pixels: of a decoded image.
-    """
-
-    model: str
-    sha256: str
-    engine: EngineName = "openvino"
-    device: Device = "cpu"
-    precision: Literal["auto"] | Precision = "auto"
-    imgsz: int = 640
-    confidence: float = 0.25
-    iou: float = 0.7
-    threads: int | None = None
-    trust_checkpoint: bool = False
-    max_image_bytes: int = 20 << 20
-    max_image_pixels: int = 64_000_000
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON data; `DetectorSettings(**data)` reads it back."""
-        return asdict(self)
+    from detectctl.engine.detector_settings import DetectorSettings
+    from detectctl.engine.interface import Engine, EngineInfo
 
 
 class Detector:

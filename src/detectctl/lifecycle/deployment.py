@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import detectctl
+from detectctl.engine.detector_settings import DetectorSettings
 from detectctl.hosts.local import haproxy
-from detectctl.serving.service_config import APPLICATION, DEPLOYMENT, IMPORT_PATH, ServiceConfig
+from detectctl.serving.service_config import APPLICATION, DEPLOYMENT, IMPORT_PATH, MAX_QUEUE, ServiceConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from detectctl.registry.model_version import ModelVersion
     from detectctl.settings import UpSettings
 
-# One replica accepts this many requests at once; at 60 a second the last of them waits one second.
-MAX_QUEUE = 64
 # Serve's own limit lies above ours, so that a refused request gets our JSON and Retry-After, not Serve's text.
 _SERVE_MAX_ONGOING = 4 * MAX_QUEUE
 # More than a replica can work on at once, less than anybody would wait for: above it, a second replica helps.
@@ -127,8 +126,6 @@ def plan(
     api_key_file: Path | None,
 ) -> Deployment:
     """The deployment that `settings` ask for with this model."""
-    from detectctl.engine.detector import DetectorSettings  # brings numpy and cv2
-
     on_gpu = device == "cuda"
     detector = DetectorSettings(
         model=str(model.checkpoint if on_gpu else compiled.directory),
@@ -147,7 +144,7 @@ def plan(
         version=detectctl.__version__,
         model=model.served,
         reference=model.reference,
-        detector=detector.to_json(),
+        detector=detector,
         allow_url=settings.allow_url,
         url_input=settings.url_input,
         api_key_file=None if api_key_file is None else str(api_key_file),
@@ -155,7 +152,6 @@ def plan(
         own_host=settings.host if api_key_file is None and not settings.no_auth else None,
         cors_origin=settings.cors_origin,
         docs=settings.docs,
-        max_queue=MAX_QUEUE,
         stats_dir=str(stats_dir),
     )
     minimum, maximum = settings.replicas.minimum, settings.replicas.maximum

@@ -354,7 +354,8 @@ def _info(endpoint: str, key: str | None, deadline: float) -> dict[str, Any]:
 def _written(deployment: dict[str, Any]) -> dict[str, Any]:
     """What `/info` would say, from the state file."""
     config = Deployment.from_json(deployment).config
-    engine = {"name": config.detector["engine"], **{key: config.detector[key] for key in ("device", "precision")}}
+    detector = config.detector
+    engine = {"name": detector.engine, "device": detector.device, "precision": detector.precision}
     return {"model": {**config.model.to_json(), "reference": config.reference}, "engine": engine}
 
 

@@ -49,7 +49,7 @@ def versions(
     *,
     cache: Path,
     environ: Mapping[str, str],
-    timeout_s: float = 60,
+    timeout_s: float,
     served: Mapping[str, str] | None = None,
 ) -> tuple[CollectionVersion, ...]:
     """All versions of the collection that `reference` points into, newest first.

@@ -41,7 +41,7 @@ def resolve(
     *,
     cache: Path,
     environ: Mapping[str, str],
-    timeout_s: float = 60,
+    timeout_s: float,
     within_s: float | None = None,
     fallback: bool = True,
     serving: bool = False,

@@ -181,8 +181,8 @@ class Service:
         begun = time.perf_counter()
         found: tuple[Detection, ...] = self.detector.detect_image(
             image,
-            confidence=self.config.detector["confidence"] if wish.confidence is None else wish.confidence,
-            iou=self.config.detector["iou"] if wish.iou is None else wish.iou,
+            confidence=self.config.detector.confidence if wish.confidence is None else wish.confidence,
+            iou=self.config.detector.iou if wish.iou is None else wish.iou,
             classes=wish.classes,
         )
         trace.infer_ms = _ms_since(begun)
@@ -219,15 +219,15 @@ class Service:
             "classes": {str(class_id): name for class_id, name in self.detector.labels.items()},
             "engine": asdict(self.detector.engine_info()),
             "limits": {
-                "image_bytes": config.detector["max_image_bytes"],
-                "image_pixels": config.detector["max_image_pixels"],
+                "image_bytes": config.detector.max_image_bytes,
+                "image_pixels": config.detector.max_image_pixels,
                 "queue": config.max_queue,
                 "url_input": config.url_input,
             },
             "defaults": {
-                "imgsz": config.detector["imgsz"],
-                "conf": config.detector["confidence"],
-                "iou": config.detector["iou"],
+                "imgsz": config.detector.imgsz,
+                "conf": config.detector.confidence,
+                "iou": config.detector.iou,
             },
         }
 

@@ -24,12 +24,10 @@ class Replica:
     """What Serve constructs in each replica; it takes requests only after the constructor returned."""
 
     def __init__(self, config: ServiceConfig) -> None:
-        from detectctl.engine.detector import Detector, DetectorSettings
+        from detectctl.engine.detector import Detector
 
         self._config = config
-        # The thresholds come with `reconfigure`; the detector's own defaults are never used.
-        settings = {**config.detector, "confidence": 0.25, "iou": 0.7}
-        self._detector = Detector.load(DetectorSettings(**settings))
+        self._detector = Detector.load(config.detector)
         self._detector.warm_up()
         self._service: Service | None = None
 
@@ -56,7 +54,7 @@ class Replica:
             stats_file = Path(self._config.stats_dir) / f"{name}.json"
             open_request_log(stats_file.with_suffix(".log"))
         policy = UrlPolicy(self._config.allow_url, self._config.url_input)
-        fetcher = Fetcher(policy, max_bytes=self._config.detector["max_image_bytes"])
+        fetcher = Fetcher(policy, max_bytes=self._config.detector.max_image_bytes)
         self._service = Service(self._config, self._detector, fetcher, request_id=_request_id, stats_file=stats_file)
         keys = self._config.api_key_file
         return create_app(self._service, None if keys is None else KeyRing(Path(keys)))

@@ -198,7 +198,7 @@ async def _from_body(
 ) -> tuple[DetectionResult, bytes]:
     async def image() -> bytes:
         _refuse_bad_parameters(request, (_QUERY | _STYLE if render else _QUERY) - {"image_url"})
-        return await body.read_image(request, service.config.detector["max_image_bytes"])
+        return await body.read_image(request, service.config.detector.max_image_bytes)
 
     source = "form" if body.is_form(request) else "body"
     return await service.answer(Trace(service.request_id(), request.url.path, source), image, wish, render)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from detectctl.engine.detector_settings import DetectorSettings
 from detectctl.wire import ServedModel
 
 APPLICATION = "detectctl"
 DEPLOYMENT = "Detector"
 IMPORT_PATH = "detectctl.serving.app:build"
+MAX_QUEUE = 64
+"""Requests that one replica accepts at once: at 60 a second the last of them waits one second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,7 @@ class ServiceConfig:
         version: of detectctl; part of it so that an upgrade replaces the replicas.
         model: how answers name the model.
         reference: what the user asked for.
-        detector: the fields of `DetectorSettings`.
+        detector: what the detector is made with.
         allow_url: hosts and networks that image URLs may lead to although they are not public.
         url_input: whether image URLs are accepted at all.
         api_key_file: path of the keys that are let in, never a key, because Serve's dashboard shows all this; None lets
@@ -37,14 +40,14 @@ class ServiceConfig:
     version: str
     model: ServedModel
     reference: str
-    detector: dict[str, Any]
+    detector: DetectorSettings
     allow_url: tuple[str, ...] = ()
     url_input: bool = True
     api_key_file: str | None = None
     own_host: str | None = None
     cors_origin: tuple[str, ...] = ()
     docs: bool = True
-    max_queue: int = 64
+    max_queue: int = MAX_QUEUE
     stats_dir: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -64,11 +67,9 @@ class ServiceConfig:
             "model": {key: model[key] for key in ("fallback", "stale", "reason")},
             "detector": {key: detector[key] for key in ("confidence", "iou")},
         }
-        made_with |= {
-            "fingerprint": "",
-            "model": {**model, "fallback": False, "stale": False, "reason": None},
-            "detector": {**detector, "confidence": None, "iou": None},
-        }
+        made_with["fingerprint"] = ""
+        for part, changeable in (("model", model), ("detector", detector)):
+            made_with[part] = {key: value for key, value in changeable.items() if key not in told[part]}
         return made_with, told
 
     def told(self, user_config: dict[str, Any]) -> ServiceConfig:
@@ -77,11 +78,12 @@ class ServiceConfig:
             self,
             fingerprint=user_config["fingerprint"],
             model=replace(self.model, **user_config["model"]),
-            detector={**self.detector, **user_config["detector"]},
+            detector=replace(self.detector, **user_config["detector"]),
         )
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ServiceConfig:
         """The inverse of `to_json`; TypeError on another shape."""
         tuples = {key: tuple(data.get(key, ())) for key in ("allow_url", "cors_origin")}
-        return cls(**{**data, **tuples, "model": ServedModel(**data["model"])})
+        parts = {"model": ServedModel(**data["model"]), "detector": DetectorSettings(**data["detector"])}
+        return cls(**{**data, **tuples, **parts})

@@ -20,7 +20,8 @@ from detectctl.child import ChildFailed, serve_parent
 from detectctl.engine.compiled import CompiledModel
 from detectctl.engine.cpus import available_cpus
 from detectctl.engine.decode import decode
-from detectctl.engine.detector import Detector, DetectorSettings
+from detectctl.engine.detector import Detector
+from detectctl.engine.detector_settings import DetectorSettings
 from detectctl.engine.int8.agreement import compare
 from detectctl.engine.letterbox import letterbox
 from detectctl.engine.openvino_engine import OpenVINOEngine

@@ -1,0 +1,53 @@
+"""What a replica's detector is made with, and the default of each setting; imports nothing that is slow to load."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from detectctl.engine.interface import Device, EngineName, Precision
+
+IMGSZ = 640
+CONFIDENCE = 0.25
+IOU = 0.7
+MAX_IMAGE_BYTES = 20 * 2**20
+MAX_IMAGE_PIXELS = 64_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class DetectorSettings:
+    """What a detector needs to know; travels as JSON.
+
+    Attributes:
+        model: for `openvino` the folder of the compiled model, for `torch` the checkpoint.
+        sha256: hex digest of the checkpoint; a model made from another one is not served.
+        engine: which engine computes.
+        device: where it computes; `openvino` runs on `cpu` only.
+        precision: of the arithmetic; `auto` is the fastest that the device computes in natively and without
+            calibration. `int8` is for a model that `quantise` made, and for no other.
+        imgsz: pixels of the longer side that the network sees; rounded up to a multiple of the model's stride.
+        confidence: default threshold; a detection is strictly above it.
+        iou: default threshold of NMS.
+        threads: CPU threads; None for as many as this process may use.
+        trust_checkpoint: `torch` only: load it even if that runs code it brings along.
+        max_image_bytes: of an encoded image.
+        max_image_pixels: of a decoded image.
+    """
+
+    model: str
+    sha256: str
+    engine: EngineName = "openvino"
+    device: Device = "cpu"
+    precision: Literal["auto"] | Precision = "auto"
+    imgsz: int = IMGSZ
+    confidence: float = CONFIDENCE
+    iou: float = IOU
+    threads: int | None = None
+    trust_checkpoint: bool = False
+    max_image_bytes: int = MAX_IMAGE_BYTES
+    max_image_pixels: int = MAX_IMAGE_PIXELS
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON data; `DetectorSettings(**data)` reads it back."""
+        return asdict(self)
