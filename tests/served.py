@@ -15,7 +15,7 @@ from detectctl.serving.fetch import Fetcher
 from detectctl.serving.routes import create_app
 from detectctl.serving.service_config import ServiceConfig
 from detectctl.serving.url_policy import UrlPolicy
-from detectctl.wire import ServedModel
+from detectctl.wire import ModelInfo
 from installed import free_port, wait_until
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def served(model: CompiledModel, *, max_image_bytes: int = MAX_IMAGE_BYTES, **co
     settings = DetectorSettings(
         str(model.directory), model.checkpoint_sha256, imgsz=64, max_image_bytes=max_image_bytes
     )
-    made = ServiceConfig("", "0", ServedModel("yolov8n", None, "sha256:0"), "base", settings, **config)
+    made = ServiceConfig("", "0", ModelInfo("yolov8n", None, "sha256:0", reference="base"), settings, **config)
     detector = Detector.load(settings)
     fetcher = Fetcher(UrlPolicy(), max_bytes=max_image_bytes)
     service = Service(made, detector, fetcher, request_id=lambda: "1")

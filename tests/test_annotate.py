@@ -9,7 +9,7 @@ from PIL import Image, ImageChops, ImageCms, ImageDraw, ImageFont
 
 from detectctl.annotate import caption_of, colour, draw, encode, open_upright, wrapped
 from detectctl.errors import UnsupportedImage, UsageError
-from detectctl.wire import Detection, ServedModel
+from detectctl.wire import Detection, ModelInfo
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -219,9 +219,9 @@ def test_a_small_picture_has_room_for_the_reason(monkeypatch: pytest.MonkeyPatch
 
 
 def test_only_a_fallback_is_worth_a_caption() -> None:
-    model = ServedModel("yolov8n", None, "sha256:00")
+    model = ModelInfo("yolov8n", None, "sha256:00")
     assert caption_of(model) is None
-    fallback = ServedModel("yolov8n", None, "sha256:00", fallback=True, reason="no such alias")
+    fallback = ModelInfo("yolov8n", None, "sha256:00", fallback=True, reason="no such alias")
     assert caption_of(fallback) == "fallback: yolov8n (no such alias)"
 
 

@@ -13,12 +13,12 @@ from detectctl.client.formats import WRITERS, write_coco, write_jsonl
 from detectctl.client.service_client import Outcome
 from detectctl.errors import ImageTooLarge, SourceUnreadable
 from detectctl.sources import Source
-from detectctl.wire import Detection, DetectionResult, ServedModel
+from detectctl.wire import Detection, DetectionResult, ModelInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-MODEL = ServedModel("yolov8n", "v3", "sha256:00")
+MODEL = ModelInfo("yolov8n", "v3", "sha256:00", reference="acme/p/yolo:prod")
 BUS = Detection("bus", (22.871, 231.278, 805.0, 756.84), 0.87345, 5)
 PERSON = Detection("person, walking", (48.55, 398.5, 245.3, 902.7), 0.865, 0)
 FOUND = Outcome(Source("a.jpg", path=Path("a.jpg")), DetectionResult((BUS, PERSON), 810, 1080, MODEL), None, 0.1)
@@ -49,14 +49,14 @@ def test_json_and_jsonl_hold_the_same_records_in_the_services_own_shape() -> Non
                 },
             ],
             "image": {"width": 810, "height": 1080},
-            "model": {"name": "yolov8n", "version": "v3", "digest": "sha256:00", "fallback": False},
+            "model": MODEL.to_json(),
         },
         {
             "source": "http://h/b.jpg",
             "status": "not found",
             "objects": [],
             "image": {"width": 640, "height": 480},
-            "model": {"name": "yolov8n", "version": "v3", "digest": "sha256:00", "fallback": False},
+            "model": MODEL.to_json(),
         },
         {"source": "c.jpg", "status": "error", "error": {"code": "image_too_large", "message": "too large: 21 MiB"}},
         {

@@ -19,7 +19,7 @@ from detectctl.engine.detector_settings import DetectorSettings
 from detectctl.errors import BadParameter, ImageTooLarge, ModelCorrupt, UnsupportedImage, UsageError
 from detectctl.serving.app import Replica
 from detectctl.serving.service_config import ServiceConfig
-from detectctl.wire import ServedModel
+from detectctl.wire import ModelInfo
 from processor import capabilities, default_precision
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def test_a_model_that_loads_but_cannot_answer_does_not_make_a_replica(
     broken = copy.copy(detector)
     setattr(broken, bent, {})  # no name for any class; no such method
     monkeypatch.setattr(Detector, "load", lambda _: broken)
-    config = ServiceConfig("", "0", ServedModel("x", None, "sha256:0"), "x", detector._settings)
+    config = ServiceConfig("", "0", ModelInfo("x", None, "sha256:0"), detector._settings)
     with pytest.raises((KeyError, TypeError)):
         Replica(config)
 

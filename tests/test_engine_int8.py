@@ -17,11 +17,11 @@ from detectctl.engine.compiled import read_agreement
 from detectctl.engine.detector import Detector
 from detectctl.engine.detector_settings import DetectorSettings
 from detectctl.engine.int8 import calibration
-from detectctl.engine.int8.agreement import Agreement, compare
+from detectctl.engine.int8.agreement import compare
 from detectctl.engine.int8.calibration import MOST_IMAGES, Calibration
 from detectctl.engine.int8.quantise import quantise
 from detectctl.errors import ConversionFailed, UsageError
-from detectctl.wire import Detection
+from detectctl.wire import Agreement, Detection
 
 if TYPE_CHECKING:
     from detectctl.engine.compiled import CompiledModel

@@ -35,8 +35,7 @@ def _deployment(version: str, *, stale: bool = False) -> Deployment:
 
 
 def _result(deployment: Deployment) -> UpResult:
-    model = {"name": "yolo", "version": deployment.config.model.version, "digest": deployment.config.model.digest}
-    return UpResult("default", "http://127.0.0.1:1", "updated", model, {}, 1, 0.1)
+    return UpResult("default", "http://127.0.0.1:1", "updated", deployment.config.model, deployment.engine, 1, 0.1)
 
 
 class Scene:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from detectctl.engine.int8.agreement import Agreement
 from detectctl.engine.int8.calibration import choose
 from detectctl.errors import ModelError, UsageError
 from detectctl.lifecycle import int8
 from detectctl.paths import Paths
 from detectctl.settings import UpSettings
+from detectctl.wire import Agreement
 from installed import free_port
 
 if TYPE_CHECKING:

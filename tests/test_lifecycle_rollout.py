@@ -24,6 +24,7 @@ from detectctl.signals import uninterrupted
 from processor import capabilities
 from test_lifecycle_deployment import COMPILED, MODEL
 from test_lifecycle_state import STATE
+from test_wire import INFO
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -151,9 +152,7 @@ def test_nothing_to_change_does_not_wake_a_service_that_sleeps(folder: InstanceF
     action, state = _rollout(api, folder).change(_state(sleeping), sleeping)
     assert (action, state, api.puts) == ("unchanged", _state(sleeping), [])
     assert state.last_good is not None
-    told = up._written(state.last_good)
-    assert told["model"]["name"] == "yolov8n"
-    assert told["engine"] == {"name": "openvino", "device": "cpu", "precision": "auto"}
+    assert Deployment.from_json(state.last_good) == sleeping
 
 
 @pytest.mark.usefixtures("stopped_by_sigterm")
@@ -173,7 +172,7 @@ def test_an_answer_that_fails_once_is_asked_for_again(monkeypatch: pytest.Monkey
     answers: list[Any] = [
         httpx.ConnectError("refused"),
         httpx.Response(503, request=request),
-        httpx.Response(200, json={"model": {}}, request=request),
+        httpx.Response(200, json=INFO.to_json(), request=request),
         httpx.Response(401, request=request),
     ]
 
@@ -185,7 +184,7 @@ def test_an_answer_that_fails_once_is_asked_for_again(monkeypatch: pytest.Monkey
         return answer
 
     monkeypatch.setattr("httpx.get", get)
-    assert up._info("http://x", None, time.monotonic() + 20) == {"model": {}}
+    assert up._info("http://x", None, time.monotonic() + 20) == INFO
     with pytest.raises(NotReady, match="does not answer"):
         up._info("http://x", None, time.monotonic() + 20)
     assert answers == []

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from detectctl.registry.store import Origin, Store
+from detectctl.wire import SCHEMA
 from installed import DETECTCTL, Home, wait_until
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def test_versions_as_json_and_as_a_table(site: Site) -> None:
     site.wandb.log("acme/registry/yolo", {"best.pt": b"newer"}, aliases=["production"])
     done = site.home.run("models", "acme/registry/yolo", "--json", **site.env)
     assert done.returncode == 0, done.stderr
-    newer, older = json.loads(done.stdout)
+    newer, older = json.loads(done.stdout)["versions"]
     assert (newer["version"], newer["aliases"], newer["size"]) == ("v1", ["latest", "production"], 5)
     assert (newer["stored"], newer["checkpoints"], newer["served"]) == (False, {}, None)
     assert (older["version"], older["aliases"]) == ("v0", [])
@@ -109,8 +110,8 @@ def test_prune_as_json_says_only_that(home: Home) -> None:
     """Also where it asks first."""
     sha256 = _stocked(home)
     done = _answered(home, "y\n", "models", "--prune", "--json")
-    assert json.loads(done.stdout) == [{"sha256": sha256, "size": 12}]
-    assert json.loads(home.run("models", "--prune", "--yes", "--json").stdout) == []
+    assert json.loads(done.stdout) == {"schema": SCHEMA, "removed": [{"sha256": sha256, "size": 12}]}
+    assert json.loads(home.run("models", "--prune", "--yes", "--json").stdout)["removed"] == []
 
 
 def test_prune_without_a_terminal_needs_yes(home: Home) -> None:

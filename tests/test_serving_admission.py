@@ -11,7 +11,8 @@ import pytest
 
 from detectctl.errors import Overloaded
 from detectctl.serving import admission as module
-from detectctl.serving.admission import Service, Trace, Wish
+from detectctl.serving.admission import Service, Trace
+from detectctl.wire import DetectOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +51,7 @@ async def _bytes() -> bytes:
 
 
 def _ask(service: Service) -> asyncio.Task[Any]:
-    return asyncio.create_task(service.answer(Trace("id", "/detect", "body"), _bytes, Wish()))
+    return asyncio.create_task(service.answer(Trace("id", "/detect", "body"), _bytes, DetectOptions()))
 
 
 async def _begun(service: Service, detector: Stuck) -> asyncio.Task[Any]:

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from detectctl.errors import UnsupportedImage, UsageError
+from detectctl.wire import QUALITY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from detectctl.wire import Detection, ServedModel
+    from detectctl.wire import Detection, ModelInfo
 
 Colour = tuple[int, int, int]
 Rect = tuple[int, int, int, int]
@@ -77,7 +78,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def encode(image: Image.Image, image_format: str, quality: int = 90) -> bytes:
+def encode(image: Image.Image, image_format: str, quality: int = QUALITY) -> bytes:
     """The image as the bytes of a `jpeg`, `png` or `webp` file, with its colour profile and no other metadata.
 
     Args:
@@ -108,7 +109,7 @@ def encode(image: Image.Image, image_format: str, quality: int = 90) -> bytes:
     return buffer.getvalue()
 
 
-def caption_of(model: ServedModel) -> str | None:
+def caption_of(model: ModelInfo) -> str | None:
     """What a picture must say about the model that gave its boxes, if anything."""
     if model.fallback:
         return f"fallback: {model.name}" + (f" ({model.reason})" if model.reason else "")

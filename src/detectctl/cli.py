@@ -387,7 +387,7 @@ def status(
     while True:
         if every:
             found = statuses.all_statuses(paths)
-            console.json([one.to_json() for one in found]) if as_json else console.statuses(found)
+            console.json({"instances": [one.to_json() for one in found]}) if as_json else console.statuses(found)
         else:
             found = (statuses.status(settings.name, paths),)
             console.json(found[0].to_json()) if as_json else console.status(found[0])
@@ -432,7 +432,7 @@ def models(
         served=served_artifacts(paths.state),
     )
     if as_json:
-        console.json([{**asdict(one), "stored": one.stored} for one in found])
+        console.json({"versions": [{**asdict(one), "stored": one.stored} for one in found]})
     else:
         console.versions(found)
 
@@ -455,7 +455,7 @@ def _prune(settings: config.ModelsSettings, console: Console, *, yes: bool, as_j
     agreed = {stored.sha256 for stored in doomed}
     removed = prune.prune(paths, agreed, timeout_s=settings.model_timeout, on_wait=console.warning)
     if as_json:
-        console.json([{"sha256": stored.sha256, "size": stored.size} for stored in removed])
+        console.json({"removed": [{"sha256": stored.sha256, "size": stored.size} for stored in removed]})
     else:
         console.pruned(removed, done=True)
 
@@ -500,7 +500,7 @@ def down(
     wanted = names(Paths.from_environ(os.environ).state) if every else [settings.name]
     results = _down(wanted, settings, console, force=force, quiet=as_json)
     if as_json:
-        console.json([asdict(result) for result in results] if every else asdict(results[0]))
+        console.json({"instances": [asdict(result) for result in results]} if every else asdict(results[0]))
     if not force and any(result.action == "stopped" and not result.drained for result in results):
         raise typer.Exit(4)  # it is down, but the deadline passed before every accepted request was answered
 

@@ -15,8 +15,10 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
+from detectctl.wire import versioned
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from rich.status import Status
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from detectctl.progress import Progress
     from detectctl.registry.collection import CollectionVersion
     from detectctl.registry.store import StoredCheckpoint
+    from detectctl.wire import EngineInfo, ModelInfo
 
 
 class _Rich(RichConsole):
@@ -58,9 +61,9 @@ class Console:
         """Whether stdout is a terminal."""
         return self.out.is_terminal
 
-    def json(self, data: Any) -> None:
-        """One JSON document."""
-        self.data(json.dumps(data, indent=2, ensure_ascii=False) + "\n")
+    def json(self, data: dict[str, Any]) -> None:
+        """One JSON document, with the number of its schema."""
+        self.data(json.dumps(versioned(data), indent=2, ensure_ascii=False) + "\n")
 
     def data(self, text: str) -> None:
         """Text as it is: no wrapping, no markup."""
@@ -88,6 +91,8 @@ class Console:
             self.err.print(f"  [dim]why:[/] {escape(error.why)}", soft_wrap=True)
         if error.hint:
             self.err.print(f"  [dim]try:[/] {escape(error.hint)}", soft_wrap=True)
+        if error.request_id:
+            self.err.print(f"  [dim]request:[/] {escape(error.request_id)}", soft_wrap=True)
 
     def lose_stderr(self) -> None:
         """Its reader has gone, or its disk is full: what is still written there goes nowhere, also at the exit."""
@@ -106,10 +111,10 @@ class Console:
     def up(self, result: UpResult) -> None:
         """What `up` did, and what to do next."""
         model = _model_words(result.model)
-        engine = f"{result.engine['name']} {result.engine['precision']} on {result.engine['device']}"
         if result.action == "unchanged":
             self.line(f"[green]nothing to change[/]: {escape(result.name)} serves {model}")
         else:
+            engine = _engine_words(result.engine)
             self.line(f"[green]{result.action}[/] {escape(result.name)} in {result.seconds:.1f} s: {model}, {engine}")
         _fallback_line(self, result.model)
         if result.api_key is not None:
@@ -142,16 +147,13 @@ class Console:
         grid.add_row("endpoint", escape(status.endpoint))
         if status.model is not None:
             grid.add_row("model", _model_words(status.model))
-            grid.add_row("", f"[dim]{_short_digest(status.model['digest'])}[/]")
-            if status.model.get("reason"):
-                grid.add_row("", f"[yellow]{_condition(status.model)}[/]: {escape(status.model['reason'])}")
+            grid.add_row("", f"[dim]{_short_digest(status.model.digest)}[/]")
+            if status.model.reason:
+                grid.add_row("", f"[yellow]{_condition(status.model)}[/]: {escape(status.model.reason)}")
         if status.engine is not None:
-            precision = " int8" if status.engine["precision"] == "int8" else ""
-            grid.add_row("engine", f"{status.engine['engine']}{precision} on {status.engine['device']}")
-            if status.engine["agreement"] is not None:
-                from detectctl.engine.int8.agreement import Agreement
-
-                grid.add_row("", str(Agreement(**status.engine["agreement"])))
+            grid.add_row("engine", _engine_words(status.engine))
+            if status.engine.agreement is not None:
+                grid.add_row("", str(status.engine.agreement))
         wanted = "" if status.minimum == status.maximum else f", may be {status.minimum}..{status.maximum}"
         grid.add_row("replicas", f"{status.ready}/{status.wanted} ready{wanted}")
         failed = sum(status.errors.values())
@@ -174,7 +176,7 @@ class Console:
     def log_line(self, line: LogLine, *, as_json: bool) -> None:
         """One line of the service's log."""
         if as_json:
-            self.data(json.dumps(line.to_json(), ensure_ascii=False) + "\n")
+            self.data(json.dumps(versioned(line.to_json()), ensure_ascii=False) + "\n")
             return
         style = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "bold red"}.get(line.level, "dim")
         clock = datetime.fromtimestamp(line.time).astimezone().strftime("%H:%M:%S.%f")[:-3]
@@ -329,25 +331,29 @@ def _table(*columns: str, right: tuple[str, ...] = ()) -> Table:
     return table
 
 
-def _name_and_version(model: Mapping[str, Any]) -> str:
-    words = escape(" ".join(filter(None, (model["name"], model["version"]))))
-    return f"{words} [yellow]{_condition(model)}[/]" if model.get("reason") else words
+def _name_and_version(model: ModelInfo) -> str:
+    words = escape(" ".join(filter(None, (model.name, model.version))))
+    return f"{words} [yellow]{_condition(model)}[/]" if model.reason else words
 
 
-def _model_words(model: Mapping[str, Any]) -> str:
+def _model_words(model: ModelInfo) -> str:
     words = _name_and_version(model)
-    if model.get("reference") and model["reference"] not in {"base", model["name"]}:
-        words += f" [dim]({escape(model['reference'])})[/]"
+    if model.reference not in {"", "base", model.name}:
+        words += f" [dim]({escape(model.reference)})[/]"
     return words
 
 
-def _condition(model: Mapping[str, Any]) -> str:
-    return "fallback" if model["fallback"] else "stale"
+def _engine_words(engine: EngineInfo) -> str:
+    return " ".join(filter(None, (engine.name, engine.precision, "on", engine.device)))
 
 
-def _fallback_line(console: Console, model: Mapping[str, Any]) -> None:
-    if model.get("reason"):
-        console.line(f"  [yellow]{_condition(model)}[/]: {escape(model['reason'])}")
+def _condition(model: ModelInfo) -> str:
+    return "fallback" if model.fallback else "stale"
+
+
+def _fallback_line(console: Console, model: ModelInfo) -> None:
+    if model.reason:
+        console.line(f"  [yellow]{_condition(model)}[/]: {escape(model.reason)}")
 
 
 def _shortened(name: str, most: int) -> str:

@@ -37,6 +37,7 @@ DetectctlError                 1
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 
@@ -47,15 +48,26 @@ class DetectctlError(Exception):
         what: one line: what failed, and with which value.
         why: one line: the cause.
         hint: one line: the next command to try.
+
+    Attributes:
+        exit_code: of the command that it ends.
+        code: the class's name in snake case, for programs.
+        request_id: of the request that a service answered with this error, as in the service's log.
     """
 
     exit_code: ClassVar[int] = 1
+    code: str = "error"
+    request_id: str | None = None
 
     def __init__(self, what: str, *, why: str | None = None, hint: str | None = None) -> None:
         super().__init__(what)
         self.what = what
         self.why = why
         self.hint = hint
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.code = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
 
 
 class UsageError(DetectctlError):
@@ -131,14 +143,12 @@ class RequestError(DetectctlError):
 
     exit_code = 6
     status: ClassVar[int] = 500
-    code: ClassVar[str] = "internal_error"
 
 
 class BadUrl(RequestError):
     """The image URL is not http(s), has no host, or is malformed."""
 
     status = 400
-    code = "bad_url"
 
 
 class Unauthorized(RequestError):
@@ -146,7 +156,6 @@ class Unauthorized(RequestError):
 
     exit_code = 7
     status = 401
-    code = "unauthorized"
 
 
 class UrlNotAllowed(RequestError):
@@ -154,14 +163,12 @@ class UrlNotAllowed(RequestError):
 
     exit_code = 7
     status = 403
-    code = "url_not_allowed"
 
 
 class RequestTimeout(RequestError):
     """The request's own body did not arrive in time."""
 
     status = 408
-    code = "request_timeout"
 
 
 class ImageTooLarge(RequestError):
@@ -169,14 +176,12 @@ class ImageTooLarge(RequestError):
 
     exit_code = 7
     status = 413
-    code = "image_too_large"
 
 
 class UnsupportedImage(RequestError):
     """Not an image that can be decoded, or truncated."""
 
     status = 415
-    code = "unsupported_image"
 
 
 class HostNotKnown(RequestError):
@@ -184,14 +189,12 @@ class HostNotKnown(RequestError):
 
     exit_code = 7
     status = 421
-    code = "host_not_known"
 
 
 class BadParameter(RequestError):
     """A query parameter (conf, iou, class) is unknown or out of range."""
 
     status = 422
-    code = "bad_parameter"
 
 
 class InternalError(RequestError):
@@ -202,21 +205,18 @@ class FetchFailed(RequestError):
     """The image's own server failed."""
 
     status = 502
-    code = "fetch_failed"
 
 
 class Overloaded(RequestError):
     """The queue is full; `Retry-After` says when to come back."""
 
     status = 503
-    code = "overloaded"
 
 
 class FetchTimeout(RequestError):
     """The image's own server was too slow."""
 
     status = 504
-    code = "fetch_timeout"
 
 
 REQUEST_ERRORS: dict[str, type[RequestError]] = {error.code: error for error in RequestError.__subclasses__()}

@@ -13,6 +13,7 @@ from detectctl.client import CONCURRENCY, RETRIES, TIMEOUT_S
 from detectctl.engine import detector_settings as detection
 from detectctl.errors import UsageError
 from detectctl.paths import Paths
+from detectctl.wire import QUALITY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -224,7 +225,7 @@ class AnnotateSettings(RequestSettings):
 
     labels: bool = _option(True, _flag)
     line_width: int | None = _option(None, lambda value: None if value == "auto" else _integer(1, 1000)(value))
-    quality: int = _option(90, _integer(1, 100))
+    quality: int = _option(QUALITY, _integer(1, 100))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,20 +1,59 @@
-"""The wire shape: what a detection is and how it reads as JSON."""
+"""What travels from a replica to its callers and to `--json`: one shape of each thing.
+
+`serving.openapi` makes the JSON schemas of the HTTP API from these types, so description and answer cannot differ.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, NotRequired, TypedDict
+from dataclasses import asdict, dataclass, fields
+from typing import Annotated, Any, Literal, TypedDict, TypeVar
+
+from detectctl.errors import REQUEST_ERRORS, DetectctlError, RequestError
+
+SCHEMA = 1
+"""The version of these shapes, in `/info` and in what a command prints with `--json`; grows when a key goes or changes
+its meaning, not when one is added."""
+
+EngineName = Literal["openvino", "torch"]
+Device = Literal["cpu", "cuda"]
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+
+Share = Annotated[float, {"minimum": 0, "maximum": 1}]
+Count = Annotated[int, {"minimum": 0}]
+
+T = TypeVar("T")
 
 
-class ModelJSON(TypedDict):
-    """The `model` of an answer."""
+def _read(kind: type[T], data: dict[str, Any]) -> T:
+    """A dataclass from JSON; ignores keys that a later version added. Raises TypeError if one is missing."""
+    return kind(**{item.name: data[item.name] for item in fields(kind) if item.name in data})  # type: ignore[arg-type]
 
-    name: str
-    version: str | None
-    digest: str
-    fallback: bool
-    stale: NotRequired[bool]
-    reason: NotRequired[str]
+
+DetectionJSON = TypedDict(
+    "DetectionJSON",
+    {
+        "class": str,
+        "coordinates": Annotated[list[float], {"minItems": 4, "maxItems": 4}],
+        "confidence": Share,
+        "class_id": Count,
+    },
+)
+
+
+class SizeJSON(TypedDict):
+    """Pixels of the upright source image."""
+
+    width: int
+    height: int
+
+
+class ResultJSON(TypedDict):
+    """The body of a `/detect` answer."""
+
+    status: Literal["found", "not found"]
+    objects: list[DetectionJSON]
+    image: SizeJSON
+    model: Annotated[dict[str, Any], ModelInfo]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +72,7 @@ class Detection:
     confidence: float
     class_id: int
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> DetectionJSON:
         """Coordinates are rounded to 0.01 px, confidence to 0.0001: finer digits are noise of the arithmetic."""
         return {
             "class": self.class_name,
@@ -50,16 +89,17 @@ class Detection:
 
 
 @dataclass(frozen=True, slots=True)
-class ServedModel:
-    """Which model gave an answer.
+class ModelInfo:
+    """Which model gives the answers.
 
     Attributes:
         name: `yolov8n`, a W&B collection's name, or a checkpoint's file name without suffix.
         version: W&B's `vN`, or None for a local checkpoint.
-        digest: `sha256:` and the hex sha256 of the checkpoint file.
-        fallback: True if this is the base model, served because the asked-for one could not be had.
+        digest: `sha256:` and the hex SHA-256 of the checkpoint file.
+        fallback: True if this is the base model, served because the requested one was unavailable.
         stale: True if W&B could not be reached, and this is what the reference last resolved to.
-        reason: why it is a fallback or stale.
+        reason: why it is a fallback or stale; None if it is neither.
+        reference: what the user asked for.
     """
 
     name: str
@@ -68,37 +108,21 @@ class ServedModel:
     fallback: bool = False
     stale: bool = False
     reason: str | None = None
+    reference: str = ""
 
-    def to_json(self) -> ModelJSON:
-        """`stale` and `reason` appear only when there is something to say."""
-        data: ModelJSON = {
-            "name": self.name,
-            "version": self.version,
-            "digest": self.digest,
-            "fallback": self.fallback,
-        }
-        if self.stale:
-            data["stale"] = True
-        if self.reason is not None:
-            data["reason"] = self.reason
-        return data
+    def to_json(self) -> dict[str, Any]:
+        """All keys, always."""
+        return asdict(self)
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> ServedModel:
-        """Raises KeyError on another shape."""
-        return cls(
-            data["name"],
-            data["version"],
-            data["digest"],
-            data["fallback"],
-            data.get("stale", False),
-            data.get("reason"),
-        )
+    def from_json(cls, data: dict[str, Any]) -> ModelInfo:
+        """Raises TypeError on another shape."""
+        return _read(cls, data)
 
 
 @dataclass(frozen=True, slots=True)
 class DetectionResult:
-    """The answer for one image: detections by descending confidence.
+    """The answer for one image.
 
     Attributes:
         detections: by descending confidence.
@@ -110,9 +134,9 @@ class DetectionResult:
     detections: tuple[Detection, ...]
     width: int
     height: int
-    model: ServedModel
+    model: ModelInfo
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> ResultJSON:
         """The body of a `/detect` answer."""
         return {
             "status": "found" if self.detections else "not found",
@@ -128,5 +152,239 @@ class DetectionResult:
             tuple(Detection.from_json(item) for item in data["objects"]),
             int(data["image"]["width"]),
             int(data["image"]["height"]),
-            ServedModel.from_json(data["model"]),
+            ModelInfo.from_json(data["model"]),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class DetectOptions:
+    """What is asked about an image; None and empty leave it to the service.
+
+    Attributes:
+        confidence: detections below it are left out, 0 to 1.
+        iou: of two boxes of a class that overlap more, the weaker is left out, 0 to 1.
+        classes: names of the classes to keep; all if empty.
+    """
+
+    confidence: float | None = None
+    iou: float | None = None
+    classes: tuple[str, ...] = ()
+
+    def parameters(self) -> list[tuple[str, str]]:
+        """As the query of `/detect` and `/annotate`."""
+        thresholds = (("conf", self.confidence), ("iou", self.iou))
+        parameters = [("class", name) for name in self.classes]
+        return parameters + [(key, str(value)) for key, value in thresholds if value is not None]
+
+
+QUALITY = 90
+
+
+@dataclass(frozen=True, slots=True)
+class DrawOptions:
+    """How an annotated image looks.
+
+    Attributes:
+        labels: whether class and confidence are written at each box.
+        line_width: pixels of a box's line; None grows with the image.
+        quality: of a JPEG or WebP, 1 to 100.
+    """
+
+    labels: bool = True
+    line_width: int | None = None
+    quality: int = QUALITY
+
+    def parameters(self) -> list[tuple[str, str]]:
+        """As the query of `/annotate`: only what differs from the default."""
+        parameters = [] if self.labels else [("labels", "false")]
+        if self.line_width is not None:
+            parameters.append(("line_width", str(self.line_width)))
+        if self.quality != QUALITY:
+            parameters.append(("quality", str(self.quality)))
+        return parameters
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far int8 is from fp32: measured on the images that it was calibrated on, at the default thresholds.
+
+    Attributes:
+        images: that were compared.
+        skipped: files that are not images.
+        fp32_boxes: that fp32 found.
+        int8_boxes: that int8 found.
+        recall: of fp32's boxes, the share that int8 found too: same class, IoU of at least 0.5.
+        precision: of int8's boxes, the share that fp32 found too.
+        mean_iou: of the boxes that both found.
+        confidence_gap: the greatest difference of confidence between two of these.
+    """
+
+    images: int
+    skipped: int
+    fp32_boxes: int
+    int8_boxes: int
+    recall: Share
+    precision: Share
+    mean_iou: Share
+    confidence_gap: Share
+
+    @property
+    def loss(self) -> float:
+        """The share of boxes that int8 misses or invents, whichever is greater."""
+        return 1 - min(self.recall, self.precision)
+
+    def __str__(self) -> str:
+        return (
+            f"recall {self.recall:.2f}, precision {self.precision:.2f}, IoU {self.mean_iou:.2f} "
+            f"against fp32 on {self.images} image{'' if self.images == 1 else 's'}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What computes.
+
+    Attributes:
+        name: which engine.
+        device: where.
+        precision: of the arithmetic, as the engine chose it; None if that is `auto` and no replica is there to ask.
+        threads: CPU threads that it may use; None if no replica is there to ask.
+        streams: batches that it works on at the same time under load; None likewise.
+        batch: images that it takes together at most; None likewise.
+        agreement: of int8 with fp32; None for the other precisions.
+    """
+
+    name: EngineName
+    device: Device
+    precision: Precision | None
+    threads: int | None = None
+    streams: int | None = None
+    batch: int | None = None
+    agreement: Agreement | None = None
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> EngineInfo:
+        """Raises TypeError on another shape."""
+        agreement = data.get("agreement")
+        return _read(cls, {**data, "agreement": None if agreement is None else _read(Agreement, agreement)})
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a service accepts.
+
+    Attributes:
+        image_bytes: of an encoded image.
+        image_pixels: of a decoded image.
+        queue: requests that one replica accepts at once.
+        url_input: whether image URLs are accepted.
+    """
+
+    image_bytes: int
+    image_pixels: int
+    queue: int
+    url_input: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What holds for a request that does not say otherwise.
+
+    Attributes:
+        imgsz: pixels of the longer side that the network sees; no request changes it.
+        conf: least confidence of a detection.
+        iou: threshold of NMS.
+    """
+
+    imgsz: int
+    conf: Share
+    iou: Share
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceInfo:
+    """The body of `/info`.
+
+    Attributes:
+        schema: see `SCHEMA`.
+        version: of detectctl in the replica.
+        deployment: identifies model and settings; equal for two replicas that serve the same in the same way.
+        model: which model gives the answers.
+        classes: class id → the model's name of the class.
+        engine: what computes.
+        limits: what is accepted.
+        defaults: what holds for a request that does not say otherwise.
+    """
+
+    schema: int
+    version: str
+    deployment: str
+    model: ModelInfo
+    classes: dict[str, str]
+    engine: EngineInfo
+    limits: Limits
+    defaults: Defaults
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON data."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ServiceInfo:
+        """Raises KeyError, TypeError, ValueError or AttributeError on another shape."""
+        parts = {
+            "model": ModelInfo.from_json(data["model"]),
+            "engine": EngineInfo.from_json(data["engine"]),
+            "limits": _read(Limits, data["limits"]),
+            "defaults": _read(Defaults, data["defaults"]),
+            "classes": {str(int(class_id)): str(name) for class_id, name in data["classes"].items()},
+        }
+        return _read(cls, {**data, **parts})
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorInfo:
+    """An error as JSON, the same over HTTP, in `--json` and in the records of `detect`.
+
+    Attributes:
+        code: of the error tree; see `detectctl.errors`.
+        message: what failed, and with which value.
+        why: the cause.
+        hint: the next thing to try.
+    """
+
+    code: str
+    message: str
+    why: str | None = None
+    hint: str | None = None
+
+    @classmethod
+    def of(cls, error: DetectctlError) -> ErrorInfo:
+        """The error as it travels."""
+        return cls(error.code, error.what, error.why, error.hint)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ErrorInfo:
+        """Raises TypeError on another shape."""
+        return _read(cls, data)
+
+    def to_json(self) -> dict[str, str | None]:
+        """All four keys, always."""
+        return asdict(self)
+
+    def to_error(self, request_id: str | None = None) -> RequestError:
+        """The error that a service answered with, to be raised again on the caller's side."""
+        error = REQUEST_ERRORS.get(self.code, RequestError)(self.message, why=self.why, hint=self.hint)
+        error.code = self.code  # a service of a later version may know more codes
+        error.request_id = request_id
+        return error
+
+
+def error_body(error: DetectctlError) -> dict[str, Any]:
+    """The body of an answer that is an error."""
+    return {"status": "error", "error": ErrorInfo.of(error).to_json()}
+
+
+def versioned(data: dict[str, Any]) -> dict[str, Any]:
+    """What a command prints with `--json`: the data with the number of its schema in front."""
+    return {"schema": SCHEMA, **data}

@@ -15,7 +15,7 @@ from detectctl.client import CONCURRENCY, RETRIES, TIMEOUT_S, outputs
 from detectctl.client.endpoint import Endpoint, ImageHosts, strange
 from detectctl.client.ordered_map import in_order
 from detectctl.errors import DetectctlError, NotRunning, Unauthorized, UnsupportedImage
-from detectctl.wire import DetectionResult
+from detectctl.wire import QUALITY, DetectionResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -60,14 +60,14 @@ class Style:
 
     labels: bool = True
     line_width: int | None = None
-    quality: int = 90
+    quality: int = QUALITY
 
     def parameters(self) -> list[tuple[str, str]]:
         """As the query of `/annotate`: only what differs from the default."""
         parameters = [] if self.labels else [("labels", "false")]
         if self.line_width is not None:
             parameters.append(("line_width", str(self.line_width)))
-        if self.quality != Style().quality:
+        if self.quality != QUALITY:
             parameters.append(("quality", str(self.quality)))
         return parameters
 

@@ -7,8 +7,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from detectctl.engine.int8.agreement import Agreement
 from detectctl.errors import ModelCorrupt
+from detectctl.wire import Agreement
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from detectctl.engine.interface import Device, EngineName, Precision
+    from detectctl.wire import Device, EngineName, Precision
 
 IMGSZ = 640
 CONFIDENCE = 0.25

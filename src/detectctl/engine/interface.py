@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -11,34 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from detectctl.engine.int8.agreement import Agreement
-
-EngineName = Literal["openvino", "torch"]
-Device = Literal["cpu", "cuda"]
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
-
-
-@dataclass(frozen=True, slots=True)
-class EngineInfo:
-    """What runs.
-
-    Attributes:
-        name: which engine.
-        device: where.
-        precision: of the arithmetic, as chosen by the engine for `auto`.
-        threads: CPU threads it may use.
-        streams: batches it works on at the same time under load.
-        batch: images that it takes together at most.
-        agreement: of int8 with fp32; None for the other precisions.
-    """
-
-    name: EngineName
-    device: Device
-    precision: Precision
-    threads: int
-    streams: int
-    batch: int = 1
-    agreement: Agreement | None = None
+    from detectctl.wire import EngineInfo
 
 
 class Engine(Protocol):

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from detectctl.engine.interface import EngineInfo, Precision
 from detectctl.engine.yolo_head import decode, least_logit
 from detectctl.errors import UsageError
+from detectctl.wire import EngineInfo, Precision
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +56,7 @@ class OpenVINOEngine:
         network = core.read_model(model.network)
         self.labels = model.labels
         self.stride = model.stride
-        self.info = EngineInfo("openvino", "cpu", chosen, threads, streams=threads, agreement=model.agreement)
+        self.info = EngineInfo("openvino", "cpu", chosen, threads, streams=threads, batch=1, agreement=model.agreement)
         compile_for = partial(_Pool, core, network, chosen, model.strides, threads=threads)
         self._crowded = compile_for(streams=threads)
         self._alone = compile_for(streams=1) if threads > 1 else self._crowded

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from detectctl.engine.batching import Batcher
 from detectctl.engine.checkpoint import labels_and_strides, refuse_at_sight, refuse_unreadable
 from detectctl.engine.compiled import padding_stride
-from detectctl.engine.interface import Device, EngineInfo, Precision
 from detectctl.engine.yolo_head import decode, least_logit
 from detectctl.errors import ModelCorrupt, UsageError
+from detectctl.wire import Device, EngineInfo, Precision
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

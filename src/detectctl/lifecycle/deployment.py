@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import detectctl
+from detectctl.engine.compiled import read_agreement
 from detectctl.engine.detector_settings import DetectorSettings
 from detectctl.hosts.local import haproxy
 from detectctl.serving.service_config import APPLICATION, DEPLOYMENT, IMPORT_PATH, MAX_QUEUE, ServiceConfig
+from detectctl.wire import EngineInfo
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from detectctl.engine.convert import CompiledModel
     from detectctl.registry.model_version import ModelVersion
     from detectctl.settings import UpSettings
@@ -51,6 +52,14 @@ class Deployment:
     def fingerprint(self) -> str:
         """Equal for two deployments that would serve the same in the same way."""
         return self.config.fingerprint
+
+    @property
+    def engine(self) -> EngineInfo:
+        """What computes, as far as that is known without asking a replica."""
+        detector = self.config.detector
+        precision = None if detector.precision == "auto" else detector.precision
+        agreement = read_agreement(Path(detector.model)) if precision == "int8" else None
+        return EngineInfo(detector.engine, detector.device, precision, agreement=agreement)
 
     def to_json(self) -> dict[str, Any]:
         """For the state file."""
@@ -143,7 +152,6 @@ def plan(
         fingerprint="",
         version=detectctl.__version__,
         model=model.served,
-        reference=model.reference,
         detector=detector,
         allow_url=settings.allow_url,
         url_input=settings.url_input,

@@ -120,7 +120,7 @@ class Follower:
         if result.action == "started":
             self._trial = None  # its counters were those of an instance that is no more
         # The same model with another mark, as when W&B is away for a moment, is on the trial that it was on.
-        tried = str(result.model["digest"])
+        tried = result.model.digest
         if result.action == "updated" and self._good is not None and tried != self._good.config.model.digest:
             self._trial, self._degraded = _Trial(tried, self._good, time.monotonic() + TRIAL_S, before), 0
         if result.action != "unchanged" or self._died:
@@ -166,7 +166,7 @@ class Follower:
                 return
             self._rejected.add(bad.model.digest)
             words = NotReady(f"{_named(bad.model.name, bad.model.version)} was taken back", why=fault)
-            state = note_failure(state, bad.reference, words, digest=bad.model.digest)
+            state = note_failure(state, bad.model.reference, words, digest=bad.model.digest)
             with ray_head.of(state).serve_api() as api:
                 rollout = Rollout(api, folder, time.monotonic() + self.settings.timeout, self._report_news)
                 good = trial.good.at(state.temp_dir / "requests")
@@ -194,7 +194,7 @@ def _reason(error: DetectctlError | OSError) -> str:
 
 
 def _words(result: UpResult) -> str:
-    return _named(result.model["name"], result.model["version"], result.model["digest"][:19])
+    return _named(result.model.name, result.model.version, result.model.digest[:19])
 
 
 def _named(*words: str | None) -> str:

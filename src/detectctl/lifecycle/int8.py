@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from detectctl.engine.convert import CompiledModel
-    from detectctl.engine.int8.agreement import Agreement
     from detectctl.engine.int8.calibration import Calibration
     from detectctl.paths import Paths
     from detectctl.settings import UpSettings
+    from detectctl.wire import Agreement
 
 
 def prepare(settings: UpSettings, device: str, report: Report) -> Calibration | None:

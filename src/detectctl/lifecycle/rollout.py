@@ -77,7 +77,7 @@ class Rollout:
         except DetectctlError as error:
             with uninterrupted():
                 asked = deployment.config
-                back = self.put_back(note_failure(state, asked.reference, error, digest=asked.model.digest))
+                back = self.put_back(note_failure(state, asked.model.reference, error, digest=asked.model.digest))
             raise _as_failed_update(error, state, back=back) from error
         except BaseException:  # Ctrl-C is a wish to leave things as they were
             with uninterrupted():

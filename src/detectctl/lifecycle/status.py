@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from detectctl.engine.compiled import read_agreement
+from detectctl.client.service_client import Client
+from detectctl.errors import DetectctlError
 from detectctl.hosts.local import ray_head
 from detectctl.hosts.serve_rest import Replica, ServeApiError, ServeStatus
+from detectctl.keys import read_keys
+from detectctl.lifecycle.deployment import Deployment
 from detectctl.lifecycle.lock import Holder, holder
 from detectctl.lifecycle.state import UNKNOWN, InstanceFolder, InstanceState, names, not_running
 from detectctl.serving.request_stats import RequestStats, read_all
+from detectctl.wire import ServiceInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from detectctl.paths import Paths
+    from detectctl.wire import EngineInfo, ModelInfo
+
+_ASK_S = 2.0
 
 State = Literal["starting", "running", "updating", "degraded", "failed update", "stopping", "dead"]
 
@@ -31,9 +38,8 @@ class InstanceStatus:
         state: what it is doing.
         message: why it is not simply running; empty otherwise.
         endpoint: where the service answers.
-        model: what answers: name, version, digest, fallback, reference; None before the first deployment.
-        engine: engine, device and precision asked for, and int8's agreement with fp32; None before the first
-            deployment.
+        model: what answers; None before the first deployment.
+        engine: what computes; None before the first deployment.
         wanted: replicas that Serve wants now.
         ready: replicas that take requests.
         minimum: replicas kept at least.
@@ -50,8 +56,8 @@ class InstanceStatus:
     state: State
     message: str
     endpoint: str
-    model: dict[str, Any] | None
-    engine: dict[str, Any] | None
+    model: ModelInfo | None
+    engine: EngineInfo | None
     wanted: int
     ready: int
     minimum: int
@@ -105,14 +111,14 @@ def _status_of(state: InstanceState, changed_by: Holder | None) -> InstanceStatu
     word, message = _judge(state, served, trouble, changed_by.command if changed_by else None)
     stats = read_all(state.temp_dir / "requests") if state.temp_dir.is_dir() else RequestStats()
     answering = _answering(state, served)
-    config = answering.get("config", {})
+    deployment = Deployment.from_json(answering) if answering else None
     return InstanceStatus(
         name=state.name,
         state=word,
         message=message,
         endpoint=state.endpoint,
-        model={**config["model"], "reference": config["reference"]} if config else None,
-        engine=_engine(config["detector"]) if config else None,
+        model=None if deployment is None else deployment.config.model,
+        engine=None if deployment is None else _engine(state, served, deployment),
         wanted=served.target_replicas,
         ready=served.ready,
         minimum=answering.get("minimum", 0),
@@ -137,10 +143,16 @@ def _fingerprint(deployment: Mapping[str, Any]) -> str:
     return str(deployment.get("config", {}).get("fingerprint", ""))
 
 
-def _engine(detector: Mapping[str, Any]) -> dict[str, Any]:
-    agreement = read_agreement(Path(detector["model"])) if detector["precision"] == "int8" else None
-    told = {key: detector[key] for key in ("engine", "device", "precision")}
-    return {**told, "agreement": None if agreement is None else asdict(agreement)}
+def _engine(state: InstanceState, served: ServeStatus, deployment: Deployment) -> EngineInfo:
+    """As a replica says, if one is awake to ask; nothing here may wait long for it."""
+    if served.ready > 0:
+        with contextlib.suppress(DetectctlError, KeyError, TypeError, ValueError):
+            key = None if state.api_key_file is None else read_keys(state.api_key_file)[0]
+            with Client(state.endpoint, api_key=key, timeout_s=_ASK_S, retries=0) as client:
+                info = ServiceInfo.from_json(client.info())
+            if info.deployment == deployment.fingerprint:
+                return info.engine
+    return deployment.engine
 
 
 def _judge(state: InstanceState, served: ServeStatus, trouble: str | None, command: str | None) -> tuple[State, str]:

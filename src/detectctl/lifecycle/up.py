@@ -24,6 +24,7 @@ from detectctl.progress import Progress, Report
 from detectctl.registry.resolve import resolve
 from detectctl.serving.url_policy import parse_allow
 from detectctl.signals import uninterrupted
+from detectctl.wire import ServiceInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from detectctl.paths import Paths
     from detectctl.registry.model_version import ModelVersion
     from detectctl.settings import UpSettings
+    from detectctl.wire import EngineInfo, ModelInfo
 
 
 _POLL_S = 0.2
@@ -47,7 +49,7 @@ class UpResult:
         endpoint: where the service answers.
         action: `started`, `updated` or `unchanged`.
         model: what is served, with its reference.
-        engine: what computes, as `/info` says; as asked for, if no replica is awake to say.
+        engine: what computes.
         replicas: wanted now.
         seconds: from the command to the answer.
         api_key_file: of the keys that callers need; None if they need none.
@@ -57,8 +59,8 @@ class UpResult:
     name: str
     endpoint: str
     action: str
-    model: dict[str, Any]
-    engine: dict[str, Any]
+    model: ModelInfo
+    engine: EngineInfo
     replicas: int
     seconds: float
     api_key_file: str | None = None
@@ -123,14 +125,15 @@ def up(
             action, state = job.run()
         served = _served(state)
         if action == "unchanged" and state.last_good is not None and asleep(state, served):
-            info = _written(state.last_good)
+            deployment = Deployment.from_json(state.last_good)
+            model, engine = deployment.config.model, deployment.engine
         else:
             info = _info(state.endpoint, who.key, deadline)
+            model, engine = info.model, info.engine
     seconds = time.monotonic() - begun
     key_file = None if who.key_file is None else str(who.key_file)
     return UpResult(
-        settings.name, state.endpoint, action, info["model"], info["engine"], served.target_replicas, seconds, key_file,
-        who.new_key,
+        settings.name, state.endpoint, action, model, engine, served.target_replicas, seconds, key_file, who.new_key,
     )  # fmt: skip
 
 
@@ -334,29 +337,21 @@ def _require_precision(wish: str, device: str) -> None:
         require_precision(cast("Any", wish))
 
 
-def _info(endpoint: str, key: str | None, deadline: float) -> dict[str, Any]:
+def _info(endpoint: str, key: str | None, deadline: float) -> ServiceInfo:
     """What the service says of itself; it answered a moment ago, so what hinders it now may pass."""
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     while True:
         try:
             response = httpx.get(f"{endpoint}/info", headers=headers, trust_env=False, timeout=10)
             response.raise_for_status()
-            data: dict[str, Any] = response.json()
-        except (httpx.HTTPError, ValueError) as error:
+            info = ServiceInfo.from_json(response.json())
+        except (httpx.HTTPError, KeyError, TypeError, ValueError) as error:
             final = isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500
             if final or time.monotonic() > deadline:
                 raise NotReady(f"{endpoint} does not answer", why=str(error), hint="detectctl status") from error
         else:
-            return data
+            return info
         time.sleep(_POLL_S)
-
-
-def _written(deployment: dict[str, Any]) -> dict[str, Any]:
-    """What `/info` would say, from the state file."""
-    config = Deployment.from_json(deployment).config
-    detector = config.detector
-    engine = {"name": detector.engine, "device": detector.device, "precision": detector.precision}
-    return {"model": {**config.model.to_json(), "reference": config.reference}, "engine": engine}
 
 
 def _served(state: InstanceState) -> ServeStatus:

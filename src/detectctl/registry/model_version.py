@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from detectctl.wire import ServedModel
+from detectctl.wire import ModelInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,6 +51,14 @@ class ModelVersion:
     reason: str | None = None
 
     @property
-    def served(self) -> ServedModel:
+    def served(self) -> ModelInfo:
         """How answers name this model."""
-        return ServedModel(self.name, self.version, f"sha256:{self.sha256}", self.fallback, self.stale, self.reason)
+        return ModelInfo(
+            name=self.name,
+            version=self.version,
+            digest=f"sha256:{self.sha256}",
+            fallback=self.fallback,
+            stale=self.stale,
+            reason=self.reason,
+            reference=self.reference,
+        )

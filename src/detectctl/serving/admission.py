@@ -6,18 +6,18 @@ import asyncio
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
 
 from detectctl.errors import InternalError, Overloaded, RequestError
 from detectctl.serving.request_log import LOGGER
 from detectctl.serving.request_stats import RequestStats
-from detectctl.wire import Detection, DetectionResult
+from detectctl.wire import SCHEMA, Defaults, Detection, DetectionResult, DetectOptions, Limits, ServiceInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     import numpy as np
@@ -36,15 +36,6 @@ CLIENT_CLOSED = "client_closed"
 """What the log and the counters say of a caller that went away before its answer; nobody reads an answer then."""
 
 logger = logging.getLogger(LOGGER)
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What a request asks for beside the image; None leaves the service's own setting."""
-
-    confidence: float | None = None
-    iou: float | None = None
-    classes: Collection[str] | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -95,7 +86,7 @@ class Service:
         self,
         trace: Trace,
         image_bytes: Callable[[], Awaitable[bytes]],
-        wish: Wish,
+        options: DetectOptions,
         render: Render | None = None,
     ) -> tuple[DetectionResult, bytes]:
         """Detect, and render if asked to; counts and logs the request however it ends.
@@ -103,7 +94,7 @@ class Service:
         Args:
             trace: filled while the request goes on.
             image_bytes: awaited for the encoded image.
-            wish: thresholds and classes.
+            options: thresholds and classes.
             render: called in a thread with the upright image, RGB uint8 `(H, W, 3)`, and the result.
 
         Raises:
@@ -116,7 +107,7 @@ class Service:
             data = await image_bytes()
             trace.fetch_ms = _ms_since(begun)
             loop = asyncio.get_running_loop()
-            answer = await loop.run_in_executor(self._threads, self._work, trace, data, wish, render)
+            answer = await loop.run_in_executor(self._threads, self._work, trace, data, options, render)
             code = None
         except RequestError as error:
             code = error.code
@@ -159,12 +150,12 @@ class Service:
         self,
         trace: Trace,
         data: bytes,
-        wish: Wish,
+        options: DetectOptions,
         render: Render | None,
     ) -> tuple[DetectionResult, bytes]:
         self._working_since[trace] = time.perf_counter()
         try:
-            return self._work_on(trace, data, wish, render)
+            return self._work_on(trace, data, options, render)
         finally:
             del self._working_since[trace]
 
@@ -172,7 +163,7 @@ class Service:
         self,
         trace: Trace,
         data: bytes,
-        wish: Wish,
+        options: DetectOptions,
         render: Render | None,
     ) -> tuple[DetectionResult, bytes]:
         begun = time.perf_counter()
@@ -181,9 +172,9 @@ class Service:
         begun = time.perf_counter()
         found: tuple[Detection, ...] = self.detector.detect_image(
             image,
-            confidence=self.config.detector.confidence if wish.confidence is None else wish.confidence,
-            iou=self.config.detector.iou if wish.iou is None else wish.iou,
-            classes=wish.classes,
+            confidence=self.config.detector.confidence if options.confidence is None else options.confidence,
+            iou=self.config.detector.iou if options.iou is None else options.iou,
+            classes=options.classes,
         )
         trace.infer_ms = _ms_since(begun)
         trace.objects = len(found)
@@ -209,27 +200,19 @@ class Service:
             except OSError as error:  # a full disk costs figures in `status`, not answers
                 logger.warning("the counters could not be written: %s", error)
 
-    def info(self) -> dict[str, Any]:
+    def info(self) -> ServiceInfo:
         """The body of `/info`."""
-        config = self.config
-        return {
-            "version": config.version,
-            "deployment": config.fingerprint,
-            "model": {**config.model.to_json(), "reference": config.reference},
-            "classes": {str(class_id): name for class_id, name in self.detector.labels.items()},
-            "engine": asdict(self.detector.engine_info()),
-            "limits": {
-                "image_bytes": config.detector.max_image_bytes,
-                "image_pixels": config.detector.max_image_pixels,
-                "queue": config.max_queue,
-                "url_input": config.url_input,
-            },
-            "defaults": {
-                "imgsz": config.detector.imgsz,
-                "conf": config.detector.confidence,
-                "iou": config.detector.iou,
-            },
-        }
+        config, detector = self.config, self.config.detector
+        return ServiceInfo(
+            schema=SCHEMA,
+            version=config.version,
+            deployment=config.fingerprint,
+            model=config.model,
+            classes={str(class_id): name for class_id, name in self.detector.labels.items()},
+            engine=self.detector.engine_info(),
+            limits=Limits(detector.max_image_bytes, detector.max_image_pixels, config.max_queue, config.url_input),
+            defaults=Defaults(detector.imgsz, detector.confidence, detector.iou),
+        )
 
     async def close(self) -> None:
         """Let go of connections and threads."""

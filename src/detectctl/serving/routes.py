@@ -22,8 +22,9 @@ from detectctl.errors import (
     UsageError,
 )
 from detectctl.serving import body, docs_page, openapi
-from detectctl.serving.admission import Service, Trace, Wish
+from detectctl.serving.admission import Service, Trace
 from detectctl.serving.guard import Guard, careful
+from detectctl.wire import QUALITY, DetectOptions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -91,7 +92,7 @@ def create_api(service: Service) -> FastAPI:
     async def detect_url(
         request: Request, image_url: ImageUrl, conf: Confidence = None, iou: Iou = None, classes: Classes = None
     ) -> Response:
-        result, _ = await _from_url(service, request, image_url, Wish(conf, iou, classes))
+        result, _ = await _from_url(service, request, image_url, _options(conf, iou, classes))
         return JSONResponse(result.to_json())
 
     @api.post(
@@ -100,7 +101,7 @@ def create_api(service: Service) -> FastAPI:
     async def detect_bytes(
         request: Request, conf: Confidence = None, iou: Iou = None, classes: Classes = None
     ) -> Response:
-        result, _ = await _from_body(service, request, Wish(conf, iou, classes))
+        result, _ = await _from_body(service, request, _options(conf, iou, classes))
         return JSONResponse(result.to_json())
 
     @api.get("/annotate", responses=_ANNOTATES, summary="Draw the detections on the image at a URL")
@@ -112,11 +113,11 @@ def create_api(service: Service) -> FastAPI:
         classes: Classes = None,
         labels: Labels = True,
         line_width: LineWidth = None,
-        quality: Quality = 90,
+        quality: Quality = QUALITY,
     ) -> Response:
         media = _wanted_media(request)
         render = _renderer(media, labels, line_width, quality)
-        _, picture = await _from_url(service, request, image_url, Wish(conf, iou, classes), render)
+        _, picture = await _from_url(service, request, image_url, _options(conf, iou, classes), render)
         return Response(picture, media_type=media)
 
     @api.post("/annotate", responses=_ANNOTATES, openapi_extra=openapi.BODY, summary="Draw the detections on the image")
@@ -127,11 +128,11 @@ def create_api(service: Service) -> FastAPI:
         classes: Classes = None,
         labels: Labels = True,
         line_width: LineWidth = None,
-        quality: Quality = 90,
+        quality: Quality = QUALITY,
     ) -> Response:
         media = _wanted_media(request)
         render = _renderer(media, labels, line_width, quality)
-        _, picture = await _from_body(service, request, Wish(conf, iou, classes), render)
+        _, picture = await _from_body(service, request, _options(conf, iou, classes), render)
         return Response(picture, media_type=media)
 
     _add_descriptions(api, service)
@@ -152,7 +153,7 @@ def _add_descriptions(api: FastAPI, service: Service) -> None:
 
     @api.get("/info", summary="Model, engine, limits, version")
     async def info() -> dict[str, Any]:
-        return service.info()
+        return service.info().to_json()
 
     schema = api.openapi()
     api.openapi = lambda: schema  # type: ignore[method-assign]  # FastAPI's documented way to change it
@@ -170,11 +171,15 @@ def _add_descriptions(api: FastAPI, service: Service) -> None:
             return HTMLResponse(page, headers={"Content-Security-Policy": docs_page.CONTENT_SECURITY_POLICY})
 
 
+def _options(conf: float | None, iou: float | None, classes: list[str] | None) -> DetectOptions:
+    return DetectOptions(conf, iou, tuple(classes or ()))
+
+
 async def _from_url(
     service: Service,
     request: Request,
     image_url: str,
-    wish: Wish,
+    options: DetectOptions,
     render: Render | None = None,
 ) -> tuple[DetectionResult, bytes]:
     async def image() -> bytes:
@@ -187,13 +192,13 @@ async def _from_url(
             )
         return await service.fetch(image_url)
 
-    return await service.answer(Trace(service.request_id(), request.url.path, "url"), image, wish, render)
+    return await service.answer(Trace(service.request_id(), request.url.path, "url"), image, options, render)
 
 
 async def _from_body(
     service: Service,
     request: Request,
-    wish: Wish,
+    options: DetectOptions,
     render: Render | None = None,
 ) -> tuple[DetectionResult, bytes]:
     async def image() -> bytes:
@@ -201,7 +206,7 @@ async def _from_body(
         return await body.read_image(request, service.config.detector.max_image_bytes)
 
     source = "form" if body.is_form(request) else "body"
-    return await service.answer(Trace(service.request_id(), request.url.path, source), image, wish, render)
+    return await service.answer(Trace(service.request_id(), request.url.path, source), image, options, render)
 
 
 def _refuse_bad_parameters(request: Request, known: set[str]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from detectctl.engine.detector_settings import DetectorSettings
-from detectctl.wire import ServedModel
+from detectctl.wire import ModelInfo
 
 APPLICATION = "detectctl"
 DEPLOYMENT = "Detector"
@@ -23,7 +23,6 @@ class ServiceConfig:
         fingerprint: identifies this configuration; `/readyz` and `/info` repeat it.
         version: of detectctl; part of it so that an upgrade replaces the replicas.
         model: how answers name the model.
-        reference: what the user asked for.
         detector: what the detector is made with.
         allow_url: hosts and networks that image URLs may lead to although they are not public.
         url_input: whether image URLs are accepted at all.
@@ -38,8 +37,7 @@ class ServiceConfig:
 
     fingerprint: str
     version: str
-    model: ServedModel
-    reference: str
+    model: ModelInfo
     detector: DetectorSettings
     allow_url: tuple[str, ...] = ()
     url_input: bool = True
@@ -85,5 +83,5 @@ class ServiceConfig:
     def from_json(cls, data: dict[str, Any]) -> ServiceConfig:
         """The inverse of `to_json`; TypeError on another shape."""
         tuples = {key: tuple(data.get(key, ())) for key in ("allow_url", "cors_origin")}
-        parts = {"model": ServedModel(**data["model"]), "detector": DetectorSettings(**data["detector"])}
+        parts = {"model": ModelInfo.from_json(data["model"]), "detector": DetectorSettings(**data["detector"])}
         return cls(**{**data, **tuples, **parts})

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING
+
+from detectctl.wire import Agreement
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -12,42 +13,6 @@ if TYPE_CHECKING:
     from detectctl.wire import Detection
 
 _SAME_IOU = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Agreement:
-    """Measured on the images that the int8 network was calibrated on, at the default thresholds.
-
-    Attributes:
-        images: that were compared.
-        skipped: files that are no images.
-        fp32_boxes: that fp32 found.
-        int8_boxes: that int8 found.
-        recall: of fp32's boxes, the share that int8 found too: same class, IoU of at least 0.5.
-        precision: of int8's boxes, the share that fp32 found too.
-        mean_iou: of the boxes that both found.
-        confidence_gap: the greatest difference of confidence between two of these.
-    """
-
-    images: int
-    skipped: int
-    fp32_boxes: int
-    int8_boxes: int
-    recall: float
-    precision: float
-    mean_iou: float
-    confidence_gap: float
-
-    @property
-    def loss(self) -> float:
-        """The share of boxes that was lost, or that was made up, whichever is greater."""
-        return 1 - min(self.recall, self.precision)
-
-    def __str__(self) -> str:
-        return (
-            f"recall {self.recall:.2f}, precision {self.precision:.2f}, IoU {self.mean_iou:.2f} "
-            f"against fp32 on {self.images} image{'' if self.images == 1 else 's'}"
-        )
 
 
 def compare(fp32: Iterable[Sequence[Detection]], int8: Iterable[Sequence[Detection]], *, skipped: int) -> Agreement:

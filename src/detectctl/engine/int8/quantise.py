@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from detectctl import child
 from detectctl.engine.compiled import NETWORK, WEIGHTS, CompiledModel, write_manifest
-from detectctl.engine.int8.agreement import Agreement
 from detectctl.engine.making import child_environment, make_once, run_child
 from detectctl.errors import ConversionFailed, UsageError
+from detectctl.wire import Agreement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

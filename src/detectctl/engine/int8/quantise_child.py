@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from detectctl.engine.interface import Precision
-    from detectctl.wire import Detection
+    from detectctl.wire import Detection, Precision
 
     Send = Callable[[dict[str, Any]], None]
 

@@ -1,0 +1,113 @@
+"""One shape of each thing that travels, from the replica to `--json`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from detectctl.engine.int8.agreement import Agreement
+from detectctl.errors import REQUEST_ERRORS, DetectctlError, ImageTooLarge, RequestError, SourceUnreadable
+from detectctl.wire import (
+    SCHEMA,
+    Defaults,
+    Detection,
+    DetectionResult,
+    DetectOptions,
+    DrawOptions,
+    EngineInfo,
+    ErrorInfo,
+    Limits,
+    ModelInfo,
+    ServiceInfo,
+    error_body,
+)
+
+MODEL = ModelInfo("yolo", "v3", "sha256:00", stale=True, reason="W&B is away", reference="acme/p/yolo:prod")
+AGREEMENT = Agreement(8, 0, 10, 10, 0.9, 0.8, 0.95, 0.1)
+ENGINE = EngineInfo("openvino", "cpu", "int8", threads=2, streams=2, batch=1, agreement=AGREEMENT)
+INFO = ServiceInfo(
+    SCHEMA, "1.2", "0123", MODEL, {"0": "person"}, ENGINE, Limits(1, 2, 3, True), Defaults(640, 0.25, 0.7)
+)
+
+
+def test_an_answer_is_read_back_as_it_was() -> None:
+    result = DetectionResult((Detection("bus", (1.0, 2.0, 3.0, 4.0), 0.5, 5),), 10, 20, MODEL)
+    assert DetectionResult.from_json(json.loads(json.dumps(result.to_json()))) == result
+
+
+def test_info_is_read_back_as_it_was() -> None:
+    assert ServiceInfo.from_json(json.loads(json.dumps(INFO.to_json()))) == INFO
+    asleep = replace(INFO, engine=EngineInfo("openvino", "cpu", None))
+    assert ServiceInfo.from_json(json.loads(json.dumps(asleep.to_json()))) == asleep
+
+
+def test_a_later_versions_keys_are_ignored_and_a_missing_one_is_noticed() -> None:
+    later = INFO.to_json() | {"task": "segment"}
+    later["model"] = {**later["model"], "task": "segment"}
+    assert ServiceInfo.from_json(later) == INFO
+    for part in ("version", "model", "engine", "classes"):
+        with pytest.raises((KeyError, TypeError)):
+            ServiceInfo.from_json({key: value for key, value in INFO.to_json().items() if key != part})
+
+
+def test_the_model_of_the_contracts_answer_is_understood() -> None:
+    """The four keys that every service has ever sent."""
+    data = {"name": "yolov8n", "version": "v3", "digest": "sha256:00", "fallback": False}
+    assert ModelInfo.from_json(data) == ModelInfo("yolov8n", "v3", "sha256:00")
+
+
+@pytest.mark.parametrize("kind", REQUEST_ERRORS.values())
+def test_an_error_is_the_same_on_both_sides(kind: type[RequestError]) -> None:
+    """What, why and hint arrive apart, so nobody has to take them out of one sentence."""
+    error = kind("what failed", why="the cause", hint="the next command")
+    body = json.loads(json.dumps(error_body(error)))
+    assert body["status"] == "error"
+    assert body["error"] == {
+        "code": kind.code,
+        "message": "what failed",
+        "why": "the cause",
+        "hint": "the next command",
+    }
+    again = ErrorInfo.from_json(body["error"]).to_error("id 1")
+    assert (type(again), again.what, again.why, again.hint) == (kind, error.what, error.why, error.hint)
+    assert (again.code, again.request_id) == (kind.code, "id 1")
+
+
+def test_a_code_that_is_not_known_yet_is_kept() -> None:
+    error = ErrorInfo("image_too_odd", "it is odd").to_error()
+    assert (type(error), error.code, error.what) == (RequestError, "image_too_odd", "it is odd")
+    assert RequestError.code == "request_error"
+
+
+def test_every_error_has_a_code() -> None:
+    assert SourceUnreadable("x").code == "source_unreadable"
+    assert ImageTooLarge("x").code == "image_too_large"
+    assert DetectctlError("x").code == "error"
+
+
+def test_options_become_a_query() -> None:
+    assert DetectOptions().parameters() == []
+    assert DetectOptions(0.5, 0.0, ("bus", "car")).parameters() == [
+        ("class", "bus"),
+        ("class", "car"),
+        ("conf", "0.5"),
+        ("iou", "0.0"),
+    ]
+    assert DrawOptions().parameters() == []
+    assert DrawOptions(labels=False, line_width=3, quality=50).parameters() == [
+        ("labels", "false"),
+        ("line_width", "3"),
+        ("quality", "50"),
+    ]
+
+
+def test_each_default_of_detection_is_stated_once() -> None:
+    """The command line, the deployment and the replica read them from the same module."""
+    from detectctl.engine.detector_settings import DetectorSettings
+    from detectctl.settings import UpSettings
+
+    made, asked = DetectorSettings("", ""), UpSettings()
+    assert (made.imgsz, made.confidence, made.iou) == (asked.imgsz, asked.conf, asked.iou)
+    assert made.max_image_bytes == asked.max_image_bytes
