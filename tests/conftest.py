@@ -7,6 +7,7 @@ import importlib.util
 import os
 import shutil
 import signal
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,6 +88,14 @@ def bus_jpg(photos: Path) -> Path:
 def zidane_jpg(photos: Path) -> Path:
     """1280x720 JPEG with two persons and a tie."""
     return photos / "zidane.jpg"
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port where nobody listens, and nobody else can begin to."""
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        yield reserved.getsockname()[1]
 
 
 @pytest.fixture(params=["asyncio", "uvloop"])

@@ -2,22 +2,15 @@ from __future__ import annotations
 
 import itertools
 import socket
-import ssl
 import threading
 import time
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
 from typing import TYPE_CHECKING
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from bent_service import Request, bent
-from detectctl.client.endpoint import Endpoint, ImageHosts
+from detectctl.client.endpoint import Endpoint
 from detectctl.errors import (
-    BadUrl,
     DeadlineExceeded,
     DetectctlError,
     FetchFailed,
@@ -31,10 +24,10 @@ from detectctl.errors import (
     Unauthorized,
     UsageError,
 )
+from detectctl.waiting import Deadline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
 
 def fine(request: Request) -> None:
@@ -53,50 +46,20 @@ def failing(status: int, code: str, **headers: str) -> Callable[[Request], None]
     return lambda request: request.fail(status, code, **headers)
 
 
-def drip(request: Request) -> None:
-    """A byte each 50 ms, for ten seconds."""
-    request.handler.send_response(200)
-    request.handler.send_header("Content-Length", "200")
-    request.handler.end_headers()
-    for _ in range(200):
-        request.handler.wfile.write(b"x")
-        time.sleep(0.05)
-
-
-def hang(request: Request) -> None:
-    time.sleep(1.5)
-
-
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses of milliseconds: what is tested is whether it is tried again."""
-    monkeypatch.setattr("detectctl.client.endpoint.FIRST_PAUSE_S", 0.005)
+    monkeypatch.setattr("detectctl.client.retries.FIRST_PAUSE_S", 0.005)
 
 
 def ask(
-    url: str, *, timeout_s: float = 5, retries: int = 4, key: str | None = None, body: bytes | None = None
+    url: str, *, timeout_s: float = 30, retries: int = 4, key: str | None = None, body: bytes | None = None
 ) -> bytes:
     endpoint = Endpoint(url, api_key=key, retries=retries, connections=1)
     try:
-        return endpoint.ask("POST", "/detect", deadline=time.monotonic() + timeout_s, body=body).body
+        return endpoint.ask("POST", "/detect", Deadline.after(timeout_s), body=body).body
     finally:
         endpoint.close()
-
-
-def download(url: str, *, timeout_s: float = 5) -> bytes:
-    hosts = ImageHosts(retries=4, connections=1)
-    try:
-        return hosts.download(url, deadline=time.monotonic() + timeout_s)
-    finally:
-        hosts.close()
-
-
-@pytest.fixture
-def closed_port() -> Iterator[int]:
-    """A port where nobody listens, and nobody else can begin to."""
-    with socket.socket() as reserved:
-        reserved.bind(("127.0.0.1", 0))
-        yield reserved.getsockname()[1]
 
 
 @pytest.mark.usefixtures("quick")
@@ -141,22 +104,19 @@ def test_it_gives_up_after_so_many_retries_and_says_what_came_last(retries: int)
     assert len(service.requests) == retries + 1
 
 
-@pytest.mark.parametrize("as_date", [False, True])
-def test_retry_after_is_honoured(as_date: bool) -> None:
-    seconds = 2 if as_date else 1  # a date has whole seconds, so up to one is lost
-    value = format_datetime(datetime.now(UTC) + timedelta(seconds=seconds), usegmt=True) if as_date else "1"
-    with bent(failing(503, "overloaded", Retry_After=value), fine) as service:
+def test_retry_after_is_honoured() -> None:
+    with bent(failing(503, "overloaded", Retry_After="1"), fine) as service:
         started = time.monotonic()
         assert ask(service.url) == b"fine"
-    assert 0.95 <= time.monotonic() - started < 4
+    assert time.monotonic() - started >= 1
 
 
 def test_a_retry_after_beyond_the_deadline_is_not_waited_for() -> None:
     with bent(failing(503, "overloaded", Retry_After="60")) as service:
         started = time.monotonic()
         with pytest.raises(Overloaded):
-            ask(service.url, timeout_s=2)
-    assert time.monotonic() - started < 1
+            ask(service.url, timeout_s=50)
+    assert time.monotonic() - started < 10
 
 
 @pytest.mark.usefixtures("quick")
@@ -185,13 +145,12 @@ def test_pauses_grow() -> None:
     assert pauses[2] >= 0.4
 
 
-@pytest.mark.parametrize("slow", [hang, drip])
-def test_a_slow_answer_does_not_outlive_the_deadline(slow: Callable[[Request], None]) -> None:
-    with bent(slow) as service:
-        started = time.monotonic()
+def test_an_answer_that_does_not_come_in_time_is_reported_as_that() -> None:
+    release = threading.Event()
+    with bent(lambda _: bool(release.wait(30))) as service:
         with pytest.raises(DeadlineExceeded, match="in time"):
             ask(service.url, timeout_s=0.5)
-        assert 0.4 <= time.monotonic() - started < 1.2
+        release.set()
     assert len(service.requests) == 1
 
 
@@ -202,7 +161,7 @@ def test_closing_ends_the_waiting_for_another_attempt() -> None:
 
         def wait() -> None:
             try:
-                endpoint.ask("GET", "/detect", deadline=time.monotonic() + 60)
+                endpoint.ask("GET", "/detect", Deadline.after(60))
             except DetectctlError as error:
                 problems.append(error)
 
@@ -211,25 +170,28 @@ def test_closing_ends_the_waiting_for_another_attempt() -> None:
         while not service.requests:
             time.sleep(0.01)
         endpoint.close()
-        waiting.join(timeout=5)
+        waiting.join(timeout=20)
     assert [type(problem) for problem in problems] == [Overloaded]
 
 
-def test_nothing_at_the_endpoint_is_said_at_once(closed_port: int) -> None:
+def test_nothing_at_the_endpoint_is_reported_at_once(closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detectctl.client.retries.FIRST_PAUSE_S", 20.0)
     started = time.monotonic()
     with pytest.raises(NotRunning) as caught:
         ask(f"http://127.0.0.1:{closed_port}")
-    assert time.monotonic() - started < 1  # four retries take at least 1.5 s
+    assert time.monotonic() - started < 9  # one retry would come after 10 s at the earliest
     assert caught.value.why == "Connection refused"
-    assert caught.value.hint == "see what runs: `detectctl status`"
+    assert caught.value.hint == "see what is running: `detectctl status`"
 
 
 def test_one_that_is_known_to_be_there_is_waited_for_from_the_start(closed_port: int) -> None:
     """A command begun while an instance's ingress is away is not told that nothing runs."""
-    endpoint = Endpoint(f"http://127.0.0.1:{closed_port}", api_key=None, retries=4, connections=1, patient=True)
+    endpoint = Endpoint(
+        f"http://127.0.0.1:{closed_port}", api_key=None, retries=4, connections=1, wait_for_restart=True
+    )
     started = time.monotonic()
     with pytest.raises(NotRunning):
-        endpoint.ask("GET", "/", deadline=started + 1)
+        endpoint.ask("GET", "/", Deadline.after(1))
     endpoint.close()
     assert time.monotonic() - started > 0.25  # the first two pauses take at least 0.3 s and always fit
 
@@ -238,22 +200,29 @@ def test_an_endpoint_that_is_gone_for_a_moment_is_waited_for(monkeypatch: pytest
     """Between two servers on the same port, a connection is refused."""
     with bent(lambda request: request.answer(200, b"first", Connection="close")) as service:
         endpoint = Endpoint(service.url, api_key=None, retries=4, connections=1)
-        assert endpoint.ask("GET", "/", deadline=time.monotonic() + 5).body == b"first"
+        assert endpoint.ask("GET", "/", Deadline.after(5)).body == b"first"
     port = int(service.url.rpartition(":")[2])
     answered: list[bytes] = []
 
     def again() -> None:
-        answered.append(endpoint.ask("GET", "/", deadline=time.monotonic() + 10).body)
+        answered.append(endpoint.ask("GET", "/", Deadline.after(30)).body)
 
+    refused = threading.Event()
+
+    def pause(shortest: float, _: float) -> float:
+        refused.set()
+        return shortest
+
+    monkeypatch.setattr("detectctl.client.retries.random.uniform", pause)
     waiting = threading.Thread(target=again)
     waiting.start()
-    time.sleep(0.1)
+    assert refused.wait(10)
     with socket.create_server(("127.0.0.1", port)) as server:
         connection, _ = server.accept()
         with connection:
             connection.recv(1000)
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nsecond")
-            waiting.join(timeout=5)
+            waiting.join(timeout=20)
     endpoint.close()
     assert answered == [b"second"]
 
@@ -312,116 +281,3 @@ def test_an_endpoint_that_is_no_endpoint_is_a_usage_error_without_its_password(u
     with pytest.raises(UsageError) as caught:
         Endpoint(url, api_key=None, retries=0, connections=1)
     assert "pw" not in f"{caught.value.what} {caught.value.why}"
-
-
-def test_a_connection_is_used_again() -> None:
-    peers = []
-
-    def note(request: Request) -> None:
-        peers.append(request.handler.client_address)
-        fine(request)
-
-    with bent(note) as service:
-        endpoint = Endpoint(service.url, api_key=None, retries=0, connections=1)
-        for _ in range(3):
-            endpoint.ask("GET", "/", deadline=time.monotonic() + 5)
-        endpoint.close()
-    assert len(set(peers)) == 1
-
-
-def test_proxies_in_the_environment_are_not_used(monkeypatch: pytest.MonkeyPatch, closed_port: int) -> None:
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.setenv(name, f"http://127.0.0.1:{closed_port}")
-    with bent(fine) as service:
-        assert ask(service.url) == b"fine"
-        assert download(service.url) == b"fine"
-
-
-def test_a_download_follows_redirects() -> None:
-    with bent(fine) as far, bent(lambda request: request.answer(302, b"", Location=far.url)) as near:
-        assert download(f"{near.url}/a.jpg") == b"fine"
-
-
-def test_a_circle_of_redirects_ends() -> None:
-    with bent(lambda request: request.answer(302, b"", Location="/again")) as service, pytest.raises(FetchFailed):
-        download(service.url)
-    assert len(service.requests) == 6
-
-
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("trouble", [plain_502, reset])
-def test_a_download_is_tried_again(trouble: Callable[[Request], None]) -> None:
-    with bent(trouble, fine) as service:
-        assert download(service.url) == b"fine"
-
-
-@pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("status", [404, 403, 200])
-def test_a_download_that_was_refused_or_is_empty_is_not_tried_again(status: int) -> None:
-    with bent(lambda request: request.answer(status, b"")) as service, pytest.raises(FetchFailed, match="downloaded"):
-        download(service.url)
-    assert len(service.requests) == 1
-
-
-@pytest.mark.parametrize("slow", [hang, drip])
-def test_a_download_does_not_outlive_the_deadline(slow: Callable[[Request], None]) -> None:
-    with bent(slow) as service:
-        started = time.monotonic()
-        with pytest.raises(FetchTimeout):
-            download(service.url, timeout_s=0.5)
-        assert time.monotonic() - started < 1.2
-
-
-def test_an_endless_download_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detectctl.client.endpoint.MAX_FILE_BYTES", 100)
-    with bent(lambda request: request.answer(200, b"x" * 101)) as service, pytest.raises(ImageTooLarge):
-        download(service.url)
-
-
-@pytest.mark.parametrize("url", ["http://", "http://host:99999/a.jpg"])
-def test_a_malformed_image_url_is_a_bad_url(url: str) -> None:
-    with pytest.raises(BadUrl):
-        download(url)
-
-
-def test_an_image_host_that_is_not_there_is_a_failed_download(closed_port: int) -> None:
-    with pytest.raises(FetchFailed) as caught:
-        download(f"http://127.0.0.1:{closed_port}/a.jpg")
-    assert caught.value.why == "Connection refused"
-
-
-def test_an_endpoint_with_a_certificate_that_nobody_signed_gets_no_key(tmp_path: Path) -> None:
-    """TLS is verified, in one attempt: the server sees a handshake fail, and no request."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "detectctl test")])
-    now = datetime.now(UTC)
-    certificate = x509.CertificateBuilder(
-        name, name, key.public_key(), 1, now - timedelta(hours=1), now + timedelta(hours=1)
-    ).sign(key, hashes.SHA256())
-    pem = tmp_path / "server.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    pem.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
-    failures: list[str] = []
-
-    def serve(server: socket.socket) -> None:
-        connection, _ = server.accept()
-        connection.settimeout(10)
-        try:
-            context.wrap_socket(connection, server_side=True).close()
-        except ssl.SSLError as error:
-            failures.append(error.reason)
-        finally:
-            connection.close()
-
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        thread = threading.Thread(target=serve, args=(server,))
-        thread.start()
-        with pytest.raises(NotReady, match="no secure connection") as caught:
-            ask(f"https://127.0.0.1:{server.getsockname()[1]}", key="secret")
-        thread.join(timeout=10)
-    assert "CERTIFICATE_VERIFY_FAILED" in str(caught.value.why)
-    assert failures == ["TLSV1_ALERT_UNKNOWN_CA"]

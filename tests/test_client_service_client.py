@@ -124,15 +124,25 @@ def test_labels_of_something_else_that_answers_are_no_bug_of_ours() -> None:
         client.labels()
 
 
-def test_info_is_the_services_own_and_ready_only_a_200() -> None:
+def test_info_is_the_services_own() -> None:
     with bent(lambda request: request.answer(200, {"engine": "openvino"})) as service, Client(service.url) as client:
         assert client.info() == {"engine": "openvino"}
+    assert [request.path for request in service.requests] == ["/info"]
+
+
+def test_ready_asks_once_and_says_which_deployment_answers() -> None:
+    answer = {"status": "ready", "deployment": "0123abc"}
+    with bent(lambda request: request.answer(200, answer)) as service, Client(service.url) as client:
+        assert client.deployment() == "0123abc"
         assert client.ready()
-        assert [request.path for request in service.requests] == ["/info", "/readyz"]
     with bent(lambda request: request.answer(503, b"")) as service, Client(service.url) as client:
         assert not client.ready()
         assert len(service.requests) == 1
     assert not Client(service.url).ready()
+    with bent(lambda request: request.answer(200, b"<html>")) as service, Client(service.url) as client:
+        assert not client.ready()
+        with pytest.raises(NotReady, match="does not answer like a detectctl service"):
+            client.deployment()
 
 
 def test_outcomes_come_in_the_order_of_the_sources_though_answers_do_not(tmp_path: Path) -> None:

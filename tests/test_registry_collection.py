@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from base_models import import_base
 from detectctl.errors import ModelNotFound, RegistryUnreachable, UsageError
-from detectctl.registry.base_weights import KNOWN, import_base
+from detectctl.registry.base_weights import KNOWN
 from detectctl.registry.collection import prune, unserved, versions
 from detectctl.registry.resolve import resolve
 from detectctl.registry.store import Store

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from base_models import import_base
 from detectctl.errors import (
     CheckpointRefused,
     ModelAccessDenied,
@@ -20,7 +21,7 @@ from detectctl.errors import (
     UsageError,
 )
 from detectctl.registry import resolve as resolving
-from detectctl.registry.base_weights import KNOWN, import_base
+from detectctl.registry.base_weights import KNOWN
 from detectctl.registry.resolve import resolve
 from detectctl.registry.store import Store
 from wandb_server import WandbServer

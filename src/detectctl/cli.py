@@ -537,7 +537,7 @@ def _client(settings: config.RequestSettings) -> Client:
         timeout_s=settings.timeout,
         retries=settings.retries,
         concurrency=settings.concurrency,
-        patient=ours,  # its head lives, so a service that does not answer now will again
+        wait_for_restart=ours,  # its head lives, so a service that does not answer now will again
     )
 
 

@@ -1,8 +1,4 @@
-"""The service as seen from outside: one endpoint, asked about many images.
-
-urllib3 and threads, because they were measured: per request they cost half the CPU of httpx (0.7 against 1.4 ms for a
-137 KB image, on the two cores that the service needs too), and a third of its import time.
-"""
+"""The service as seen from outside: one endpoint, asked about many images."""
 
 from __future__ import annotations
 
@@ -12,9 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import urlencode
 
 from detectctl.client import CONCURRENCY, RETRIES, TIMEOUT_S, outputs
-from detectctl.client.endpoint import Endpoint, ImageHosts, strange
+from detectctl.client.endpoint import Endpoint, unexpected_answer
+from detectctl.client.image_hosts import ImageHosts
 from detectctl.client.ordered_map import in_order
 from detectctl.errors import DetectctlError, NotRunning, Unauthorized, UnsupportedImage
+from detectctl.waiting import Deadline
 from detectctl.wire import QUALITY, DetectionResult
 
 if TYPE_CHECKING:
@@ -100,7 +98,7 @@ class Client:
         timeout_s: for each source, from reading it to its answer, with all retries.
         retries: attempts after the first on 500, 502 and 503, resets and timeouts.
         concurrency: requests in flight, and so images in memory, of `detect_all` and `annotate_all`.
-        patient: see `Endpoint`.
+        wait_for_restart: see `Endpoint`.
 
     Raises:
         UsageError: the endpoint is no http(s) URL.
@@ -114,9 +112,11 @@ class Client:
         timeout_s: float = TIMEOUT_S,
         retries: int = RETRIES,
         concurrency: int = CONCURRENCY,
-        patient: bool = False,
+        wait_for_restart: bool = False,
     ) -> None:
-        self._endpoint = Endpoint(endpoint, api_key=api_key, retries=retries, connections=concurrency, patient=patient)
+        self._endpoint = Endpoint(
+            endpoint, api_key=api_key, retries=retries, connections=concurrency, wait_for_restart=wait_for_restart
+        )
         self._hosts = ImageHosts(retries=retries, connections=concurrency)
         self._timeout_s = timeout_s
         self._concurrency = concurrency
@@ -142,24 +142,32 @@ class Client:
             NotReady: something else answers, or not in time.
             RequestError: the service refused.
         """
-        answer = self._endpoint.ask("GET", "/info", deadline=self._deadline())
+        answer = self._endpoint.ask("GET", "/info", self._deadline())
         info = answer.json()
         if not isinstance(info, dict):
-            raise strange(answer, self._endpoint.url)
+            raise unexpected_answer(answer, self._endpoint.url)
         return info
 
     def labels(self) -> dict[int, str]:
         """The name of each class id of the model that is served; raises what `info` raises."""
-        answer = self._endpoint.ask("GET", "/info", deadline=self._deadline())
+        answer = self._endpoint.ask("GET", "/info", self._deadline())
         try:
             return {int(class_id): str(name) for class_id, name in answer.json()["classes"].items()}
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise strange(answer, self._endpoint.url) from error
+            raise unexpected_answer(answer, self._endpoint.url) from error
+
+    def deployment(self) -> str:
+        """The fingerprint of the deployment that is ready, by one question to `/readyz`; raises what `info` raises."""
+        answer = self._endpoint.ask("GET", "/readyz", self._deadline(), retry=False)
+        try:
+            return str(answer.json()["deployment"])
+        except (KeyError, TypeError) as error:
+            raise unexpected_answer(answer, self._endpoint.url) from error
 
     def ready(self) -> bool:
-        """Whether `/readyz` says that a model answers."""
+        """Whether a model answers."""
         try:
-            return self._endpoint.ask("GET", "/readyz", deadline=self._deadline(), retry=False).status == 200
+            return bool(self.deployment())
         except DetectctlError:
             return False
 
@@ -203,10 +211,10 @@ class Client:
         if source.url is not None and wanted.fetch == "server":
             query = urlencode([("image_url", source.url), *wanted.parameters(), *style.parameters()])
             answer = self._endpoint.ask(
-                "GET", f"/annotate?{query}", deadline=deadline, headers={"Accept": f"image/{image_format}"}
+                "GET", f"/annotate?{query}", deadline, headers={"Accept": f"image/{image_format}"}
             )
             if answer.content_type != f"image/{image_format}":
-                raise strange(answer, self._endpoint.url)
+                raise unexpected_answer(answer, self._endpoint.url)
             return answer.body, None
         from detectctl import annotate
 
@@ -267,20 +275,20 @@ class Client:
         window = self._concurrency * RESULTS_AHEAD
         return _until_hopeless(in_order(work, plan, workers=self._concurrency, window=window))
 
-    def _deadline(self) -> float:
-        return time.monotonic() + self._timeout_s
+    def _deadline(self) -> Deadline:
+        return Deadline.after(self._timeout_s)
 
-    def _bytes(self, source: Source, deadline: float) -> bytes:
-        return source.read() if source.url is None else self._hosts.download(source.url, deadline=deadline)
+    def _bytes(self, source: Source, deadline: Deadline) -> bytes:
+        return source.read() if source.url is None else self._hosts.download(source.url, deadline)
 
-    def _detect(self, method: str, query: str, *, deadline: float, body: bytes | None = None) -> DetectionResult:
+    def _detect(self, method: str, query: str, *, deadline: Deadline, body: bytes | None = None) -> DetectionResult:
         headers = {"Content-Type": "application/octet-stream"} if body is not None else {}
         path = f"/detect?{query}" if query else "/detect"
-        answer = self._endpoint.ask(method, path, deadline=deadline, body=body, headers=headers)
+        answer = self._endpoint.ask(method, path, deadline, body=body, headers=headers)
         try:
             return DetectionResult.from_json(answer.json())
         except (KeyError, TypeError, ValueError) as error:
-            raise strange(answer, self._endpoint.url) from error
+            raise unexpected_answer(answer, self._endpoint.url) from error
 
 
 def _until_hopeless(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:

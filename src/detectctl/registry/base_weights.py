@@ -6,22 +6,19 @@ without a network); Ultralytics' release assets, or a mirror of them, over HTTPS
 
 from __future__ import annotations
 
-import queue
-import threading
-import time
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from detectctl.errors import ModelCorrupt, ModelError, ModelNotFound, RegistryUnreachable, UsageError
+from detectctl.errors import ModelCorrupt, ModelNotFound, RegistryUnreachable, UsageError
 from detectctl.registry.model_version import ModelVersion
-from detectctl.registry.store import Origin, Store, StoredCheckpoint, describe, sha256_of, unusable
+from detectctl.registry.store import Origin, Store, StoredCheckpoint, sha256_of, unusable
+from detectctl.waiting import Deadline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
     from typing import Any
-
-    import httpx
 
 RELEASE = "v8.4.0"
 ASSETS_URL = f"https://github.com/ultralytics/assets/releases/download/{RELEASE}"
@@ -76,23 +73,6 @@ def base_model(
     return ModelVersion(name, "base", name, None, stored.sha256, stored.path, stored.size)
 
 
-def import_base(file: Path, store: Store) -> str | None:
-    """Put a base model's file that lies elsewhere into the store; its name, or None if the bytes are no base model's.
-
-    Raises:
-        ModelError: the file cannot be read, or the store not be written.
-    """
-    try:
-        sha256 = sha256_of(file)
-    except OSError as error:
-        raise ModelError(f"{file} cannot be read", why=describe(error)) from error
-    for name, known in KNOWN.items():
-        if known.sha256 == sha256:
-            store.copy(file, Origin(name), expected=sha256)
-            return name
-    return None
-
-
 def _from_store(store: Store, known: _Known) -> StoredCheckpoint | None:
     try:
         return store.open(known.sha256)
@@ -123,7 +103,7 @@ def _download(
     url = f"{assets_url.rstrip('/')}/{name}.pt"
     # One at a time per file, so that several `up` download once.
     lock = store.lock(f"base {name}")
-    deadline = time.monotonic() + timeout_s
+    deadline = Deadline.after(timeout_s)
     try:
         lock.acquire(timeout=max(0.0, timeout_s))  # to filelock less than nothing means for ever
     except TimeoutError as error:
@@ -135,89 +115,49 @@ def _download(
         if stored is not None:
             return stored
         target = scratch / f"{name}.pt"
-        _fetch(_Transfer(url, target, known.size), name, store, deadline, on_event)
+        _fetch(url, target, known.size, name=name, store=store, deadline=deadline, on_event=on_event)
         return store.add(target, Origin(name), expected=known.sha256)
 
 
-class _Transfer:
-    """One download in a thread: name resolution and connecting to many addresses know no deadline of their own.
-
-    `progress` gets the number of bytes so far, then None at the end or the exception that ended it.
-    """
-
-    def __init__(self, url: str, target: Path, size: int) -> None:
-        self.url, self.target, self.size = url, target, size
-        self.progress: queue.SimpleQueue[int | Exception | None] = queue.SimpleQueue()
-        self.cancelled = threading.Event()
-
-    def start(self) -> None:
-        threading.Thread(target=self._run, daemon=True, name=f"download {self.url}").start()
-
-    def _run(self) -> None:
-        import httpx
-
-        try:  # ValueError and ImportError are httpx's words for a proxy setting that it cannot use
-            with (
-                httpx.Client(follow_redirects=True, timeout=STALL_S) as client,
-                client.stream("GET", self.url) as response,
-                self.target.open("wb") as file,
-            ):
-                response.raise_for_status()
-                done = 0
-                for chunk in response.iter_bytes(1 << 16):
-                    done += len(chunk)
-                    if done > self.size or self.cancelled.is_set():
-                        break  # too many bytes are the wrong bytes, which their digest will tell
-                    file.write(chunk)
-                    self.progress.put(done)
-            self.progress.put(None)
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError, ImportError, OSError) as error:
-            self.progress.put(error)
-
-
 def _fetch(
-    transfer: _Transfer,
+    url: str,
+    target: Path,
+    size: int,
+    *,
     name: str,
     store: Store,
-    deadline: float,
+    deadline: Deadline,
     on_event: Callable[[dict[str, Any]], None] | None,
 ) -> None:
-    import httpx
+    from detectctl.http import Downloads, NoAnswer, Refused, TooLarge, TooSlow
 
+    downloads = Downloads()
     done = 0
-    transfer.start()
     try:
-        while True:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                why = f"only {done} of {transfer.size} bytes came in the time given"
-                raise _unreachable(name, store, transfer.url, why)
-            step = transfer.progress.get(timeout=min(STALL_S, left))
-            if step is None:
-                return
-            if isinstance(step, Exception):
-                raise step
-            done = step
-            if on_event is not None:
-                on_event({"event": "download", "done": done, "total": transfer.size})
-    except queue.Empty as error:
-        why = f"{done} of {transfer.size} bytes came, then nothing more"
-        raise _unreachable(name, store, transfer.url, why) from error
-    except httpx.HTTPStatusError as error:
-        raise _refused(name, store, transfer.url, error) from error
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, ImportError) as error:
-        raise _unreachable(name, store, transfer.url, str(error) or type(error).__name__) from error
+        with (
+            target.open("wb") as file,
+            contextlib.closing(downloads.stream(url, deadline, max_bytes=size, stall_s=STALL_S)) as chunks,
+        ):
+            for chunk in chunks:
+                file.write(chunk)
+                done += len(chunk)
+                if on_event is not None:
+                    on_event({"event": "download", "done": done, "total": size})
+    except TooLarge:
+        pass  # too many bytes are the wrong bytes, which their digest will tell
+    except Refused as error:
+        if error.status in {404, 410}:
+            raise ModelNotFound(f"{url} does not exist", why=str(error), hint=_way_round(name, store)) from error
+        raise _unreachable(name, store, url, str(error)) from error
+    except TooSlow as error:
+        within = "in the time given" if deadline.passed else f"and then nothing for {STALL_S:g} s"
+        raise _unreachable(name, store, url, f"{done} of {size} bytes came {within}") from error
+    except NoAnswer as error:
+        raise _unreachable(name, store, url, str(error)) from error
     except OSError as error:
         raise unusable(store.cache, error) from error
     finally:
-        transfer.cancelled.set()
-
-
-def _refused(name: str, store: Store, url: str, error: httpx.HTTPStatusError) -> ModelError:
-    status = error.response.status_code
-    if status in {404, 410}:
-        return ModelNotFound(f"there is no {name} at {url}", why=f"HTTP {status}", hint=_way_round(name, store))
-    return _unreachable(name, store, url, f"HTTP {status}")
+        downloads.close()
 
 
 def _unreachable(name: str, store: Store, url: str, why: str) -> RegistryUnreachable:

@@ -11,13 +11,11 @@ from __future__ import annotations
 import asyncio
 import functools
 import socket
-import ssl
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import aiohttp
-import certifi
 from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
@@ -25,8 +23,10 @@ from detectctl import __version__
 from detectctl.errors import FetchFailed, FetchTimeout, ImageTooLarge, UrlNotAllowed
 from detectctl.serving.flood_guard import hang_up_on_floods
 from detectctl.serving.url_policy import Target, UrlPolicy, not_allowed, parse_url, redirected
+from detectctl.tls import trusting_context
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Awaitable, Callable, Sequence
 
     Resolve = Callable[[str], Awaitable[Sequence[str]]]
@@ -69,7 +69,7 @@ class Fetcher:
         self._connect_s = connect_s
         self._total_s = total_s
         self._resolver = _CheckingResolver(policy, resolve or _SystemResolver())
-        self._tls = tls or _public_authorities()  # 50 ms that no request should pay
+        self._tls = tls or trusting_context()  # 50 ms that no request should pay
         self._session: aiohttp.ClientSession | None = None
         self._flights: dict[str, _Flight] = {}
 
@@ -256,14 +256,6 @@ class _SystemResolver:
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _public_authorities() -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    # Slim containers come without authorities; a company's own are only in the system's.
-    context.load_verify_locations(certifi.where())
-    context.set_alpn_protocols(["http/1.1"])
-    return context
 
 
 def _failed(target: Target, why: str) -> FetchFailed:
