@@ -5,7 +5,11 @@ PIP := $(BIN)/pip --disable-pip-version-check --quiet
 FETCH := $(PIP) install --no-deps --only-binary=:all: --upgrade
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test faults fuzz check bench curve clean
+.PHONY: help install demo test-fast test test-all faults fuzz cov mutants check fix bench curve clean
+
+# Processes that run tests side by side: those that start Ray wait more than they compute.
+JOBS ?= 2
+PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder --durations 25
 
 help:  ## show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -30,11 +34,26 @@ help:  ## show the targets
 demo: .venv/.installed .cache/.weights  ## serve YOLOv8n, detect and annotate on real photographs, stop
 	@$(BIN)/python examples/demo.py
 
-test: .venv/.installed .cache/.weights .cache/.photos  ## run every test
-	$(BIN)/python -m pytest
+install: .venv/.installed  ## make .venv, with what development needs
+
+test-fast: .venv/.installed .cache/.weights .cache/.photos  ## run what needs no Ray and takes no time: under 90 s
+	$(PYTEST) -m 'not cluster and not slow'
+
+test: .venv/.installed .cache/.weights .cache/.photos  ## run what a change must pass: under 10 minutes on two cores
+	$(PYTEST)
+
+test-all: .venv/.installed .cache/.weights .cache/.photos  ## run everything, as `make faults` and 10,000 mutations do
+	TESTS=all $(PYTEST)
 
 faults: .venv/.installed .cache/.weights .cache/.photos  ## kill, fill and flood the service; print what it cost
-	FAULTS=full $(BIN)/python -m pytest tests/faults
+	TESTS=all $(BIN)/python -m pytest tests/faults
+
+cov: .venv/.installed .cache/.weights .cache/.photos  ## run the tests, and show which branches of src they leave out
+	$(BIN)/coverage run --module pytest
+	$(BIN)/coverage report
+
+mutants: .venv/.installed .cache/.weights .cache/.photos  ## break src in ten places; print which test noticed each
+	$(BIN)/python tests/mutants.py
 
 fuzz: .venv/.installed .cache/.weights  ## break images for half an hour, by another seed each time; FUZZ_SEED repeats one
 	FUZZ_MUTATIONS=$${FUZZ_MUTATIONS:-500000} FUZZ_SEED=$${FUZZ_SEED:-$$(date +%s)} \
@@ -45,6 +64,10 @@ check: .venv/.installed  ## lint, format, types, import rules
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+fix: .venv/.installed  ## format, and mend what the linter can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
 
 .cache/bench/.installed: benchmarks/requirements.txt .venv/.installed
 	$(FETCH) --target .cache/bench/site --requirement benchmarks/requirements.txt

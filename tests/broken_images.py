@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
 _SCAN = b"\xff\xda\x00\x08\x01\x01\0\0\x3f\0"
@@ -171,48 +171,77 @@ def _sizes() -> Iterator[Broken]:
 
 def _bombs() -> Iterator[Broken]:
     """Few bytes that unpack to many."""
-    zeros = zlib.compress(bytes(200_000_000), 9)
-    yield Broken("PNG bomb of 90 MP", png(9500, 9500, zeros), True)
-    yield Broken("PNG bomb that says 64x48", png(64, 48, zeros))
-    yield Broken("PNG bomb in its text", png(64, 48, b"", extra=_chunk(b"zTXt", b"a\0\0" + zeros)), True)
-    yield Broken("PNG bomb in its profile", png(64, 48, b"", extra=_chunk(b"iCCP", b"a\0\0" + zeros)), True)
-    yield Broken(
-        "PNG bomb in international text", png(64, 48, b"", extra=_chunk(b"iTXt", b"a\0\1\0\0\0" + zeros)), True
-    )
-    yield Broken("TIFF bomb of 90 MP", _tiff(9500, 9500, 8, zeros), True)
-    yield Broken("TIFF bomb that says 64x48", _tiff(64, 48, 8, zeros))
+    bomb = zeros(200_000_000)
+    yield Broken("PNG bomb of 90 MP", png(9500, 9500, bomb), True)
+    yield Broken("PNG bomb that says 64x48", png(64, 48, bomb))
+    yield Broken("PNG bomb in its text", png(64, 48, b"", extra=_chunk(b"zTXt", b"a\0\0" + bomb)), True)
+    yield Broken("PNG bomb in its profile", png(64, 48, b"", extra=_chunk(b"iCCP", b"a\0\0" + bomb)), True)
+    yield Broken("PNG bomb in international text", png(64, 48, b"", extra=_chunk(b"iTXt", b"a\0\1\0\0\0" + bomb)), True)
+    yield Broken("TIFF bomb of 90 MP", _tiff(9500, 9500, 8, bomb), True)
+    yield Broken("TIFF bomb that says 64x48", _tiff(64, 48, 8, bomb))
     for kind, data in {"progressive": encoded("JPEG", progressive=True), "baseline": encoded("JPEG")}.items():
         yield Broken(f"{kind} JPEG of 2,000 scans", data[:-2] + _SCAN * 2000 + b"\xff\xd9", True)
-    yield from (Broken(name, data, True) for name, data in floods().items())
+    yield from (Broken(name, make(), True) for name, make in FLOODS.items())
     many = b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0) + b"\x02\x02\x4c\x01\0"
     yield Broken("GIF of 20,000 frames", b"GIF89a\x01\0\x01\0\x80\0\0" + bytes(6) + many * 20_000 + b";")
     yield Broken("WEBP that says 4 GB", b"RIFF\xff\xff\xff\xffWEBPVP8 " + _noise(200), True)
 
 
-def floods() -> dict[str, bytes]:
-    """As many empty parts as 20 MiB hold, of each kind that a decoder goes over one by one."""
-    room = (20 << 20) - 4096
-    webp, jpeg, pixels = encoded("WEBP"), encoded("JPEG"), zlib.compress(bytes((64 * 3 + 1) * 48))
-    extended = b"VP8X\x0a\0\0\0\0\0\0\0\x3f\0\0\x2f\0\0" + webp[12:] + b"abcd\0\0\0\0" * (room // 8)
-    strips = room // 8
+def zeros(count: int) -> bytes:
+    """So many zero bytes, deflated, without ever being in memory."""
+    deflate = zlib.compressobj(level=1)
+    million = bytes(1_000_000)
+    parts = [deflate.compress(million) for _ in range(count // len(million))]
+    return b"".join((*parts, deflate.compress(bytes(count % len(million))), deflate.flush()))
+
+
+_ROOM = (20 << 20) - 4096
+
+
+def _pixels() -> bytes:
+    return zlib.compress(bytes((64 * 3 + 1) * 48))
+
+
+def _jpeg_of_exif_in_parts() -> bytes:
+    jpeg = encoded("JPEG")
+    return jpeg[:2] + (b"\xff\xe1\x04\x02Exif\0\0" + bytes(1018)) * (_ROOM // 1028) + jpeg[2:]
+
+
+def _png_of_empty_pixels() -> bytes:
+    return png(64, 48, _pixels())[:-12] + _chunk(b"IDAT", b"") * (_ROOM // 12) + _chunk(b"IEND", b"")
+
+
+def _webp_of_empty_chunks() -> bytes:
+    data = b"VP8X\x0a\0\0\0\0\0\0\0\x3f\0\0\x2f\0\0" + encoded("WEBP")[12:] + b"abcd\0\0\0\0" * (_ROOM // 8)
+    return b"RIFF" + struct.pack("<I", 4 + len(data)) + b"WEBP" + data
+
+
+def _tiff_of_empty_strips() -> bytes:
+    strips = _ROOM // 8
     tables = {256: (4, 1, 8), 257: (4, 1, 8), 258: (4, 1, 8), 259: (4, 1, 1), 262: (4, 1, 1), 273: (4, strips, 122),
               277: (4, 1, 1), 278: (4, 1, 1), 279: (4, strips, 122 + strips * 4)}  # fmt: skip
     directory = b"".join(struct.pack("<HHII", tag, *entry) for tag, entry in tables.items())
-    return {
-        "JPEG of markers": b"\xff\xd8" + b"\xff\xe0\0\x02" * (room // 4),
-        "JPEG of fill": b"\xff\xd8" + b"\xff" * room,
-        "JPEG of nothing between markers": b"\xff\xd8\xff\xd9" + bytes(room),
-        "JPEG of nothing in extensions": b"\xff\xd8" + (b"\xff\xf0\xff\xf0" + bytes(65_000)) * (room // 65_004),
-        "JPEG of EXIF in parts": jpeg[:2] + (b"\xff\xe1\x04\x02Exif\0\0" + bytes(1018)) * (room // 1028) + jpeg[2:],
-        "PNG of empty chunks": png(64, 48, pixels, extra=_chunk(b"abCd", b"") * (room // 12)),
-        "PNG of empty pixels": png(64, 48, pixels)[:-12] + _chunk(b"IDAT", b"") * (room // 12) + _chunk(b"IEND", b""),
-        "PNG of profiles": png(64, 48, pixels, extra=_chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(1 << 20))) * 9000),
-        "GIF of comments": b"GIF89a\x01\0\x01\0\0\0\0" + b"!\xfe\x01a\0" * (room // 5) + b";",
-        "GIF of one comment": b"GIF89a\x01\0\x01\0\0\0\0!\xfe" + b"\x01a" * (room // 2) + b"\0;",
-        "GIF of nothing": b"GIF89a\x01\0\x01\0\0\0\0" + b"a" * room + b";",
-        "WEBP of empty chunks": b"RIFF" + struct.pack("<I", 4 + len(extended)) + b"WEBP" + extended,
-        "TIFF of empty strips": b"II*\0\x08\0\0\0\x09\0" + directory + bytes(4 + strips * 8),
-    }
+    return b"II*\0\x08\0\0\0\x09\0" + directory + bytes(4 + strips * 8)
+
+
+FLOODS: dict[str, Callable[[], bytes]] = {
+    "JPEG of markers": lambda: b"\xff\xd8" + b"\xff\xe0\0\x02" * (_ROOM // 4),
+    "JPEG of fill": lambda: b"\xff\xd8" + b"\xff" * _ROOM,
+    "JPEG of nothing between markers": lambda: b"\xff\xd8\xff\xd9" + bytes(_ROOM),
+    "JPEG of nothing in extensions": lambda: b"\xff\xd8" + (b"\xff\xf0\xff\xf0" + bytes(65_000)) * (_ROOM // 65_004),
+    "JPEG of EXIF in parts": _jpeg_of_exif_in_parts,
+    "PNG of empty chunks": lambda: png(64, 48, _pixels(), extra=_chunk(b"abCd", b"") * (_ROOM // 12)),
+    "PNG of empty pixels": _png_of_empty_pixels,
+    "PNG of profiles": lambda: png(
+        64, 48, _pixels(), extra=_chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(1 << 20))) * 9000
+    ),
+    "GIF of comments": lambda: b"GIF89a\x01\0\x01\0\0\0\0" + b"!\xfe\x01a\0" * (_ROOM // 5) + b";",
+    "GIF of one comment": lambda: b"GIF89a\x01\0\x01\0\0\0\0!\xfe" + b"\x01a" * (_ROOM // 2) + b"\0;",
+    "GIF of nothing": lambda: b"GIF89a\x01\0\x01\0\0\0\0" + b"a" * _ROOM + b";",
+    "WEBP of empty chunks": _webp_of_empty_chunks,
+    "TIFF of empty strips": _tiff_of_empty_strips,
+}
+"""As many empty parts as 20 MiB hold, of each kind that a decoder goes over one by one; each made when it is wanted."""
 
 
 def _strangers() -> Iterator[Broken]:

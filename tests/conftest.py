@@ -24,6 +24,8 @@ from wandb_site import Site
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytest_plugins = ["tiers"]
+
 ROOT = Path(__file__).parent.parent
 WEIGHTS = ROOT / ".cache" / "weights"
 YOLOV8N_SHA256 = "f59b3d833e2ff32e194b5bb8e08d211dc7c5bdf144b90d2c8412c47ccfc83b36"
@@ -168,19 +170,29 @@ def fall_compiled(fall_pt: Path) -> CompiledModel:
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory, yolov8n_pt: Path) -> Iterator[Service]:
+def converted(yolov8n_compiled: CompiledModel, fall_compiled: CompiledModel) -> tuple[CompiledModel, ...]:
+    """What an earlier `up` would have left of the models that tests serve; only the demo's `up` converts one."""
+    return yolov8n_compiled, fall_compiled
+
+
+@pytest.fixture(scope="session")
+def service(
+    tmp_path_factory: pytest.TempPathFactory, yolov8n_pt: Path, converted: tuple[CompiledModel, ...]
+) -> Iterator[Service]:
     """One real instance that serves the base model, for every test that only asks it something."""
     home = Home(tmp_path_factory.mktemp("home"))
-    home.seed_base(yolov8n_pt)
+    home.seed(yolov8n_pt, *converted)
     with up(home) as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def edge(tmp_path_factory: pytest.TempPathFactory, yolov8n_pt: Path) -> Iterator[Edge]:
+def edge(
+    tmp_path_factory: pytest.TempPathFactory, yolov8n_pt: Path, converted: tuple[CompiledModel, ...]
+) -> Iterator[Edge]:
     """One real instance with keys on and nothing inside allowed, for every test that attacks it."""
     home = Home(tmp_path_factory.mktemp("edge"))
-    home.seed_base(yolov8n_pt)
+    home.seed(yolov8n_pt, *converted)
     with edge_up(home) as running:
         yield running
 
@@ -193,13 +205,20 @@ def photo_server(photos: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def home(tmp_path: Path, yolov8n_pt: Path) -> Iterator[Home]:
-    """A home of its own with the base weights in its cache; nothing it started outlives the test."""
+def empty_home(tmp_path: Path, yolov8n_pt: Path) -> Iterator[Home]:
+    """A home of its own with nothing but the base weights; nothing it started outlives the test."""
     made = Home(tmp_path / "home")
     made.path.mkdir()
-    made.seed_base(yolov8n_pt)
+    made.seed(yolov8n_pt)
     yield made
     assert made.clean() == []
+
+
+@pytest.fixture
+def home(empty_home: Home, yolov8n_pt: Path, converted: tuple[CompiledModel, ...]) -> Home:
+    """The same, where earlier runs of `up` have left their compiled models."""
+    empty_home.seed(yolov8n_pt, *converted)
+    return empty_home
 
 
 @pytest.fixture

@@ -23,6 +23,8 @@ import psutil
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from detectctl.engine.compiled import CompiledModel
+
 DETECTCTL = Path(sys.executable).with_name("detectctl")
 # Nothing of the developer's own: no W&B key, no settings, no proxy, no Ray.
 _KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV")
@@ -55,11 +57,17 @@ class Home:
     def state(self) -> Path:
         return self.path / ".local" / "state" / "detectctl"
 
-    def seed_base(self, yolov8n_pt: Path) -> None:
-        """Put the base weights where detectctl looks before it asks Ultralytics' servers."""
+    def seed(self, yolov8n_pt: Path, *compiled: CompiledModel) -> None:
+        """Put the base weights where detectctl looks before it asks Ultralytics' servers, and models it converted."""
         folder = self.cache / "base"
         folder.mkdir(parents=True, exist_ok=True)
         shutil.copy(yolov8n_pt, folder / "yolov8n.pt")
+        for model in compiled:
+            shutil.copytree(model.directory, self.compiled(model), dirs_exist_ok=True)
+
+    def compiled(self, model: CompiledModel) -> Path:
+        """Where the commands of this home look for the compiled model."""
+        return self.cache / "compiled" / model.directory.name
 
     def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
         return self.start_command([str(DETECTCTL), *arguments], **env)

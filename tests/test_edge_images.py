@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+import tiers
 from broken_images import corpus, encoded, mutated, seeds
 from detectctl.keys import read_keys
 from detectctl.serving.body import UPLOAD_S
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.cluster
 
-MUTATIONS = int(os.environ.get("FUZZ_MUTATIONS", "10000"))
+MUTATIONS = int(os.environ.get("FUZZ_MUTATIONS", "10000" if tiers.ALL else "2000"))
 SEED = int(os.environ.get("FUZZ_SEED", "5"))
 GOOD = encoded("JPEG", (320, 240))
 REFUSALS = {413: "image_too_large", 415: "unsupported_image", 422: "bad_parameter"}
@@ -40,8 +41,8 @@ REFUSALS = {413: "image_too_large", 415: "unsupported_image", 422: "bad_paramete
 
 IN_TIME_S = 1.0
 MAY_GROW_BYTES = 64 << 20
-"""What an allocator may keep of what was freed. A leak of one decoded 64x48 image for each of the 7,500 mutations after
-the first quarter would be 69 MB."""
+"""What an allocator may keep of what was freed. A leak of one decoded 64x48 image for each of 10,000 mutations after
+their first quarter would be 69 MB; `make test` sees one of five."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -133,7 +134,7 @@ def test_the_corpus_is_refused_in_time_beside_good_requests(edge: Edge) -> None:
     assert edge.replica() == replica
 
 
-def test_ten_thousand_mutations_kill_nothing(edge: Edge, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mutations_kill_nothing(edge: Edge, capsys: pytest.CaptureFixture[str]) -> None:
     """No 500, no dead replica, no growth in memory, and the good requests beside them are all answered."""
     with capsys.disabled():
         print(f" FUZZ_SEED={SEED} FUZZ_MUTATIONS={MUTATIONS}", end=" ", flush=True)  # noqa: T201 - to repeat a failure

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from broken_images import floods
+from broken_images import FLOODS, zeros
 from detectctl.engine.decode import decode
 from detectctl.errors import ImageTooLarge, RequestError, UnsupportedImage
 
@@ -279,12 +279,12 @@ def jpeg_of_many_scans(scans: int, *, progressive: bool) -> bytes:
 BOMBS: dict[str, Callable[[], bytes]] = {
     "png_header": lambda: png(60000, 60000, b""),
     "png_zero": lambda: png(0, 10, zlib.compress(b"")),
-    "png_of_much_more_data_than_pixels": lambda: png(10, 10, zlib.compress(bytes(200 << 20), 9)),
+    "png_of_much_more_data_than_pixels": lambda: png(10, 10, zeros(200 << 20)),
     "tiff_of_a_tile_much_larger_than_the_image": lambda: tiff(
-        {256: 1, 257: 1, 258: 8, 259: 8, 262: 1, 277: 1, 322: 30000, 323: 30000}, zlib.compress(bytes(900_000_000), 9)
+        {256: 1, 257: 1, 258: 8, 259: 8, 262: 1, 277: 1, 322: 30000, 323: 30000}, zeros(900_000_000)
     ),
     "tiff_of_a_strip_much_larger_than_the_image": lambda: tiff(
-        {256: 8, 257: 8, 258: 8, 259: 8, 262: 1, 277: 1, 278: 0xFFFFFFF}, zlib.compress(bytes(400_000_000), 9)
+        {256: 8, 257: 8, 258: 8, 259: 8, 262: 1, 277: 1, 278: 0xFFFFFFF}, zeros(400_000_000)
     ),
     "jpeg_of_many_scans": lambda: jpeg_of_many_scans(1000, progressive=True),
     "baseline_jpeg_of_many_scans": lambda: jpeg_of_many_scans(20_000, progressive=False),
@@ -301,13 +301,13 @@ data = sys.stdin.buffer.read()
 def peak():  # not ru_maxrss, which a child inherits from the process that started it
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 decode(open(sys.argv[1], "rb").read(), max_bytes=1 << 30, max_pixels=64_000_000)  # warm
-before, start = peak(), time.perf_counter()
+before, start = peak(), time.process_time()
 try:
     decode(data, max_bytes=20 << 20, max_pixels=64_000_000)
     kind = "image"
 except RequestError as error:
     kind = error.code
-print(kind, (peak() - before) // 1024, time.perf_counter() - start)
+print(kind, (peak() - before) // 1024, time.process_time() - start)
 """
 
 
@@ -327,7 +327,7 @@ print(kind, (peak() - before) // 1024, time.perf_counter() - start)
     ],
 )
 def test_bombs_cost_neither_memory_nor_time(name: str, expected: str, bus_jpg: Path) -> None:
-    """Each ends within a second and 64 MB, as an error of the request or as the small image that it claims to be."""
+    """Each costs a second of CPU and 64 MB at most: it is an error of the request, or as small as it claims to be."""
     kind, megabytes, seconds = cost(BOMBS[name](), bus_jpg)
     assert kind == expected
     assert megabytes < 64
@@ -335,7 +335,7 @@ def test_bombs_cost_neither_memory_nor_time(name: str, expected: str, bus_jpg: P
 
 
 def cost(data: bytes, warm_up: Path) -> tuple[str, int, float]:
-    """What came of it, megabytes and seconds."""
+    """What came of it, megabytes, and seconds of CPU."""
     result = subprocess.run(
         [sys.executable, "-c", _IN_A_PROCESS_OF_ITS_OWN, str(warm_up)],
         input=data,
@@ -347,12 +347,12 @@ def cost(data: bytes, warm_up: Path) -> tuple[str, int, float]:
     return kind, int(megabytes), float(seconds)
 
 
-@pytest.mark.parametrize("name", floods())
+@pytest.mark.parametrize("name", FLOODS)
 def test_floods_of_empty_parts_are_refused_at_once(name: str, bus_jpg: Path) -> None:
-    kind, megabytes, seconds = cost(floods()[name], bus_jpg)
+    kind, megabytes, seconds = cost(FLOODS[name](), bus_jpg)
     assert kind == "unsupported_image"
     assert megabytes < 64
-    assert seconds < 0.5
+    assert seconds < 1
 
 
 def test_scans_of_thumbnails_and_further_pictures_do_not_count() -> None:
@@ -404,7 +404,7 @@ def mutations(rng: random.Random, data: bytes) -> bytes:
 
 
 def test_mutated_images_raise_nothing_but_errors_of_the_request() -> None:
-    """3,000 seeded mutations of six formats: an image or a RequestError, each within a second, in bounded memory."""
+    """3,000 seeded mutations of six formats: an image or a RequestError, each in a second of CPU and bounded memory."""
     seed = 20261123
     rng = random.Random(seed)  # noqa: S311 - a test that can be repeated
     noise = np.random.default_rng(seed).integers(0, 255, (60, 80, 3), np.uint8)
@@ -432,7 +432,7 @@ def test_mutated_images_raise_nothing_but_errors_of_the_request() -> None:
     good = 0
     for number in range(3000):
         data = mutations(rng, corpus[number % len(corpus)])
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             result = decode(data, max_bytes=1 << 20, max_pixels=1_000_000)
         except RequestError:
@@ -441,7 +441,7 @@ def test_mutated_images_raise_nothing_but_errors_of_the_request() -> None:
             good += 1
             assert result.ndim == 3
             assert result.shape[2] == 3
-        assert time.perf_counter() - start < 1, f"seed {seed}, number {number}"
+        assert time.process_time() - start < 1, f"seed {seed}, number {number}"
     assert 300 < good < 2700  # both ways are taken
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024
 

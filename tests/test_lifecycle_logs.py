@@ -17,8 +17,10 @@ from detectctl.lifecycle.logs import LogFilter, LogLine
 from installed import free_port, up
 
 if TYPE_CHECKING:
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
+    from detectctl.engine.compiled import CompiledModel
     from installed import Home, Service
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -30,6 +32,14 @@ def _lines(home: Home, *options: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def _wait_for(ids: AbstractSet[str], home: Home) -> dict[str, dict[str, Any]]:
+    """The lines of the log under their request's id, once these are among them."""
+    deadline = time.monotonic() + 20
+    while not ids <= (by_id := {line.get("id", ""): line for line in _lines(home)}).keys():
+        assert time.monotonic() < deadline, ids
+    return by_id
+
+
 def _ask(service: Service, body: bytes) -> str:
     return httpx.post(f"{service.url}/detect", content=body, timeout=30).headers["X-Request-ID"]
 
@@ -37,9 +47,7 @@ def _ask(service: Service, body: bytes) -> str:
 def test_a_line_says_what_became_of_a_request(service: Service, bus_jpg: Path) -> None:
     """Id, source, milliseconds, objects, status; under the id that the answer's `X-Request-ID` gave."""
     good, bad = _ask(service, bus_jpg.read_bytes()), _ask(service, b"no image")
-    deadline = time.monotonic() + 20
-    while not {good, bad} <= (by_id := {line.get("id"): line for line in _lines(service.home)}).keys():
-        assert time.monotonic() < deadline
+    by_id = _wait_for({good, bad}, service.home)
     line = by_id[good]
     assert (line["message"], line["source"], line["status"], line["objects"]) == ("/detect", "body", "ok", 6)
     assert line["infer_ms"] > 0
@@ -61,9 +69,7 @@ def test_what_is_refused_at_once_is_logged_too(service: Service) -> None:
             ("info", "method_not_allowed"),
         )
     }
-    deadline = time.monotonic() + 20
-    while not asked.keys() <= (by_id := {line.get("id"): line for line in _lines(service.home)}).keys():
-        assert time.monotonic() < deadline
+    by_id = _wait_for(asked.keys(), service.home)
     assert {request_id: by_id[request_id]["status"] for request_id in asked} == asked
 
 
@@ -72,8 +78,11 @@ def test_a_caller_that_hangs_up_is_no_failure_of_the_service(service: Service) -
     address = urlsplit(service.url)
     for _ in range(3):
         with socket.create_connection((address.hostname, address.port), timeout=60) as upload:
-            upload.sendall(b"POST /detect HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n" + b"x" * 10)
-            time.sleep(0.5)
+            upload.sendall(
+                b"POST /detect HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\nExpect: 100-continue\r\n\r\n"
+            )
+            assert b" 100 " in upload.recv(1000)  # the replica reads, and waits for more than it gets
+            upload.sendall(b"x" * 10)
     deadline = time.monotonic() + 20
     while (errors := service.home.json("status", "--json")["errors"]).get("client_closed", 0) < 3:
         assert time.monotonic() < deadline, errors
@@ -83,8 +92,8 @@ def test_a_caller_that_hangs_up_is_no_failure_of_the_service(service: Service) -
 
 
 def test_tail_replica_and_level_narrow_it(service: Service, bus_jpg: Path) -> None:
-    _ask(service, bus_jpg.read_bytes())
-    time.sleep(1)
+    asked = _ask(service, bus_jpg.read_bytes())
+    _wait_for({asked}, service.home)
     everything = _lines(service.home, "--tail", "1000", "--level", "debug")
     assert [line["time"] for line in everything] == sorted(line["time"] for line in everything)
     replica = service.home.json("status", "--json")["replicas"][0]["replica_id"]
@@ -117,7 +126,7 @@ def test_follow_goes_on_as_requests_come(service: Service, bus_jpg: Path) -> Non
     assert process.returncode == 130
 
 
-def test_a_service_that_failed_to_start_has_left_its_words(home: Home, bus_jpg: Path) -> None:
+def test_a_service_that_failed_to_start_has_left_its_words(home: Home, yolov8n_compiled: CompiledModel) -> None:
     """When it is needed most. The reason is in what `up` says, and the whole of it in `logs`."""
     assert home.run("logs").returncode == 3
     with home.start("up", "--port", str(free_port()), "--replicas", "1") as process:
@@ -126,7 +135,7 @@ def test_a_service_that_failed_to_start_has_left_its_words(home: Home, bus_jpg: 
         for line in process.stderr:
             said += line
             if "✓ convert" in line:  # and before a replica reads it
-                (weights,) = (home.cache / "compiled").glob("*/model.bin")
+                weights = home.compiled(yolov8n_compiled) / "model.bin"
                 weights.write_bytes(b"\0" * weights.stat().st_size)
     assert process.returncode == 5, said
     assert home.instance() is None

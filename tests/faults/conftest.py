@@ -1,7 +1,8 @@
-"""The table of faults, printed when all are over; the long ones run with `make faults` only."""
+"""The table of faults, printed when all are over, and the services that they happen to."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,34 +10,48 @@ import pytest
 from faults import scene
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from pathlib import Path
 
+    from detectctl.engine.compiled import CompiledModel
     from installed import Home
 
+_ROW = "fault"
+_rows: list[scene.Row] = []
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if scene.FULL:
-        return
-    long = [item for item in items if item.get_closest_marker("long")]
-    items[:] = [item for item in items if item not in long]
-    config.hook.pytest_deselected(items=long)
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """The test may run in another process than the one that prints the table: its rows travel with its report."""
+    report = yield
+    report.user_properties += [(_ROW, asdict(row)) for row in scene.TABLE]
+    scene.TABLE.clear()
+    return report
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _rows.extend(scene.Row(**row) for name, row in report.user_properties if name == _ROW)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if scene.TABLE:
+    if _rows:
         terminalreporter.section("faults")
-        for line in scene.table():
+        for line in scene.table(_rows):
             terminalreporter.line(line)
 
 
+# Long: the same again, behind the other ingress.
 @pytest.fixture(scope="module", params=["HAProxy", pytest.param("Python proxy", marks=pytest.mark.long)])
 def running(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, yolov8n_pt: Path, bus_jpg: Path
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    yolov8n_pt: Path,
+    converted: tuple[CompiledModel, ...],
+    bus_jpg: Path,
 ) -> Iterator[scene.Scene]:
     """A service of one replica behind each ingress, for all tests of a file, one after the other."""
     kind = scene.Home if request.param == "HAProxy" else scene.PlainHome
     home: Home = kind(tmp_path_factory.mktemp("faults"))
-    home.seed_base(yolov8n_pt)
+    home.seed(yolov8n_pt, *converted)
     with scene.serving(home, bus_jpg, request.param) as found:
         yield found

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+import tiers
 from installed import DETECTCTL, Home, Service, free_port
 from load import Load, steady
 
@@ -23,15 +24,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-FULL = os.environ.get("FAULTS") == "full"
-"""`make faults`: every fault, a thousand requests each; otherwise the quick part."""
-REQUESTS = 1000 if FULL else 150
-SOURCES = 300 if FULL else 60
+REQUESTS = 1000 if tiers.ALL else 150
+SOURCES = 300 if tiers.ALL else 60
 
 
 def within(seconds: float) -> float:
     """The most that something may take: the goal itself in the full table, four times that where others work too."""
-    return seconds if FULL else 4 * seconds
+    return seconds if tiers.ALL else 4 * seconds
 
 
 @dataclass
@@ -46,11 +45,12 @@ class Row:
 
 
 TABLE: list[Row] = []
+"""What the test that runs has measured so far."""
 
 
-def table() -> list[str]:
+def table(rows: list[Row]) -> list[str]:
     lines = [f"{'fault':<42} {'sent':>6} {'failed':>6} {'lost':>8} {'recovered':>10}"]
-    for row in TABLE:
+    for row in rows:
         seconds = "-" if row.seconds is None else f"{row.seconds:.1f} s"
         lines.append(f"{row.fault:<42} {row.sent:>6} {row.failed:>6} {row.lost:>8} {seconds:>10}")
     return lines

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from installed import Home
 
+# Long: it takes half a minute, and nothing that changes often has to do with clocks.
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600), pytest.mark.long]
 
 _AN_HOUR = 3600

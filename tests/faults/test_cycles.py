@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
-from faults.scene import FULL, TABLE, Row, fresh_options, within
+import tiers
+from faults.scene import TABLE, Row, fresh_options, within
 from installed import listening, marked
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3000)]
 
-CYCLES = 50 if FULL else 3
+CYCLES = 50 if tiers.ALL else 2
 
 
 def _listened_at(home: Home) -> set[int]:
@@ -39,6 +40,15 @@ def _files(home: Home) -> set[Path]:
     return {*home.state.rglob("*"), *Path("/dev/shm").iterdir()}  # noqa: S108 - listed, not written
 
 
+def _in_use() -> str:
+    """What any process has mapped or open: a file in shared memory may be that of a test beside this one."""
+    used = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            used += [one.path for one in process.memory_maps()] + [one.path for one in process.open_files()]
+    return "\n".join(used)
+
+
 def test_nothing_piles_up(home: Home) -> None:
     """Processes, ports, shared memory, temporary files and our own state are as they were before the first."""
     options = fresh_options()
@@ -46,7 +56,7 @@ def test_nothing_piles_up(home: Home) -> None:
     temporary = home.path / "tmp"
     temporary.mkdir()
     run = partial(home.run, TMPDIR=str(temporary))
-    assert run("up", *options).returncode == 0  # converts the model: this one is not like the others
+    assert run("up", *options).returncode == 0  # leaves what every first `up` leaves
     assert run("down").returncode == 0
     files, open_files = _files(home), _open_files()
     seconds: list[float] = []
@@ -71,7 +81,8 @@ def test_nothing_piles_up(home: Home) -> None:
     assert [state["temp_dir"] for state in states if Path(state["temp_dir"]).exists()] == []
     assert ports
     assert ports & _listened_at(home) == set()
-    assert _files(home) - files == set()
+    in_use = _in_use()
+    assert [file for file in _files(home) - files if str(file) not in in_use] == []
     assert list(temporary.iterdir()) == []
     third = max(1, CYCLES // 3)
     ratio = statistics.median(seconds[-third:]) / statistics.median(seconds[:third])
@@ -79,7 +90,7 @@ def test_nothing_piles_up(home: Home) -> None:
     TABLE.append(Row(f"  open files of the machine {open_files} -> {_open_files()}", 0, 0))
     TABLE.append(Row("  the slowest down of them, idle", 0, 0, seconds=max(downs)))
     assert max(downs) < within(12)
-    if FULL:
+    if tiers.ALL:
         assert ratio <= 1.25, seconds
 
 

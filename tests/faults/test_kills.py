@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from faults.scene import TABLE, Row, within
+from installed import wait_until
 
 if TYPE_CHECKING:
     from faults.scene import Scene
@@ -31,8 +32,9 @@ def test_a_killed_controller_costs_nothing(running: Scene) -> None:
     before = running.status()["replicas"]
 
     def happen() -> None:
-        running.kill(*running.processes("ray::ServeController"))
-        time.sleep(3)
+        killed = running.processes("ray::ServeController")
+        running.kill(*killed)
+        wait_until(lambda: {*running.processes("ray::ServeController")} - {*killed})
 
     load = running.under_load("controller killed", happen, detect=True)
     assert load.outcomes() == {200: len(load.sent)}

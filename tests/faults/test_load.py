@@ -10,7 +10,8 @@ import httpx
 import psutil
 import pytest
 
-from faults.scene import FULL, TABLE, PlainHome, Row, serving, within
+import tiers
+from faults.scene import TABLE, PlainHome, Row, serving, within
 from installed import wait_until
 from load import steady
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
-CLIENTS, SECONDS = (256, 60) if FULL else (96, 12)
+CLIENTS, SECONDS = (256, 60) if tiers.ALL else (96, 12)
 EARLY_S = SECONDS / 6
 # HAProxy has 12 MiB, and keeps what its busiest moment took: 16 KiB for each of some connections that spoke at once.
 _BUFFERS_MIB = 4
@@ -80,7 +81,7 @@ def test_too_many_clients_are_told_to_come_back(running: Scene) -> None:
     assert set(flood.outcomes()) == {200, 503}, flood.outcomes()
     for one in refused:
         assert b'"code":"overloaded"' in one.body.replace(b": ", b":")
-    if FULL:  # in a short run the ways in and out of memory have not been walked yet
+    if tiers.ALL:  # in a short run the ways in and out of memory have not been walked yet
         most = {what: max(1.1 * size, size + _BUFFERS_MIB) for what, size in early.items()}
         assert {what: size for what, size in late.items() if size > most[what]} == {}, early
     assert set(after.outcomes()) == {200}
@@ -101,7 +102,7 @@ def test_a_refusal_says_when_to_come_back(running: Scene) -> None:
     assert answer.json()["error"]["code"] == "overloaded"
 
 
-@pytest.mark.long
+@pytest.mark.long  # minutes: Ray takes replicas away only after a while without load
 def test_replicas_come_with_the_load_and_go_without_a_loss(home: Home, bus_jpg: Path) -> None:
     """`1..3`: up while many wait, not back at an update, down to one under a light load, which loses nothing."""
     with serving(home, bus_jpg, "HAProxy", replicas="1..3") as scene:
@@ -121,7 +122,7 @@ def test_replicas_come_with_the_load_and_go_without_a_loss(home: Home, bus_jpg: 
         assert set(light.outcomes()) == {200}
 
 
-@pytest.mark.long
+@pytest.mark.long  # minutes, for the same reason
 @pytest.mark.parametrize("ingress", ["HAProxy", "Python proxy"])
 def test_none_is_enough_until_somebody_asks(home: Home, bus_jpg: Path, ingress: str) -> None:
     """`0..2`: no replica after a quiet minute, nor after an `up` that changes nothing; the next request gets one."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -20,14 +19,6 @@ if TYPE_CHECKING:
     from faults.scene import Scene
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
-
-
-def _seed(running: Scene, compiled: CompiledModel) -> Path:
-    """Put a converted model where `up` looks before it converts; returns the folder."""
-    folder = running.service.home.cache / "compiled" / compiled.directory.name
-    if not folder.exists():
-        shutil.copytree(compiled.directory, folder)
-    return folder
 
 
 _NO_ROOM = """
@@ -59,11 +50,8 @@ main()
     ],
     ids=["thresholds", "more", "fewer", "precision", "model"],
 )
-def test_an_update_costs_no_request(
-    running: Scene, what: str, options: list[str], fall_pt: Path, fall_compiled: CompiledModel
-) -> None:
+def test_an_update_costs_no_request(running: Scene, what: str, options: list[str], fall_pt: Path) -> None:
     """Each kind of update rolls without one failed request, and then the new configuration answers."""
-    _seed(running, fall_compiled)
     wanted = [str(fall_pt) if option == "FALL" else option for option in options]
 
     def happen() -> None:
@@ -85,7 +73,7 @@ def test_a_model_that_does_not_load_leaves_the_old_one_serving(
 ) -> None:
     """Its file is gone when the replica wants it: `up` exits 5 and says so, no request fails, and `status` tells."""
     assert running.up().returncode == 0
-    weights = _seed(running, fall_compiled) / "model.bin"
+    weights = running.service.home.compiled(fall_compiled) / "model.bin"
     kept = weights.with_suffix(".kept")
 
     def happen() -> None:
@@ -130,7 +118,7 @@ def test_an_update_that_passes_its_deadline_is_taken_back(running: Scene) -> Non
     assert running.up().returncode == 0
 
 
-@pytest.mark.long
+@pytest.mark.long  # an update that passes its deadline is taken back on the same way
 def test_an_update_that_is_stopped_is_taken_back(running: Scene) -> None:
     """SIGTERM while the new replica starts: exit 130, no request fails, the old one serves as if nothing had been."""
     before = running.status()["replicas"]
@@ -156,6 +144,7 @@ def test_the_same_again_takes_under_two_seconds(running: Scene) -> None:
     assert min(result["seconds"] for result in results) < within(2)
 
 
+# Long: to whoever reads it, a damaged file is one of another version.
 @pytest.mark.parametrize("harm", ["another version's", pytest.param("damaged", marks=pytest.mark.long)])
 def test_an_instance_of_unknown_deployment_is_taken_over(running: Scene, harm: str) -> None:
     """A state file of another schema, or cut: `status` finds the instance, `up` rolls it without a failed request."""

@@ -1,0 +1,84 @@
+"""How much of the suite runs.
+
+`make test-fast` leaves out what is marked `cluster` or `slow`, `make test` what is marked `long`; `make test-all` runs
+everything, and each measurement at its full length.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+
+ALL = os.environ.get("TESTS") == "all"
+"""Whether this is `make test-all`, `make faults` or `make fuzz`."""
+BUDGET_S = 20.0
+"""Seconds that the body of a test may take, its fixtures not counted, unless it is marked `slow` or `long`."""
+
+_SHARED = {
+    "service": {"test_end_to_end", "test_examples", "test_lifecycle_logs", "test_terminal"},
+    "edge": {"test_edge_images", "test_edge_keys", "test_edge_listeners", "test_edge_schema", "test_edge_urls"},
+}
+"""Files whose tests ask one running instance: they stay in one process, or it would start in each."""
+
+_over_budget: list[tuple[float, str]] = []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--strict-budget", action="store_true", help=f"fail when an unmarked test takes over {BUDGET_S} s")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the long tests, and begin with the groups that wait most."""
+    if not ALL:
+        left_out = [item for item in items if item.get_closest_marker("long")]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+    groups: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        groups.setdefault(_group(item.nodeid), []).append(item)
+    items[:] = [item for group in sorted(groups.values(), key=_weight) for item in group]
+
+
+def _group(nodeid: str) -> str:
+    file = Path(nodeid.partition("::")[0]).stem
+    return next((name for name, files in _SHARED.items() if file in files), file)
+
+
+def _weight(group: list[pytest.Item]) -> tuple[int, ...]:
+    marks = ("cluster", "slow")
+    return tuple(-any(item.get_closest_marker(mark) is not None for item in group) for mark in marks)
+
+
+class _ByGroup(LoadScopeScheduling):
+    """pytest-xdist's own groups of tests, `--dist loadgroup`, are lost in pytest 9.2."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _group(nodeid)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling | None:
+    return _ByGroup(config, log) if config.getoption("dist") == "loadfile" else None
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" and report.duration > BUDGET_S and not {"slow", "long"} & set(report.keywords):
+        _over_budget.append((report.duration, report.nodeid))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if _over_budget and session.config.getoption("--strict-budget") and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _over_budget:
+        terminalreporter.section(f"over {BUDGET_S:.0f} s without a mark that says so")
+        for seconds, test in sorted(_over_budget, reverse=True):
+            terminalreporter.line(f"{seconds:.1f}s {test}")
