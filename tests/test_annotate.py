@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image, ImageChops, ImageCms, ImageDraw, ImageFont
 
-from detectctl.annotate import caption_of, colour, draw, encode, open_upright, wrapped
-from detectctl.errors import UnsupportedImage, UsageError
-from detectctl.wire import Detection, ModelInfo
+from detectctl import lettering
+from detectctl.annotate import caption_of, colour, draw, encode
+from detectctl.errors import UsageError
+from detectctl.upright import open_upright
+from detectctl.wire import Detection, DrawOptions, ModelInfo
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +57,7 @@ def changed(before: Image.Image, after: Image.Image) -> tuple[int, int, int, int
     ],
 )
 def test_all_four_sides_of_a_box_show_also_at_the_edges(box: tuple[float, ...]) -> None:
-    picture = draw(blank(640, 480), [detection(*box)], labels=False)
+    picture = draw(blank(640, 480), [detection(*box)], DrawOptions(labels=False))
     left, top, right, bottom = max(box[0], 0), max(box[1], 0), min(box[2], 640) - 1, min(box[3], 480) - 1
     middle_x, middle_y = (left + right) // 2, (top + bottom) // 2
     for point in [(left, middle_y), (right, middle_y), (middle_x, top), (middle_x, bottom)]:
@@ -67,12 +69,12 @@ def test_all_four_sides_of_a_box_show_also_at_the_edges(box: tuple[float, ...]) 
     ("width", "height", "least", "most"), [(200, 150, 1, 2), (810, 1080, 2, 4), (7680, 4320, 15, 22)]
 )
 def test_the_line_grows_with_the_picture(width: int, height: int, least: int, most: int) -> None:
-    picture = draw(blank(width, height), [detection(10, 10, width - 10, height - 10)], labels=False)
+    picture = draw(blank(width, height), [detection(10, 10, width - 10, height - 10)], DrawOptions(labels=False))
     assert least <= thickness(picture, colour(0), height // 2) <= most
 
 
 def test_the_line_can_be_chosen() -> None:
-    picture = draw(blank(640, 480), [detection(10, 10, 630, 470)], labels=False, line_width=7)
+    picture = draw(blank(640, 480), [detection(10, 10, 630, 470)], DrawOptions(labels=False, line_width=7))
     assert thickness(picture, colour(0), 240) == 7
 
 
@@ -83,7 +85,7 @@ def test_the_label_grows_with_the_picture_and_is_never_too_small_to_read(
     width: int, height: int, least: int, most: int
 ) -> None:
     box = detection(width * 0.3, height * 0.5, width * 0.6, height * 0.9)
-    without, labelled = (draw(blank(width, height), [box], labels=labels) for labels in (False, True))
+    without, labelled = (draw(blank(width, height), [box], DrawOptions(labels=labels)) for labels in (False, True))
     area = changed(without, labelled)
     assert area is not None
     assert least <= area[3] - area[1] <= most
@@ -112,7 +114,7 @@ def test_a_label_at_the_edge_is_whole(corner: tuple[str, str]) -> None:
     y1 = 0 if corner[1] == "top" else 470
 
     def label_pixels(box: Detection) -> int:
-        without, labelled = (draw(blank(640, 480), [box], labels=labels) for labels in (False, True))
+        without, labelled = (draw(blank(640, 480), [box], DrawOptions(labels=labels)) for labels in (False, True))
         area = changed(without, labelled)
         assert area is not None
         return area[2] - area[0]
@@ -125,7 +127,7 @@ def test_labels_of_boxes_at_the_same_place_do_not_hide_each_other() -> None:
     boxes = [detection(200, 150, 400, 450, class_id=number, confidence=0.9 - number / 100) for number in range(6)]
     pixels = list(draw(blank(640, 480), boxes).get_flattened_data())
     with_label, without = (
-        list(draw(blank(640, 480), boxes[:1], labels=labels).get_flattened_data()).count(colour(0))
+        list(draw(blank(640, 480), boxes[:1], DrawOptions(labels=labels)).get_flattened_data()).count(colour(0))
         for labels in (True, False)
     )
     visible = [pixels.count(colour(number)) for number in range(6)]
@@ -136,12 +138,11 @@ def test_the_more_confident_of_two_boxes_is_on_top() -> None:
     weak = detection(100, 100, 300, 300, class_id=1, confidence=0.3)
     strong = detection(100, 100, 300, 300, class_id=2, confidence=0.8)
     for order in ([weak, strong], [strong, weak]):
-        assert draw(blank(640, 480), order, labels=False).getpixel((100, 200)) == colour(2)
+        assert draw(blank(640, 480), order, DrawOptions(labels=False)).getpixel((100, 200)) == colour(2)
 
 
 def test_a_class_has_one_colour_and_the_next_another() -> None:
     colours = [colour(class_id) for class_id in range(80)]
-    assert colours == [colour(class_id) for class_id in range(80)]
     assert len(set(colours)) == 80
     for one, other in itertools.pairwise(colours):
         assert max(abs(a - b) for a, b in zip(one, other, strict=True)) > 60
@@ -185,17 +186,6 @@ REASON = (
 )
 
 
-@pytest.mark.parametrize("words", [REASON, "https://" + "long.example/" * 20, "", "x"])
-@pytest.mark.parametrize("width", [1, 100, 314])
-def test_a_caption_is_wrapped_without_loss(words: str, width: int) -> None:
-    """Every letter is in a line, in order, and no line of several letters is wider than there is room."""
-    font = ImageFont.load_default(11)
-    assert isinstance(font, ImageFont.FreeTypeFont)
-    lines = wrapped(words, font, width)
-    assert "".join(lines).replace(" ", "") == words.replace(" ", "")
-    assert all(len(line) == 1 or font.getlength(line) <= width for line in lines)
-
-
 def test_a_small_picture_has_room_for_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """At 320x240 all words of a usual reason are drawn, in at most a third of the picture; of an endless one, many."""
     written: list[str] = []
@@ -235,18 +225,17 @@ def test_a_name_in_other_letters_is_not_drawn_as_empty_squares(monkeypatch: pyte
     fonts = {size: builtin(size) for size in range(8, 40)}
     monkeypatch.setattr("PIL.ImageFont.load_default", fonts.__getitem__)
     monkeypatch.setattr("PIL.ImageFont.truetype", no_font)
-    from detectctl import annotate
-
-    annotate._font.cache_clear()
-    annotate._draws.cache_clear()
+    caches = (lettering._own_font, lettering._system_font, lettering._has_letter)
+    for cache in caches:
+        cache.cache_clear()
     try:
         pictures = {
             name: draw(blank(640, 480), [detection(200, 200, 400, 400, name=name, class_id=7)])
             for name in ("café", "cafe", "行人", "#7")
         }
     finally:
-        annotate._font.cache_clear()
-        annotate._draws.cache_clear()
+        for cache in caches:
+            cache.cache_clear()
     assert changed(pictures["café"], pictures["cafe"]) is None
     assert changed(pictures["行人"], pictures["#7"]) is None
 
@@ -255,67 +244,6 @@ def test_the_image_given_is_left_as_it_was() -> None:
     image = blank(640, 480)
     draw(image, [detection(10, 10, 100, 100)], caption="x")
     assert changed(image, blank(640, 480)) is None
-
-
-@pytest.mark.parametrize("orientation", range(1, 9))
-def test_an_image_is_turned_as_its_exif_says_and_says_so_no_more(orientation: int) -> None:
-    """All eight orientations of a picture with a red upper left corner end upright, with red in the upper left."""
-    upright = blank(60, 40)
-    upright.paste((255, 0, 0), (0, 0, 20, 10))
-    inverse = {
-        2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-        5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE,
-        8: Image.Transpose.ROTATE_270,
-    }  # fmt: skip
-    stored = upright.transpose(inverse[orientation]) if orientation in inverse else upright
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    opened = open_upright(encoded(stored, "PNG", exif=exif))
-    assert changed(opened, upright) is None
-    for image_format in ("jpeg", "png", "webp"):
-        again = Image.open(io.BytesIO(encode(opened, image_format)))
-        assert again.size == (60, 40)
-        assert 0x0112 not in again.getexif()
-
-
-def test_every_kind_of_image_that_the_service_takes_can_be_drawn_on() -> None:
-    rgb = Image.new("RGB", (64, 48), (200, 30, 30))
-    half_clear = Image.new("RGBA", (64, 48), (200, 30, 30, 0))
-    palette = rgb.quantize(4)
-    sixteen = Image.new("I;16", (64, 48), 200 * 256)
-    expected = {
-        "JPEG": (encoded(rgb, "JPEG", quality=95), (200, 30, 30)),
-        "PNG": (encoded(rgb, "PNG"), (200, 30, 30)),
-        "WebP": (encoded(rgb, "WEBP", lossless=True), (200, 30, 30)),
-        "BMP": (encoded(rgb, "BMP"), (200, 30, 30)),
-        "TIFF": (encoded(rgb, "TIFF"), (200, 30, 30)),
-        "GIF": (encoded(palette, "GIF", save_all=True, append_images=[blank(64, 48)]), (200, 30, 30)),
-        "palette": (encoded(palette, "PNG"), (200, 30, 30)),
-        "CMYK": (encoded(rgb.convert("CMYK"), "TIFF"), (200, 30, 30)),
-        "grey": (encoded(Image.new("L", (64, 48), 90), "PNG"), (90, 90, 90)),
-        "16-bit": (encoded(sixteen, "PNG"), (200, 200, 200)),
-        "1-bit": (encoded(Image.new("1", (64, 48), 1), "PNG"), (255, 255, 255)),
-        "clear": (encoded(half_clear, "PNG"), (255, 255, 255)),
-    }
-    for kind, (data, pixel) in expected.items():
-        image = open_upright(data)
-        assert (image.mode, image.size) == ("RGB", (64, 48)), kind
-        found = image.getpixel((32, 24))
-        assert max(abs(a - b) for a, b in zip(found, pixel, strict=True)) <= 2, kind
-        draw(image, [detection(5, 5, 40, 40)])
-
-
-@pytest.mark.parametrize(
-    "data", [b"", b"not an image", b"\xff\xd8\xff", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"]
-)
-def test_what_is_no_image_is_unsupported(data: bytes) -> None:
-    with pytest.raises(UnsupportedImage):
-        open_upright(data)
-
-
-def test_a_truncated_photograph_is_unsupported(bus_jpg: Path) -> None:
-    with pytest.raises(UnsupportedImage):
-        open_upright(bus_jpg.read_bytes()[:50_000])
 
 
 @pytest.mark.parametrize("image_format", ["jpeg", "png", "webp"])

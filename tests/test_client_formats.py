@@ -10,7 +10,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from detectctl.client.formats import WRITERS, write_coco, write_jsonl
-from detectctl.client.service_client import Outcome
+from detectctl.client.outcomes import Outcome
 from detectctl.errors import ImageTooLarge, SourceUnreadable
 from detectctl.sources import Source
 from detectctl.wire import Detection, DetectionResult, ModelInfo
@@ -30,7 +30,7 @@ ALL = [FOUND, NONE, REFUSED, MISSING]
 
 def written(name: str, outcomes: list[Outcome] = ALL) -> str:
     stream = io.StringIO()
-    WRITERS[name](iter(outcomes), stream)
+    WRITERS[name](iter(outcomes), stream, dict)
     return stream.getvalue()
 
 
@@ -88,7 +88,7 @@ def test_a_line_of_jsonl_reaches_the_reader_before_the_next_source_is_done() -> 
         assert json.loads(stream.flushed)["source"] == NONE.source.name
         yield REFUSED
 
-    write_jsonl(outcomes(), stream)
+    write_jsonl(outcomes(), stream, dict)
 
 
 def test_csv_has_a_row_for_each_detection_and_one_for_each_source_without() -> None:
@@ -136,7 +136,7 @@ def test_cocos_results_can_be_evaluated_against_a_ground_truth_with_the_same_cat
 
 def test_cocos_categories_are_all_of_the_models_classes_where_they_are_known() -> None:
     stream = io.StringIO()
-    write_coco(iter([FOUND]), stream, labels={0: "person", 1: "bicycle", 5: "bus"})
+    write_coco(iter([FOUND]), stream, lambda: {0: "person", 1: "bicycle", 5: "bus"})
     categories = json.loads(stream.getvalue())["categories"]
     assert [(category["id"], category["name"]) for category in categories] == [
         (0, "person"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -7,9 +8,12 @@ import threading
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from detectctl.client.outputs import image_format, plan_outputs, text_file, write
-from detectctl.errors import UsageError
+from bent_service import Request, bent
+from detectctl.client.outputs import annotate_all, image_format, plan_outputs, text_file, write
+from detectctl.client.service_client import Client
+from detectctl.errors import NotReady, UsageError
 from detectctl.sources import Source
 
 
@@ -57,7 +61,7 @@ def test_a_url_cannot_name_a_file_outside_the_folder_or_a_hidden_one(tmp_path: P
 
 def test_a_folder_that_holds_an_original_is_refused(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
-    with pytest.raises(UsageError, match="is no place"):
+    with pytest.raises(UsageError, match="cannot write annotated images"):
         plan_outputs(files(f"{tmp_path}/a.jpg", "elsewhere/b.jpg"), f"{tmp_path}/link")
 
 
@@ -142,16 +146,67 @@ def test_a_place_that_cannot_be_written_to_is_a_usage_error(tmp_path: Path) -> N
 
 def test_what_is_half_written_has_a_name_that_nobody_can_guess(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a folder that others may write to, a link in its way is not followed; the name is never the same."""
-    seen = []
+    seen: list[str] = []
     for _ in range(2):
         with text_file(tmp_path / "out.csv") as stream:
             assert stream is not None
-            seen.append(Path(stream.name).name)
+            seen += [path.name for path in tmp_path.glob(".out*")]
+        (tmp_path / "out.csv").unlink()
     assert len(set(seen)) == 2
     victim = tmp_path / "victim"
     victim.write_text("precious")
-    monkeypatch.setattr("detectctl.client.outputs.secrets.token_hex", lambda _: "guessed")
+    monkeypatch.setattr("detectctl.files.secrets.token_hex", lambda _: "guessed")
     (tmp_path / ".out.csv.guessed.part").symlink_to(victim)
     with pytest.raises(UsageError, match=r"out\.csv cannot be written"), text_file(tmp_path / "out.csv"):
         pass
     assert victim.read_text() == "precious"
+
+
+BUS = {"class": "bus", "coordinates": [10.0, 5.0, 90.0, 45.0], "confidence": 0.8734, "class_id": 5}
+
+
+def picture() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (100, 50), "white").save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def found(request: Request) -> None:
+    request.found(BUS)
+
+
+def test_annotating_draws_on_the_bytes_that_were_sent_and_writes_them(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(picture())
+    target = tmp_path / "out" / "a.png"
+    with bent(found) as service, Client(service.url) as client:
+        (outcome,) = annotate_all(client, [(Source("a.png", path=tmp_path / "a.png"), target)])
+    assert outcome.error is None
+    assert outcome.output == target
+    assert outcome.result is not None
+    assert len(outcome.result.detections) == 1
+    drawn = Image.open(target)
+    assert drawn.size == (100, 50)
+    assert drawn.getpixel((10, 30)) != (255, 255, 255)
+    assert service.requests[0].body == picture()
+
+
+def test_another_format_than_asked_for_is_not_written(tmp_path: Path) -> None:
+    def jpeg(request: Request) -> None:
+        request.answer(200, b"jpeg bytes", Content_Type="image/jpeg")
+
+    with bent(jpeg) as service, Client(service.url) as client:
+        (outcome,) = annotate_all(client, [(Source("u", url="http://h/a"), tmp_path / "a.png")])
+    assert isinstance(outcome.error, NotReady)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_to_fails_that_source_only(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    source = Source("-", data=picture())
+    plan = [(source, tmp_path / "file" / "a.png"), (source, tmp_path / "b.png")]
+    with bent(found) as service, Client(service.url) as client:
+        outcomes = annotate_all(client, plan)
+        first, second = outcomes
+    assert isinstance(first.error, UsageError)
+    assert second.error is None
+    assert outcomes.exit_code == 6

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from bent_service import Request, bent
-from detectctl.client.service_client import Client, Outcome, Style, Wanted
+from detectctl.client.service_client import Client
 from detectctl.errors import (
     ImageTooLarge,
     NotReady,
@@ -21,10 +21,9 @@ from detectctl.errors import (
     SourceUnreadable,
     Unauthorized,
     UnsupportedImage,
-    UsageError,
 )
 from detectctl.sources import Source, resolve
-from detectctl.wire import Detection
+from detectctl.wire import Detection, DetectOptions, DrawOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,9 +61,9 @@ def test_a_files_bytes_are_posted_and_the_answer_comes_back_as_data(tmp_path: Pa
 
 
 def test_what_is_wanted_is_asked_for() -> None:
-    wanted = Wanted(confidence=0.5, iou=0.6, classes=("traffic light", "a&b=c"))
+    options = DetectOptions(confidence=0.5, iou=0.6, classes=("traffic light", "a&b=c"))
     with bent(found) as service, Client(service.url) as client:
-        client.detect(Source("-", data=b"image"), wanted)
+        client.detect(Source("-", data=b"image"), options)
     assert sorted(service.requests[0].query) == [
         ("class", "a&b=c"),
         ("class", "traffic light"),
@@ -85,9 +84,9 @@ def test_fetch_client_downloads_without_the_key_and_posts_the_bytes() -> None:
     with (
         bent(lambda request: request.answer(200, b"image")) as host,
         bent(found) as service,
-        Client(service.url, api_key="secret") as client,
+        Client(service.url, api_key="secret", fetch="client") as client,
     ):
-        client.detect(Source("u", url=f"{host.url}/a.jpg"), Wanted(fetch="client"))
+        client.detect(f"{host.url}/a.jpg")
     assert "secret" not in str(host.requests[0].headers)
     assert host.requests[0].headers["user-agent"].startswith("detectctl/")
     assert service.requests[0].body == b"image"
@@ -276,21 +275,6 @@ def test_a_slow_source_fails_at_its_deadline_and_the_rest_goes_on(tmp_path: Path
     assert 0.3 < outcomes[0].elapsed_s < 0.9
 
 
-def test_annotating_draws_on_the_bytes_that_were_sent_and_writes_them(tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(picture())
-    target = tmp_path / "out" / "a.png"
-    with bent(found) as service, Client(service.url) as client:
-        (outcome,) = client.annotate_all([(Source("a.png", path=tmp_path / "a.png"), target)])
-    assert outcome.error is None
-    assert outcome.output == target
-    assert outcome.result is not None
-    assert len(outcome.result.detections) == 1
-    drawn = Image.open(target)
-    assert drawn.size == (100, 50)
-    assert drawn.getpixel((10, 30)) != (255, 255, 255)
-    assert service.requests[0].body == picture()
-
-
 def test_a_fallback_is_written_on_the_picture() -> None:
     def fallback(request: Request) -> None:
         request.found(fallback=True, reason="no such alias")
@@ -318,9 +302,9 @@ def test_fetch_client_draws_on_what_it_downloaded() -> None:
     with (
         bent(lambda request: request.answer(200, picture())) as host,
         bent(found) as service,
-        Client(service.url) as client,
+        Client(service.url, fetch="client") as client,
     ):
-        data, result = client.annotate(Source("u", url=host.url), "jpeg", Wanted(fetch="client"))
+        data, result = client.annotate(host.url)
     assert data[:3] == b"\xff\xd8\xff"
     assert result is not None
     assert len(host.requests) == 1
@@ -332,35 +316,18 @@ def test_a_url_that_the_service_fetches_is_annotated_there_in_the_format_and_sty
 
     url = "http://image.host/a.jpg"
     with bent(annotated) as service, Client(service.url) as client:
-        style = Style(labels=False, line_width=3, quality=50)
-        assert client.annotate(Source(url, url=url), "webp", Wanted(confidence=0.5), style) == (b"webp bytes", None)
-        client.annotate(Source(url, url=url), "webp")
+        drawing = DrawOptions(labels=False, line_width=3, quality=50)
+        assert client.annotate(url, "webp", DetectOptions(confidence=0.5), drawing) == (
+            b"webp bytes",
+            None,
+        )
+        client.annotate(url, "webp")
     styled, plain = service.requests
     assert (styled.method, styled.path, styled.headers["accept"]) == ("GET", "/annotate", "image/webp")
     assert dict(styled.query) == {
         "image_url": url, "conf": "0.5", "labels": "false", "line_width": "3", "quality": "50",
     }  # fmt: skip
     assert plain.query == [("image_url", url)]
-
-
-def test_another_format_than_asked_for_is_not_written(tmp_path: Path) -> None:
-    def jpeg(request: Request) -> None:
-        request.answer(200, b"jpeg bytes", Content_Type="image/jpeg")
-
-    with bent(jpeg) as service, Client(service.url) as client:
-        (outcome,) = client.annotate_all([(Source("u", url="http://h/a"), tmp_path / "a.png")])
-    assert isinstance(outcome.error, NotReady)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_place_that_cannot_be_written_to_fails_that_source_only(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    source = Source("-", data=picture())
-    plan = [(source, tmp_path / "file" / "a.png"), (source, tmp_path / "b.png")]
-    with bent(found) as service, Client(service.url) as client:
-        outcomes: list[Outcome] = list(client.annotate_all(plan))
-    assert isinstance(outcomes[0].error, UsageError)
-    assert outcomes[1].error is None
 
 
 def test_asking_needs_neither_pillow_nor_httpx_nor_the_serving_stack() -> None:

@@ -9,26 +9,24 @@ from __future__ import annotations
 import colorsys
 import io
 import math
-import struct
-import unicodedata
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw
 
-from detectctl.errors import UnsupportedImage, UsageError
-from detectctl.wire import QUALITY
+from detectctl.errors import UsageError
+from detectctl.lettering import MIN_PX, Line, legible, padding, shortened, wrapped
+from detectctl.wire import QUALITY, DrawOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from detectctl.wire import Detection, ModelInfo
+    from detectctl.wire import Detection, DetectionResult, ModelInfo
 
 Colour = tuple[int, int, int]
 Rect = tuple[int, int, int, int]
 """`(left, top, right, bottom)` in pixels, right and bottom exclusive."""
 
-MIN_FONT_PX = 11
 LINE_PER_PX = 0.003
 FONT_PER_PX = 0.024
 """Of the mean of width and height."""
@@ -36,46 +34,20 @@ FONT_PER_PX = 0.024
 MOST_COVERED = 0.1
 """Of the picture, by labels, before they get smaller."""
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-_WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "Arial Unicode.ttf")
 
+def annotated(image: Image.Image, result: DetectionResult, image_format: str, options: DrawOptions) -> bytes:
+    """The picture of a result as the bytes of a file, the same whether the service draws it or its caller.
 
-def open_upright(data: bytes) -> Image.Image:
-    """The first frame of an encoded image as RGB, turned as its EXIF orientation says, and without that tag.
-
-    Transparent parts become white; 16-bit greys keep their upper 8 bits.
+    Args:
+        image: RGB, upright, of the size that `result` has; its colour profile, if any, in `image.info`.
+        result: what to draw.
+        image_format: as for `encode`.
+        options: how to draw.
 
     Raises:
-        UnsupportedImage: it cannot be decoded.
+        UsageError: the format cannot hold an image of this size.
     """
-    try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        image.load()
-        mode = image.mode
-        upright = _rgb(_turned(image))
-    # What Pillow raises for damaged files depends on the format's reader.
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise UnsupportedImage("the image cannot be decoded", why=str(error)) from error
-    profile = image.info.get("icc_profile") if mode in {"RGB", "RGBA", "P"} else None
-    upright.info = {"icc_profile": profile} if profile else {}
-    return upright
-
-
-def _turned(image: Image.Image) -> Image.Image:
-    try:
-        orientation = image.getexif().get(0x0112, 1)
-    except Exception:  # noqa: BLE001 - damaged EXIF raises nearly anything, and the picture is good without it
-        return image
-    return ImageOps.exif_transpose(image) if orientation != 1 else image
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        return image.convert("I").point(lambda value: value * (1 / 256)).convert("L").convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
+    return encode(draw(image, result.detections, options, caption_of(result.model)), image_format, options.quality)
 
 
 def encode(image: Image.Image, image_format: str, quality: int = QUALITY) -> bytes:
@@ -119,9 +91,7 @@ def caption_of(model: ModelInfo) -> str | None:
 def draw(
     image: Image.Image,
     detections: Sequence[Detection],
-    *,
-    labels: bool = True,
-    line_width: int | None = None,
+    options: DrawOptions | None = None,
     caption: str | None = None,
 ) -> Image.Image:
     """A copy of `image` with a box for each detection.
@@ -129,28 +99,30 @@ def draw(
     Args:
         image: RGB, upright.
         detections: in pixels of `image`; the more confident ones are drawn on top and choose their label's place first.
-        labels: write class and confidence at each box.
-        line_width: pixels; grows with the image if None.
+        options: how to draw.
         caption: words on a dark strip over the bottom of the picture, at most a third of it.
     """
+    options = options or DrawOptions()
     picture = image.copy()
     canvas = ImageDraw.Draw(picture)
     mean = sum(picture.size) / 2
-    line = line_width or max(2, round(mean * LINE_PER_PX))
-    size = max(MIN_FONT_PX, round(mean * FONT_PER_PX))
+    line_width = options.line_width or max(2, round(mean * LINE_PER_PX))
+    font_size = max(MIN_PX, round(mean * FONT_PER_PX))
     strongest_first = sorted(detections, key=lambda detection: -detection.confidence)
     for detection in reversed(strongest_first):
-        _box(canvas, detection, line, picture.size)
-    bottom = picture.height
+        left, top, right, bottom = _pixels(detection, picture.size)
+        canvas.rectangle((left, top, right - 1, bottom - 1), outline=colour(detection.class_id), width=line_width)
+    free_height = picture.height
     if caption is not None:
-        bottom = _strip(canvas, caption, size, picture.size)
-    if labels:
-        room = _Room(picture.width, bottom)
-        size = _size_for_crowd(strongest_first, size, room)
-        for detection, text, rect in [_place(detection, size, line, room) for detection in strongest_first][::-1]:
+        free_height = _draw_caption(canvas, caption, font_size, picture.size)
+    if options.labels:
+        room = _Room(picture.width, free_height)
+        font_size = _size_for_crowd(strongest_first, font_size, room)
+        placed = [(detection, *_place(detection, font_size, line_width, room)) for detection in strongest_first]
+        for detection, label, (left, top, right, bottom) in reversed(placed):
             fill = colour(detection.class_id)
-            canvas.rectangle((rect[0], rect[1], rect[2] - 1, rect[3] - 1), fill=fill)
-            text.write(canvas, rect, _ink(fill))
+            canvas.rectangle((left, top, right - 1, bottom - 1), fill=fill)
+            label.write(canvas, left, top, _ink(fill))
     return picture
 
 
@@ -171,11 +143,6 @@ def _ink(background: Colour) -> str:
     return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"
 
 
-def _box(canvas: ImageDraw.ImageDraw, detection: Detection, line: int, size: tuple[int, int]) -> None:
-    x1, y1, x2, y2 = _pixels(detection, size)
-    canvas.rectangle((x1, y1, x2 - 1, y2 - 1), outline=colour(detection.class_id), width=line)
-
-
 def _pixels(detection: Detection, size: tuple[int, int]) -> Rect:
     """The box in whole pixels, inside the picture and at least one pixel large."""
     x1, y1, x2, y2 = detection.xyxy
@@ -184,55 +151,30 @@ def _pixels(detection: Detection, size: tuple[int, int]) -> Rect:
     return left, top, max(min(round(x2), size[0]), left + 1), max(min(round(y2), size[1]), top + 1)
 
 
-class _Text:
-    """A line of text, made to fit a width."""
-
-    def __init__(self, words: str, size: int, max_width: int, *, instead: str) -> None:
-        self.pad = max(2, round(size * 0.2))
-        self.words, self.font = _legible(words, size, instead)
-        if self._width() > max_width and size > MIN_FONT_PX:
-            self.words, self.font = _legible(words, max(MIN_FONT_PX, size * max_width // self._width()), instead)
-        while self._width() > max_width and len(self.words) > 1:
-            self.words = self.words[:-2] + "…"
-        ascent, descent = self.font.getmetrics()
-        self.ascent = ascent
-        self.width = self._width()
-        self.height = ascent + descent + self.pad
-
-    def _width(self) -> int:
-        return round(self.font.getlength(self.words)) + 2 * self.pad
-
-    def write(self, canvas: ImageDraw.ImageDraw, rect: Rect, ink: str) -> None:
-        canvas.text(
-            (rect[0] + self.pad, rect[1] + self.pad // 2 + self.ascent), self.words, ink, self.font, anchor="ls"
-        )
-
-
 class _Room:
-    """The part of the picture where labels may go, and those that are there already."""
+    """The part of the picture where labels may go, and the labels that are there already."""
 
     def __init__(self, width: int, height: int) -> None:
         self.width = width
         self.height = height
         self.taken: list[Rect] = []
 
-    def best(self, text: _Text, corners: Iterable[tuple[int, int]]) -> Rect:
-        """The first of the places (left, top) that is free, else the one that covers least of other labels."""
-        best, least = None, 0
+    def best(self, label: Line, corners: Iterable[tuple[int, int]]) -> Rect:
+        """Takes the first of the places (left, top) that is free, else the one that covers least of other labels."""
+        best, least = (0, 0, 0, 0), math.inf
         for corner_left, corner_top in corners:
-            left = max(0, min(corner_left, self.width - text.width))
-            top = max(0, min(corner_top, self.height - text.height))
-            rect = (left, top, min(left + text.width, self.width), min(top + text.height, self.height))
+            left = max(0, min(corner_left, self.width - label.width))
+            top = max(0, min(corner_top, self.height - label.height))
+            rect = (left, top, min(left + label.width, self.width), min(top + label.height, self.height))
             covered = 0
             for other in self.taken:
                 covered += _overlap(rect, other)
-                if best is not None and covered >= least:
+                if covered >= least:
                     break
             else:
                 best, least = rect, covered
                 if not covered:
                     break
-        assert best is not None  # noqa: S101 - narrows the type: there is always a corner
         self.taken.append(best)
         return best
 
@@ -244,10 +186,10 @@ def _overlap(one: Rect, other: Rect) -> int:
     return (min(one[2], other[2]) - max(one[0], other[0])) * (min(one[3], other[3]) - max(one[1], other[1]))
 
 
-def _label(detection: Detection, size: int, room: _Room) -> _Text:
+def _label(detection: Detection, size: int, room: _Room) -> Line:
     name, number = " ".join(detection.class_name.split()), f"#{detection.class_id}"
     confidence = f"{detection.confidence:.2f}"
-    return _Text(f"{name or number} {confidence}", size, room.width, instead=f"{number} {confidence}")
+    return Line(f"{name or number} {confidence}", size, room.width, instead=f"{number} {confidence}")
 
 
 def _size_for_crowd(detections: Sequence[Detection], size: int, room: _Room) -> int:
@@ -255,97 +197,36 @@ def _size_for_crowd(detections: Sequence[Detection], size: int, room: _Room) -> 
     labels = [_label(detection, size, room) for detection in detections]
     covered = sum(label.width * label.height for label in labels) / (room.width * room.height)
     shrunk = size if covered <= MOST_COVERED else round(size * max(0.5, math.sqrt(MOST_COVERED / covered)))
-    return max(MIN_FONT_PX, shrunk)
+    return max(MIN_PX, shrunk)
 
 
-def _place(detection: Detection, size: int, line: int, room: _Room) -> tuple[Detection, _Text, Rect]:
-    text = _label(detection, size, room)
+def _place(detection: Detection, size: int, line_width: int, room: _Room) -> tuple[Line, Rect]:
+    label = _label(detection, size, room)
     left, top, right, bottom = _pixels(detection, (room.width, room.height))
-    above, inside, below = top - text.height, top, bottom
-    places = [(left, inside), (left, below), (right - text.width, inside), (left, bottom - text.height)]
+    above, inside, below = top - label.height, top, bottom
+    places = [(left, inside), (left, below), (right - label.width, inside), (left, bottom - label.height)]
     if above >= 0:
-        places = [(left, above), (right - text.width, above), *places]
+        places = [(left, above), (right - label.width, above), *places]
     # In a crowd, stepping down along the box's left edge still shows whose label it is.
-    steps = range(top + text.height, bottom - text.height, max(text.height, line))
-    places += [(left, step) for step in list(steps)[:8]]
-    return detection, text, room.best(text, places)
+    steps = range(top + label.height, bottom - label.height, max(label.height, line_width))
+    return label, room.best(label, [*places, *((left, step) for step in steps[:8])])
 
 
-def _strip(canvas: ImageDraw.ImageDraw, caption: str, size: int, picture: tuple[int, int]) -> int:
-    """Write the caption, and return where the strip begins."""
+def _draw_caption(canvas: ImageDraw.ImageDraw, caption: str, size: int, picture: tuple[int, int]) -> int:
+    """Draws the strip with the caption, and returns where it begins."""
     width, height = picture
-    instead = caption.encode("ascii", "replace").decode()
-    for fitted in (size, MIN_FONT_PX):
-        pad = max(2, round(fitted * 0.2))
-        words, font = _legible(caption, fitted, instead)
+    for fitted in (size, MIN_PX):
+        pad = padding(fitted)
+        words, font = legible(caption, fitted, caption.encode("ascii", "replace").decode())
         lines = wrapped(words, font, width - 2 * pad)
         ascent, descent = font.getmetrics()
         most = max(1, (height // 3 - pad) // (ascent + descent))
         if len(lines) <= most:
             break
-    if len(lines) > most:
-        last = lines[most - 1]
-        while last and font.getlength(f"{last}…") > width - 2 * pad:
-            last = last[:-1]
-        lines = [*lines[: most - 1], f"{last}…"]
+    else:
+        lines = [*lines[: most - 1], shortened(lines[most - 1], font, width - 2 * pad)]
     top = max(0, height - len(lines) * (ascent + descent) - pad)
     canvas.rectangle((0, top, width, height), fill=(24, 24, 24))
     for number, line in enumerate(lines):
         canvas.text((pad, top + pad // 2 + number * (ascent + descent) + ascent), line, "white", font, anchor="ls")
     return max(top, 1)
-
-
-def wrapped(words: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
-    """Lines that hold all the words; one that is too wide for a line, such as an address, goes over to the next."""
-    lines = [""]
-    for word in words.split():
-        joined = f"{lines[-1]} {word}".lstrip()
-        if font.getlength(joined) <= width:
-            lines[-1] = joined
-            continue
-        if lines[-1]:
-            lines.append("")
-        for letter in word:
-            if lines[-1] and font.getlength(lines[-1] + letter) > width:
-                lines.append("")
-            lines[-1] += letter
-    return lines
-
-
-@lru_cache(maxsize=256)
-def _font(name: str | None, size: int) -> ImageFont.FreeTypeFont | None:
-    if name is None:
-        font = ImageFont.load_default(size)
-        assert isinstance(font, ImageFont.FreeTypeFont)  # noqa: S101 - narrows the type: Pillow's wheels have FreeType
-        return font
-    try:
-        return ImageFont.truetype(name, size)
-    except OSError:
-        return None
-
-
-@lru_cache(maxsize=1024)
-def _draws(name: str, letter: str) -> bool:
-    """Whether a font has this letter: what it lacks looks like what no font has."""
-    font = _font(name, 20)
-    if font is None:
-        return False
-    nobodys = "\U0010ffff"
-    return font.getmask(letter).getbbox() is None or bytes(font.getmask(letter)) != bytes(font.getmask(nobodys))
-
-
-def _legible(words: str, size: int, instead: str) -> tuple[str, ImageFont.FreeTypeFont]:
-    """The words with a font that has all their letters.
-
-    Pillow's own font has ASCII only. Other letters come from a font of the system if one has them all, else they lose
-    their accents, and if that does not help, `instead` is what is written.
-    """
-    strange = {letter for letter in words if not letter.isascii()}
-    for name in _WIDE_FONTS if strange else ():
-        font = _font(name, size)
-        if font is not None and all(_draws(name, letter) for letter in strange):
-            return words, font
-    own = _font(None, size)
-    assert own is not None  # noqa: S101 - narrows the type
-    bare = "".join(letter for letter in unicodedata.normalize("NFKD", words) if not unicodedata.combining(letter))
-    return (bare if bare.isascii() else instead), own

@@ -9,24 +9,23 @@ import sys
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar, cast
 
 import typer
 from typer.core import TyperGroup
 
 import detectctl
 from detectctl import settings as config
-from detectctl.errors import DetectctlError, NotRunning, SourcesFailed, UsageError
+from detectctl.errors import DetectctlError, NotRunning, UsageError
 from detectctl.keys import read_keys
 from detectctl.paths import Paths
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from detectctl.client.service_client import Client, Outcome
+    from detectctl.client.service_client import Client
     from detectctl.console import Console
     from detectctl.lifecycle.down import DownResult
     from detectctl.sources import Source
+    from detectctl.wire import DetectOptions
 
 S = TypeVar("S", bound=config.Settings)
 
@@ -300,19 +299,19 @@ def detect(
         concurrency=concurrency, fetch=fetch, url=url, name=name, retries=retries, timeout=timeout,
         recursive=recursive, api_key_file=api_key_file and str(api_key_file),
     )  # fmt: skip
-    from detectctl.client import outputs
+    from detectctl.client import formats, outputs
 
     console = session.console()
     images = _images(sources, settings)
     shape = settings.format or ("table" if console.is_terminal and output is None else "jsonl")
     with _client(settings) as client, outputs.text_file(output) as stream:
-        failures: list[DetectctlError] = []
-        found = console.tracked(client.detect_all(images, _wanted(settings)), len(images), failures)
+        outcomes = client.detect_all(images, _detect_options(settings))
+        found = console.tracked(outcomes, len(images))
         if shape == "table":
             console.detections(found, stream)
         else:
-            _write(shape, found, stream or sys.stdout, client)
-    _finish(failures, len(images))
+            formats.WRITERS[shape](found, stream or sys.stdout, client.labels)
+    raise typer.Exit(outcomes.exit_code)
 
 
 @app.command()
@@ -352,18 +351,17 @@ def annotate(
         class_=class_ or None, concurrency=concurrency, fetch=fetch, url=url, name=name, retries=retries,
         timeout=timeout, recursive=recursive, api_key_file=api_key_file and str(api_key_file),
     )  # fmt: skip
-    from detectctl.client.outputs import plan_outputs
-    from detectctl.client.service_client import Style
+    from detectctl.client import outputs
+    from detectctl.wire import DrawOptions
 
     console = session.console()
     images = _images(sources, settings)
-    jobs = list(zip(images, plan_outputs(images, output), strict=True))
-    style = Style(settings.labels, settings.line_width, settings.quality)
-    failures: list[DetectctlError] = []
+    jobs = list(zip(images, outputs.plan_outputs(images, output), strict=True))
+    drawing = DrawOptions(settings.labels, settings.line_width, settings.quality)
     with _client(settings) as client:
-        drawn = client.annotate_all(jobs, _wanted(settings), style)
-        console.annotated(console.tracked(drawn, len(jobs), failures))
-    _finish(failures, len(jobs))
+        outcomes = outputs.annotate_all(client, jobs, _detect_options(settings), drawing)
+        console.annotated(console.tracked(outcomes, len(jobs)))
+    raise typer.Exit(outcomes.exit_code)
 
 
 @app.command()
@@ -537,6 +535,7 @@ def _client(settings: config.RequestSettings) -> Client:
         timeout_s=settings.timeout,
         retries=settings.retries,
         concurrency=settings.concurrency,
+        fetch=cast("Any", settings.fetch),  # the settings have checked it
         wait_for_restart=ours,  # its head lives, so a service that does not answer now will again
     )
 
@@ -548,28 +547,10 @@ def _images(arguments: list[str], settings: config.RequestSettings) -> list[Sour
     return list(images.resolve(arguments, recursive=settings.recursive, stdin=stdin))
 
 
-def _write(shape: str, outcomes: Iterator[Outcome], stream: TextIO, client: Client) -> None:
-    from detectctl.client import formats
+def _detect_options(settings: config.RequestSettings) -> DetectOptions:
+    from detectctl.wire import DetectOptions
 
-    if shape == "coco":
-        formats.write_coco(outcomes, stream, client.labels())
-    else:
-        formats.WRITERS[shape](outcomes, stream)
-
-
-def _wanted(settings: config.RequestSettings) -> Any:
-    from detectctl.client.service_client import Wanted
-
-    fetch: Any = settings.fetch  # config has checked it
-    return Wanted(settings.conf, settings.iou, settings.class_, fetch)
-
-
-def _finish(failures: list[DetectctlError], total: int) -> None:
-    """Exit 6 if some sources failed; where all did for one reason, that reason's own code: 4 or 7."""
-    if failures:
-        codes = {error.exit_code for error in failures}
-        same = len(failures) == total and len(codes) == 1
-        raise typer.Exit(codes.pop() if same else SourcesFailed.exit_code)
+    return DetectOptions(settings.conf, settings.iou, settings.class_)
 
 
 _WATCH_S = "2"

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from rich.status import Status
 
-    from detectctl.client.service_client import Outcome
+    from detectctl.client.outcomes import Outcome
     from detectctl.errors import DetectctlError
     from detectctl.lifecycle.down import DownResult
     from detectctl.lifecycle.logs import LogLine
@@ -203,13 +203,12 @@ class Console:
             )
         self.out.print(table)
 
-    def tracked(self, outcomes: Iterator[Outcome], total: int, failures: list[DetectctlError]) -> Iterator[Outcome]:
+    def tracked(self, outcomes: Iterator[Outcome], total: int) -> Iterator[Outcome]:
         """The outcomes, with a progress bar on a terminal; each failure is told as it comes.
 
         Args:
             outcomes: passed through.
             total: how many there will be.
-            failures: each failed outcome's error is appended.
         """
         from rich.progress import Progress as Bars
 
@@ -219,7 +218,6 @@ class Console:
             for outcome in outcomes:
                 bars.advance(task)
                 if outcome.error is not None:
-                    failures.append(outcome.error)
                     self.error(outcome.error, about=None if total == 1 else outcome.source.name)
                 yield outcome
 

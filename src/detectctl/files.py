@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -18,22 +20,31 @@ def sha256_of(path: Path) -> str:
 
 
 def write_atomically(path: Path, data: str | bytes, *, mode: int = 0o644, durable: bool = False) -> None:
-    """Replace the file: a reader sees all of the old content or all of the new, and a failure leaves the old.
+    """Replace the file's content; text is written as UTF-8. Arguments and errors are those of `replacing`."""
+    with replacing(path, mode=mode, durable=durable) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, mode: int = 0o644, durable: bool = False) -> Iterator[BinaryIO]:
+    """What is written in the block replaces the file: a reader sees all of the old content or all of the new.
+
+    An exception in the block leaves the old content.
 
     Args:
         path: in a folder that exists.
-        data: text is written as UTF-8.
         mode: permissions of a new file, before the umask.
         durable: survive a power failure, too, at the price of waiting for the disk.
 
     Raises:
         OSError: the folder cannot be written, or the disk is full.
     """
+    # Random, and made only if nothing is there: in a shared folder somebody could lay a link in its way.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         with os.fdopen(descriptor, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
+            yield file
             if durable:
                 file.flush()
                 os.fsync(file.fileno())

@@ -1,6 +1,6 @@
 """From what the user named (files, folders, globs, URLs, stdin) to single images, without reading any of them.
 
-Nothing here raises for a bad source: it becomes a `Source` whose `problem` says why, so that the rest goes on.
+A bad source does not raise: it becomes a `Source` whose `problem` says why, and the rest goes on.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detectctl.errors import DetectctlError, SourceUnreadable
+from detectctl.files import reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,7 +26,7 @@ MAX_FILE_BYTES = 256 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One image to be: exactly one of `path`, `url`, `data` and `problem` is set.
+    """Where one image is: exactly one of `path`, `url`, `data` and `problem` is set.
 
     Attributes:
         name: what outputs and messages call it: the path or URL as given, or `-`.
@@ -41,6 +42,17 @@ class Source:
     data: bytes | None = None
     problem: DetectctlError | None = None
 
+    @classmethod
+    def of(cls, image: Source | Path | str | bytes) -> Source:
+        """A text is a URL if it begins with `http://` or `https://`, else a file's path; bytes are an encoded image."""
+        if isinstance(image, Source):
+            return image
+        if isinstance(image, bytes):
+            return cls("bytes", data=image)
+        if isinstance(image, str) and _is_url(image):
+            return cls(image, url=image)
+        return _file(str(image))
+
     def read(self) -> bytes:
         """The encoded image of a file or of stdin.
 
@@ -52,7 +64,7 @@ class Source:
         if self.data is not None:
             return self.data
         if self.path is None:
-            raise TypeError(f"{self.name} has to be downloaded, which is the client's work")
+            raise TypeError(f"{self.name} must be downloaded, which is the client's work")
         try:
             if self.path.stat().st_size > MAX_FILE_BYTES:
                 raise SourceUnreadable(f"{self.name} is not sent", why=f"it is larger than {MAX_FILE_BYTES >> 20} MiB")
@@ -69,7 +81,7 @@ def resolve(arguments: Iterable[str], *, recursive: bool = False, stdin: bytes |
 
     Args:
         arguments: as typed.
-        recursive: also search the folders below a folder; links to folders are not followed.
+        recursive: descend into subfolders; links to folders are not followed.
         stdin: the bytes for `-`.
     """
     for argument in arguments:
@@ -78,7 +90,7 @@ def resolve(arguments: Iterable[str], *, recursive: bool = False, stdin: bytes |
         except OSError as error:  # a folder that may not be entered, a name longer than any file's
             yield Source(_printable(argument), problem=_unreadable(argument, error))
         except ValueError as error:  # a NUL byte
-            yield _problem(argument, f"{_printable(argument)} is no path", str(error), None)
+            yield _problem(argument, f"{_printable(argument)} is not a path", str(error), None)
 
 
 def _expand(argument: str, *, recursive: bool, stdin: bytes | None) -> Iterator[Source]:
@@ -86,8 +98,8 @@ def _expand(argument: str, *, recursive: bool, stdin: bytes | None) -> Iterator[
         if stdin:
             yield Source("-", data=stdin)
         else:
-            yield _problem("-", "no image on stdin", "it is empty", "pipe an image: `cat one.jpg | detectctl detect -`")
-    elif argument.lower().startswith(("http://", "https://")):
+            yield _problem("-", "no image on stdin", "stdin is empty", "pipe one: `cat one.jpg | detectctl detect -`")
+    elif _is_url(argument):
         yield Source(argument, url=argument)
     elif Path(argument).is_dir():
         yield from _folder(Path(argument), recursive=recursive)
@@ -98,12 +110,12 @@ def _expand(argument: str, *, recursive: bool, stdin: bytes | None) -> Iterator[
         for path in matches:
             yield _file(path)
         if not matches:
-            yield _problem(argument, f"nothing matches {_printable(argument)}", "no file has such a path", None)
+            yield _problem(argument, f"nothing matches {_printable(argument)}", "no file has a path like that", None)
     else:
         yield _problem(
             argument,
-            f"{_printable(argument)} does not exist",
-            "there is no such file or folder",
+            f"{_printable(argument)} not found",
+            "no file or folder has this name",
             "name a file, a folder, a quoted glob, an http(s) URL, or - for stdin",
         )
 
@@ -124,8 +136,12 @@ def _folder(folder: Path, *, recursive: bool) -> Iterator[Source]:
                 yield _file(os.path.join(where, name))  # noqa: PTH118 - the name as the user would type it
     yield from problems
     if not found and not problems:
-        hint = None if recursive else "search the folders below it too: --recursive"
-        yield _problem(str(folder), f"no image in {_printable(str(folder))}", "no file has an image's suffix", hint)
+        hint = None if recursive else "search its subfolders, too: `--recursive`"
+        yield _problem(str(folder), f"no image in {_printable(str(folder))}", "no file in it has an image suffix", hint)
+
+
+def _is_url(text: str) -> bool:
+    return text.lower().startswith(("http://", "https://"))
 
 
 def _file(path: str) -> Source:
@@ -137,9 +153,9 @@ def _problem(name: str, what: str, why: str, hint: str | None) -> Source:
 
 
 def _unreadable(name: str, error: OSError) -> SourceUnreadable:
-    return SourceUnreadable(f"{_printable(name)} cannot be read", why=error.strerror or str(error))
+    return SourceUnreadable(f"{_printable(name)} cannot be read", why=reason(error))
 
 
 def _printable(name: str) -> str:
-    """A file's name need not be UTF-8; what is printed must be."""
+    """A file name need not be UTF-8; what is printed must be."""
     return os.fsencode(name).decode("utf-8", "replace")

@@ -23,8 +23,11 @@ from detectctl.errors import RequestError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from detectctl.client.service_client import Outcome
+    from detectctl.client.outcomes import Outcome
     from detectctl.errors import DetectctlError
+
+    Labels = Callable[[], Mapping[int, str]]
+    """All class names of the model by class id; asked for by the formats that list them."""
 
 CSV_COLUMNS = (
     "source", "status", "class", "class_id", "confidence", "x1", "y1", "x2", "y2", "image_width", "image_height",
@@ -50,7 +53,7 @@ def error_data(error: DetectctlError) -> dict[str, str]:
     return {"code": code, "message": error.what + (f": {error.why}" if error.why else "")}
 
 
-def write_json(outcomes: Iterable[Outcome], stream: TextIO) -> None:
+def write_json(outcomes: Iterable[Outcome], stream: TextIO, _: Labels) -> None:
     """One JSON array."""
     separator = "["
     for outcome in outcomes:
@@ -59,14 +62,14 @@ def write_json(outcomes: Iterable[Outcome], stream: TextIO) -> None:
     stream.write("[]\n" if separator == "[" else "\n]\n")
 
 
-def write_jsonl(outcomes: Iterable[Outcome], stream: TextIO) -> None:
+def write_jsonl(outcomes: Iterable[Outcome], stream: TextIO, _: Labels) -> None:
     """One JSON object per line."""
     for outcome in outcomes:
         stream.write(json.dumps(record(outcome)) + "\n")
         stream.flush()
 
 
-def write_csv(outcomes: Iterable[Outcome], stream: TextIO) -> None:
+def write_csv(outcomes: Iterable[Outcome], stream: TextIO, _: Labels) -> None:
     """A header and rows, with the line ends of the platform's text files."""
     writer = csv.DictWriter(stream, CSV_COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
@@ -89,15 +92,15 @@ def _rows(outcome: Outcome) -> list[dict[str, Any]]:
     return rows or [row]
 
 
-def write_coco(outcomes: Iterable[Outcome], stream: TextIO, labels: Mapping[int, str] | None = None) -> None:
+def write_coco(outcomes: Iterable[Outcome], stream: TextIO, labels: Labels) -> None:
     """One COCO data set.
 
     Args:
         outcomes: held until the end as far as the data set needs them.
         stream: written once, at the end.
-        labels: all class names of the model by class id; those that were found if None.
+        labels: asked for once, before anything else, so that a service that is not there is noticed at once.
     """
-    names = dict(labels or {})
+    names = dict(labels())
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
@@ -150,7 +153,7 @@ def write_coco(outcomes: Iterable[Outcome], stream: TextIO, labels: Mapping[int,
     stream.write("\n")
 
 
-WRITERS: dict[str, Callable[[Iterable[Outcome], TextIO], None]] = {
+WRITERS: dict[str, Callable[[Iterable[Outcome], TextIO, Labels], None]] = {
     "json": write_json,
     "jsonl": write_jsonl,
     "csv": write_csv,

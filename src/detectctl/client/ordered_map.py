@@ -9,14 +9,14 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 _Job: TypeAlias = "tuple[Item, Future[Result]] | None"
 
 
-def in_order(work: Callable[[Item], Result], items: Iterable[Item], *, workers: int, window: int) -> Iterator[Result]:
+def in_order(work: Callable[[Item], Result], items: Iterable[Item], *, workers: int, window: int) -> Generator[Result]:
     """`work(item)` of each item, in the order of `items`, each as soon as it and all before it are done.
 
     `items` is consumed in the caller's thread, at most `window` ahead of the result handed out last. What `work` raises

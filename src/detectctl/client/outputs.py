@@ -1,26 +1,30 @@
-"""Where annotated images go: names that never collide, files that are never half written, originals left alone."""
+"""Files that the client writes: names that never collide, never half a file, originals left alone."""
 
 from __future__ import annotations
 
 import contextlib
-import secrets
+import io
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, BinaryIO, Literal, TextIO
 from urllib.parse import unquote, urlsplit
 
+from detectctl.client.outcomes import Outcomes, work_on_all
 from detectctl.errors import UsageError
+from detectctl.files import reason, replacing
 from detectctl.sources import IMAGE_SUFFIXES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
+    from detectctl.client.service_client import Client
     from detectctl.sources import Source
+    from detectctl.wire import DetectionResult, DetectOptions, DrawOptions
 
-FORMATS = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp"}
+FORMATS: dict[str, Literal["jpeg", "png", "webp"]] = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp"}
 """The image format of each suffix that can be written, as `annotate.encode` and `image/*` call it."""
 
 
-def image_format(path: Path) -> str:
+def image_format(path: Path) -> Literal["jpeg", "png", "webp"]:
     """The image format that a file's suffix asks for.
 
     Raises:
@@ -30,10 +34,27 @@ def image_format(path: Path) -> str:
         return FORMATS[path.suffix.lower()]
     except KeyError:
         raise UsageError(
-            f"{path} is no image that can be written",
+            f"{path} cannot be written as an image",
             why=f"its suffix is {path.suffix or 'missing'}",
             hint="end the name with .jpg, .png or .webp",
         ) from None
+
+
+def annotate_all(
+    client: Client,
+    plan: Iterable[tuple[Source, Path]],
+    options: DetectOptions | None = None,
+    drawing: DrawOptions | None = None,
+) -> Outcomes:
+    """The outcome of each source, whose annotated image is written to its file: what `plan_outputs` planned."""
+
+    def work(source: Source, path: Path | None) -> DetectionResult | None:
+        assert path is not None  # noqa: S101 - narrows the type: the plan has one for each
+        data, result = client.annotate(source, image_format(path), options, drawing)
+        write(path, data)
+        return result
+
+    return work_on_all(work, plan, workers=client.concurrency)
 
 
 def write(path: Path, data: bytes) -> None:
@@ -42,8 +63,8 @@ def write(path: Path, data: bytes) -> None:
     Raises:
         UsageError: the place cannot be written to.
     """
-    with _whole(path) as part:
-        part.write_bytes(data)
+    with _replacing(path) as file:
+        file.write(data)
 
 
 @contextlib.contextmanager
@@ -56,34 +77,26 @@ def text_file(path: Path | None) -> Iterator[TextIO | None]:
     if path is None:
         yield None
         return
-    with _whole(path) as part, part.open("w", encoding="utf-8") as stream:
+    with _replacing(path) as file:
+        stream = io.TextIOWrapper(file, encoding="utf-8")
         yield stream
+        stream.detach()  # flushes, and leaves the file open
 
 
 @contextlib.contextmanager
-def _whole(path: Path) -> Iterator[Path]:
+def _replacing(path: Path) -> Iterator[BinaryIO]:
     """A file to write, which takes its place at `path` when the block ends without an exception."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         target = path.resolve()  # a link keeps pointing where it does
         if target.exists() and not target.is_file():
-            yield target  # /dev/stdout or a pipe: nothing to rename over
-            return
-        # A name of our own, and not `tempfile`, so that the file gets the permissions that the user's umask gives.
-        # Random, and made only if nothing is there: in a shared folder somebody could lay a link in its way.
-        part = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
-        part.touch(exist_ok=False)
-        try:
-            yield part
-            part.replace(target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                part.unlink()
-            raise
+            with target.open("wb") as file:  # /dev/stdout or a pipe: nothing to replace
+                yield file
+        else:
+            with replacing(target, mode=0o666) as file:
+                yield file
     except OSError as error:
-        raise UsageError(
-            f"{path} cannot be written", why=error.strerror or str(error), hint="name another place: -o"
-        ) from error
+        raise UsageError(f"{path} cannot be written", why=reason(error), hint="choose another place: `-o`") from error
 
 
 def plan_outputs(sources: Sequence[Source], output: str) -> list[Path]:
@@ -102,13 +115,15 @@ def plan_outputs(sources: Sequence[Source], output: str) -> list[Path]:
     if len(sources) != 1:
         raise UsageError(
             f"{output} cannot hold {len(sources)} images",
-            why="it has a file's name, and there are several sources",
-            hint="name a folder: -o annotated/",
+            why="it names a file, and there are several sources",
+            hint="name a folder: `-o annotated/`",
         )
     image_format(target)
     original = sources[0].path
     if original is not None and target.exists() and original.exists() and target.samefile(original):
-        raise UsageError(f"{output} would be overwritten", why="it is the source itself", hint="name another file: -o")
+        raise UsageError(
+            f"{output} would be overwritten", why="it is the source itself", hint="choose another file: `-o`"
+        )
     return [target]
 
 
@@ -117,9 +132,9 @@ def _plan_folder(sources: Sequence[Source], folder: Path) -> list[Path]:
     for source in sources:
         if source.path is not None and source.path.resolve().parent == resolved:
             raise UsageError(
-                f"{folder} is no place for the annotated images",
+                f"cannot write annotated images to {folder}",
                 why=f"{source.name} is in it, and originals must not be overwritten",
-                hint="name another folder: -o annotated/",
+                hint="choose another folder: `-o annotated/`",
             )
     taken: set[str] = set()
     targets = []

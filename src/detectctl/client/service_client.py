@@ -1,92 +1,26 @@
-"""The service as seen from outside: one endpoint, asked about many images."""
+"""The service as seen from outside: one endpoint, asked about images."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Self
 from urllib.parse import urlencode
 
-from detectctl.client import CONCURRENCY, RETRIES, TIMEOUT_S, outputs
+from detectctl.client import CONCURRENCY, RETRIES, TIMEOUT_S
 from detectctl.client.endpoint import Endpoint, unexpected_answer
 from detectctl.client.image_hosts import ImageHosts
-from detectctl.client.ordered_map import in_order
-from detectctl.errors import DetectctlError, NotRunning, Unauthorized, UnsupportedImage
+from detectctl.client.outcomes import Outcomes, work_on_all
+from detectctl.errors import DetectctlError, UnsupportedImage
+from detectctl.sources import Source
 from detectctl.waiting import Deadline
-from detectctl.wire import QUALITY, DetectionResult
+from detectctl.wire import DetectionResult, DetectOptions, DrawOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
     from pathlib import Path
     from types import TracebackType
 
-    from detectctl.sources import Source
-
-RESULTS_AHEAD = 32
-"""Results (not images) kept for each thread while an earlier source is still being waited for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """What is asked about each image; None leaves it to the service.
-
-    Attributes:
-        confidence: detections below are left out, 0 to 1.
-        iou: of two boxes of a class that overlap more, the weaker is left out, 0 to 1.
-        classes: names of the classes to keep; all if empty.
-        fetch: who downloads a URL.
-    """
-
-    confidence: float | None = None
-    iou: float | None = None
-    classes: tuple[str, ...] = ()
-    fetch: Literal["server", "client"] = "server"
-
-    def parameters(self) -> list[tuple[str, str]]:
-        """As the query of `/detect` and `/annotate`."""
-        parameters = [("class", name) for name in self.classes]
-        if self.confidence is not None:
-            parameters.append(("conf", str(self.confidence)))
-        if self.iou is not None:
-            parameters.append(("iou", str(self.iou)))
-        return parameters
-
-
-@dataclass(frozen=True, slots=True)
-class Style:
-    """How an annotated image looks; `line_width` in pixels, grows with the image if None."""
-
-    labels: bool = True
-    line_width: int | None = None
-    quality: int = QUALITY
-
-    def parameters(self) -> list[tuple[str, str]]:
-        """As the query of `/annotate`: only what differs from the default."""
-        parameters = [] if self.labels else [("labels", "false")]
-        if self.line_width is not None:
-            parameters.append(("line_width", str(self.line_width)))
-        if self.quality != QUALITY:
-            parameters.append(("quality", str(self.quality)))
-        return parameters
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one source.
-
-    Attributes:
-        source: what was asked about.
-        result: None if it failed, and for an image that the service downloaded and annotated.
-        error: None unless it failed.
-        elapsed_s: seconds from reading the source to the end, retries included.
-        output: the annotated image's file.
-    """
-
-    source: Source
-    result: DetectionResult | None
-    error: DetectctlError | None
-    elapsed_s: float
-    output: Path | None = None
+    Image = Source | Path | str | bytes
+    """A file's path, an http(s) URL, encoded bytes, or a `Source` that names one of these."""
 
 
 class Client:
@@ -95,13 +29,14 @@ class Client:
     Args:
         endpoint: `http://host:port`, with a path before the routes if a proxy added one.
         api_key: sent to the endpoint's origin, and nowhere else.
-        timeout_s: for each source, from reading it to its answer, with all retries.
+        timeout_s: for each image, from reading it to its answer, with all retries.
         retries: attempts after the first on 500, 502 and 503, resets and timeouts.
-        concurrency: requests in flight, and so images in memory, of `detect_all` and `annotate_all`.
-        wait_for_restart: see `Endpoint`.
+        concurrency: requests in flight, and so images in memory, when many are asked about at once.
+        fetch: who downloads an image that is given by URL: the server or this client.
+        wait_for_restart: whether a service that refuses connections is waited for from the start.
 
     Raises:
-        UsageError: the endpoint is no http(s) URL.
+        UsageError: the endpoint is not an http(s) URL.
     """
 
     def __init__(
@@ -112,6 +47,7 @@ class Client:
         timeout_s: float = TIMEOUT_S,
         retries: int = RETRIES,
         concurrency: int = CONCURRENCY,
+        fetch: Literal["server", "client"] = "server",
         wait_for_restart: bool = False,
     ) -> None:
         self._endpoint = Endpoint(
@@ -119,7 +55,8 @@ class Client:
         )
         self._hosts = ImageHosts(retries=retries, connections=concurrency)
         self._timeout_s = timeout_s
-        self._concurrency = concurrency
+        self._fetch = fetch
+        self.concurrency = concurrency
 
     def __enter__(self) -> Self:
         return self
@@ -171,7 +108,7 @@ class Client:
         except DetectctlError:
             return False
 
-    def detect(self, source: Source, wanted: Wanted | None = None) -> DetectionResult:
+    def detect(self, image: Image, options: DetectOptions | None = None) -> DetectionResult:
         """The detections in one image.
 
         Raises:
@@ -180,16 +117,25 @@ class Client:
             NotReady: something else answers, or not in time.
             RequestError: the service refused, or the image's own server failed.
         """
-        wanted = wanted or Wanted()
-        deadline = self._deadline()
-        if source.url is not None and wanted.fetch == "server":
-            query = urlencode([("image_url", source.url), *wanted.parameters()])
-            return self._detect("GET", query, deadline=deadline)
-        body = self._bytes(source, deadline)
-        return self._detect("POST", urlencode(wanted.parameters()), deadline=deadline, body=body)
+        source, options, deadline = Source.of(image), options or DetectOptions(), self._deadline()
+        if source.url is not None and self._fetch == "server":
+            return self._detect("GET", [("image_url", source.url), *options.parameters()], deadline)
+        return self._detect("POST", options.parameters(), deadline, self._bytes(source, deadline))
+
+    def detect_all(self, images: Iterable[Image], options: DetectOptions | None = None) -> Outcomes:
+        """The outcome of each image; `concurrency` of them are in flight at a time."""
+
+        def work(source: Source, _: Path | None) -> DetectionResult:
+            return self.detect(source, options)
+
+        return work_on_all(work, ((Source.of(image), None) for image in images), workers=self.concurrency)
 
     def annotate(
-        self, source: Source, image_format: str, wanted: Wanted | None = None, style: Style | None = None
+        self,
+        image: Image,
+        image_format: Literal["jpeg", "png", "webp"] = "jpeg",
+        options: DetectOptions | None = None,
+        drawing: DrawOptions | None = None,
     ) -> tuple[bytes, DetectionResult | None]:
         """The encoded image with its detections drawn on it, and the detections.
 
@@ -197,83 +143,37 @@ class Client:
         where the service downloads, only it has those bytes, so it draws as well (then the detections are not known).
 
         Args:
-            source: the image.
-            image_format: `jpeg`, `png` or `webp`.
-            wanted: as for `detect`.
-            style: how it is drawn.
+            image: what to draw on.
+            image_format: of the result.
+            options: as for `detect`.
+            drawing: how to draw.
 
         Raises:
             UsageError: the format cannot hold an image of this size.
             DetectctlError: as for `detect`.
         """
-        wanted, style = wanted or Wanted(), style or Style()
+        source, options, drawing = Source.of(image), options or DetectOptions(), drawing or DrawOptions()
         deadline = self._deadline()
-        if source.url is not None and wanted.fetch == "server":
-            query = urlencode([("image_url", source.url), *wanted.parameters(), *style.parameters()])
-            answer = self._endpoint.ask(
-                "GET", f"/annotate?{query}", deadline, headers={"Accept": f"image/{image_format}"}
-            )
-            if answer.content_type != f"image/{image_format}":
+        if source.url is not None and self._fetch == "server":
+            query = urlencode([("image_url", source.url), *options.parameters(), *drawing.parameters()])
+            media = f"image/{image_format}"
+            answer = self._endpoint.ask("GET", f"/annotate?{query}", deadline, headers={"Accept": media})
+            if answer.content_type != media:
                 raise unexpected_answer(answer, self._endpoint.url)
             return answer.body, None
-        from detectctl import annotate
+        from detectctl.annotate import annotated
+        from detectctl.upright import open_upright
 
         data = self._bytes(source, deadline)
-        result = self._detect("POST", urlencode(wanted.parameters()), deadline=deadline, body=data)
-        image = annotate.open_upright(data)
-        if image.size != (result.width, result.height):
+        result = self._detect("POST", options.parameters(), deadline, data)
+        picture = open_upright(data)
+        if picture.size != (result.width, result.height):
+            width, height = picture.size
             raise UnsupportedImage(
                 f"{source.name} cannot be annotated",
-                why=f"it has {image.width}x{image.height} pixels here, {result.width}x{result.height} in the service",
+                why=f"it has {width}x{height} pixels here, {result.width}x{result.height} in the service",
             )
-        picture = annotate.draw(
-            image,
-            result.detections,
-            labels=style.labels,
-            line_width=style.line_width,
-            caption=annotate.caption_of(result.model),
-        )
-        return annotate.encode(picture, image_format, style.quality), result
-
-    def detect_all(self, sources: Iterable[Source], wanted: Wanted | None = None) -> Iterator[Outcome]:
-        """The outcome of each source, in the order of `sources`, each as soon as it and those before it are known.
-
-        One source's failure is its outcome, and the rest goes on. Results wait in memory for an earlier source that is
-        slow, images do not: a thread reads a source when it sends it, and forgets it with the answer.
-
-        Raises:
-            NotRunning: nothing answers at the endpoint, so every other source would fail too.
-            Unauthorized: the same of the key.
-        """
-
-        def work(source: Source) -> Outcome:
-            started = time.monotonic()
-            try:
-                result = self.detect(source, wanted)
-            except DetectctlError as error:
-                return Outcome(source, None, error, time.monotonic() - started)
-            return Outcome(source, result, None, time.monotonic() - started)
-
-        window = self._concurrency * RESULTS_AHEAD
-        return _until_hopeless(in_order(work, sources, workers=self._concurrency, window=window))
-
-    def annotate_all(
-        self, plan: Iterable[tuple[Source, Path]], wanted: Wanted | None = None, style: Style | None = None
-    ) -> Iterator[Outcome]:
-        """Like `detect_all`, and each annotated image is written to its file (`outputs.plan_outputs`) on the way."""
-
-        def work(job: tuple[Source, Path]) -> Outcome:
-            source, path = job
-            started = time.monotonic()
-            try:
-                data, result = self.annotate(source, outputs.image_format(path), wanted, style)
-                outputs.write(path, data)
-            except DetectctlError as error:
-                return Outcome(source, None, error, time.monotonic() - started)
-            return Outcome(source, result, None, time.monotonic() - started, path)
-
-        window = self._concurrency * RESULTS_AHEAD
-        return _until_hopeless(in_order(work, plan, workers=self._concurrency, window=window))
+        return annotated(picture, result, image_format, drawing), result
 
     def _deadline(self) -> Deadline:
         return Deadline.after(self._timeout_s)
@@ -281,18 +181,13 @@ class Client:
     def _bytes(self, source: Source, deadline: Deadline) -> bytes:
         return source.read() if source.url is None else self._hosts.download(source.url, deadline)
 
-    def _detect(self, method: str, query: str, *, deadline: Deadline, body: bytes | None = None) -> DetectionResult:
+    def _detect(
+        self, method: str, parameters: list[tuple[str, str]], deadline: Deadline, body: bytes | None = None
+    ) -> DetectionResult:
         headers = {"Content-Type": "application/octet-stream"} if body is not None else {}
-        path = f"/detect?{query}" if query else "/detect"
+        path = f"/detect?{urlencode(parameters)}" if parameters else "/detect"
         answer = self._endpoint.ask(method, path, deadline, body=body, headers=headers)
         try:
             return DetectionResult.from_json(answer.json())
         except (KeyError, TypeError, ValueError) as error:
             raise unexpected_answer(answer, self._endpoint.url) from error
-
-
-def _until_hopeless(outcomes: Iterator[Outcome]) -> Iterator[Outcome]:
-    for outcome in outcomes:
-        if isinstance(outcome.error, (NotRunning, Unauthorized)):
-            raise outcome.error
-        yield outcome

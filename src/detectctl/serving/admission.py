@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from detectctl.serving.fetch import Fetcher
     from detectctl.serving.service_config import ServiceConfig
 
-    Render = Callable[[NDArray[np.uint8], DetectionResult], bytes]
+    Render = Callable[[bytes, NDArray[np.uint8], DetectionResult], bytes]
 
 _STATS_PERIOD_S = 0.5
 _STUCK_S = 120
@@ -95,7 +95,8 @@ class Service:
             trace: filled while the request goes on.
             image_bytes: awaited for the encoded image.
             options: thresholds and classes.
-            render: called in a thread with the upright image, RGB uint8 `(H, W, 3)`, and the result.
+            render: called in a thread with the encoded image, its upright pixels (RGB uint8 `(H, W, 3)`), the
+                result.
 
         Raises:
             RequestError: the answer is an error; `Overloaded` at once when the queue is full.
@@ -183,7 +184,7 @@ class Service:
         if render is None:
             return result, b""
         begun = time.perf_counter()
-        rendered = render(image, result)
+        rendered = render(data, image, result)
         trace.render_ms = _ms_since(begun)
         return result, rendered
 

@@ -24,7 +24,7 @@ from detectctl.errors import (
 from detectctl.serving import body, docs_page, openapi
 from detectctl.serving.admission import Service, Trace
 from detectctl.serving.guard import Guard, careful
-from detectctl.wire import QUALITY, DetectOptions
+from detectctl.wire import QUALITY, DetectOptions, DrawOptions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -231,20 +231,15 @@ def _wanted_media(request: Request) -> str:
 
 
 def _renderer(media: str, labels: bool, line_width: int | None, quality: int) -> Render:
-    def render(image: NDArray[np.uint8], result: DetectionResult) -> bytes:
+    def render(data: bytes, image: NDArray[np.uint8], result: DetectionResult) -> bytes:
         from PIL import Image
 
-        from detectctl import annotate
+        from detectctl import annotate, upright
 
-        drawn = annotate.draw(
-            Image.fromarray(image),
-            result.detections,
-            labels=labels,
-            line_width=line_width,
-            caption=annotate.caption_of(result.model),
-        )
+        picture = Image.fromarray(image)
+        picture.info["icc_profile"] = upright.colour_profile(data)
         try:
-            return annotate.encode(drawn, _RENDERED[media], quality)
+            return annotate.annotated(picture, result, _RENDERED[media], DrawOptions(labels, line_width, quality))
         except UsageError as error:
             raise BadParameter(
                 error.what, why=error.why, hint="ask for another format, such as Accept: image/png"
