@@ -107,7 +107,7 @@ def test_one_bad_argument_does_not_stop_the_others(tmp_path: Path) -> None:
     arguments = ["missing.jpg", str(tmp_path / "empty"), f"{tmp_path}/*.gif", str(tmp_path / "good.jpg")]
     missing, empty, unmatched, good = resolve(arguments)
     assert problem(missing).what == "missing.jpg not found"
-    assert problem(empty).hint == "search the folders below it too: --recursive"
+    assert problem(empty).hint == "search its subfolders, too: `--recursive`"
     assert "nothing matches" in problem(unmatched).what
     assert good.read() == b"good.jpg"
 
