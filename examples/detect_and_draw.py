@@ -1,30 +1,22 @@
-"""Fetch an image, ask the service what is in it, draw the boxes, save the picture: plain HTTP, nothing of detectctl.
+"""Ask the service what is in an image, print it, and save the picture with the boxes drawn on it.
 
-Usage: python detect_and_draw.py IMAGE_URL [OUTPUT] [ENDPOINT]
+Usage: python detect_and_draw.py IMAGE [OUTPUT] [ENDPOINT], where IMAGE is a file or a URL
 """
 
-import json
 import sys
-import urllib.request
-from io import BytesIO
+from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageOps
+from detectctl import Client
 
-image_url = sys.argv[1]
-output = sys.argv[2] if len(sys.argv) > 2 else "annotated.jpg"
+image = sys.argv[1]
+output = Path(sys.argv[2] if len(sys.argv) > 2 else "annotated.jpg")
 endpoint = sys.argv[3] if len(sys.argv) > 3 else "http://127.0.0.1:8000"
 
-data = urllib.request.urlopen(image_url, timeout=30).read()
-# `GET /detect?image_url=…` would do as well, but then the service might see another picture than is drawn on here.
-request = urllib.request.Request(f"{endpoint}/detect", data, {"Content-Type": "application/octet-stream"})
-answer = json.load(urllib.request.urlopen(request, timeout=30))
+# `fetch="client"`: this program downloads the image, so the service needs no permission to open its URL.
+with Client(endpoint, fetch="client") as client:
+    picture, result = client.annotate(image, "png" if output.suffix == ".png" else "jpeg")
 
-# Coordinates are pixels of the picture as a camera's owner sees it, so turn it the way its EXIF data says.
-picture = ImageOps.exif_transpose(Image.open(BytesIO(data))).convert("RGB")
-canvas = ImageDraw.Draw(picture)
-for found in answer["objects"]:
-    x1, y1, x2, y2 = found["coordinates"]
-    canvas.rectangle((x1, y1, x2, y2), outline="red", width=3)
-    canvas.text((x1 + 5, y1 + 5), f"{found['class']} {found['confidence']:.2f}", "red", font_size=20)
-picture.save(output)
-print(f"{len(answer['objects'])} objects: {output}")
+output.write_bytes(picture)
+for found in result.detections:
+    print(f"{found.class_name} {found.confidence:.2f} at {[round(value) for value in found.xyxy]}")
+print(f"{len(result.detections)} objects: {output}")

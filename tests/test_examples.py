@@ -40,8 +40,10 @@ def test_detect_and_draw_saves_the_photograph_with_boxes(
     script = [sys.executable, EXAMPLES / "detect_and_draw.py", f"{photo_server}/bus.jpg", "bus.png", service.url]
     done = run(script, service.env, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "bus.png" in done.stdout
-    assert int(done.stdout.split()[0]) >= 4
+    *found, total = done.stdout.splitlines()
+    assert total == f"{len(found)} objects: bus.png"
+    assert len(found) >= 4
+    assert any(line.startswith("bus 0.") for line in found)
     with Image.open(tmp_path / "bus.png") as drawn, Image.open(bus_jpg) as photo:
         difference = ImageChops.difference(drawn, photo)
     assert difference.crop((18, 226, 30, 760)).getbbox() is not None  # the bus' left side
