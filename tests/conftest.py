@@ -18,6 +18,7 @@ from detectctl.engine.int8.calibration import choose
 from detectctl.engine.int8.quantise import quantise
 from edge_service import Edge, edge_up
 from installed import Home, Service, file_server, up
+from wandb_forks import Forks
 from wandb_server import WandbServer
 from wandb_site import Site
 
@@ -202,6 +203,13 @@ def photo_server(photos: Path) -> Iterator[str]:
     """bus.jpg and zidane.jpg over HTTP on loopback."""
     with file_server(photos) as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[None]:
+    """Children that speak to W&B are forks of one process, where their environment says that they may be."""
+    with Forks():
+        yield
 
 
 @pytest.fixture

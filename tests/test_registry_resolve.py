@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     from detectctl.registry.model_version import ModelVersion
 
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forks")]
+
 WANTED = "acme/registry/yolo:latest"
 NOWHERE = "http://127.0.0.1:9"
 

@@ -26,6 +26,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
 
+from wandb_forks import FORKED
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -155,6 +157,7 @@ class WandbServer:
             "XDG_CONFIG_HOME": str(home / ".config"),
             "WANDB_BASE_URL": self.url,
             "WANDB_API_KEY": API_KEY,
+            FORKED: "1",
         }
 
     # --- what it holds -------------------------------------------------------------------------------------------
