@@ -101,13 +101,19 @@ def closed_port() -> Iterator[int]:
         yield reserved.getsockname()[1]
 
 
+@pytest.fixture
+def replica_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets `asyncio.run` use the event loop that replicas live in."""
+    import uvloop
+
+    monkeypatch.setattr("asyncio.events.new_event_loop", uvloop.new_event_loop)
+
+
 @pytest.fixture(params=["asyncio", "uvloop"])
-def each_event_loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def each_event_loop(request: pytest.FixtureRequest) -> None:
     """Lets `asyncio.run` use the standard event loop, and in a second run the one that replicas live in."""
     if request.param == "uvloop":
-        import uvloop
-
-        monkeypatch.setattr("asyncio.events.new_event_loop", uvloop.new_event_loop)
+        request.getfixturevalue("replica_event_loop")
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forks")]
 
 NAME = "acme/registry/yolo"
+TIMEOUT_S = 40.0
 
 
 @pytest.fixture
@@ -35,8 +36,8 @@ def server() -> Iterator[WandbServer]:
 def test_versions_are_listed_newest_first(server: WandbServer, tmp_path: Path) -> None:
     """All pages, by falling version, with aliases, sizes and digests as W&B has them, and what is stored."""
     cache, environ = tmp_path / "cache", server.env(tmp_path / "home", base=os.environ)
-    stored = resolve(f"{NAME}:production", cache=cache, environ=environ, fallback=False)
-    listed = versions(NAME, cache=cache, environ=environ)
+    stored = resolve(f"{NAME}:production", cache=cache, environ=environ, timeout_s=TIMEOUT_S, fallback=False)
+    listed = versions(NAME, cache=cache, environ=environ, timeout_s=TIMEOUT_S)
     assert [item.version for item in listed] == [f"v{index}" for index in range(59, -1, -1)]
     assert [item.created for item in listed] == sorted((item.created for item in listed), reverse=True)
     assert {item.version: item.aliases for item in listed if item.aliases} == {
@@ -53,8 +54,16 @@ def test_a_registry_is_listed(server: WandbServer, tmp_path: Path) -> None:
     for source in ("v7", "v3"):
         server.link(f"{NAME}:{source}", "wandb-registry-Fall Models/detector")
     environ = server.env(tmp_path / "home", base=os.environ)
-    resolve("wandb-registry-Fall Models/detector:v1", cache=tmp_path / "cache", environ=environ, fallback=False)
-    listed = versions("wandb-registry-Fall Models/detector", cache=tmp_path / "cache", environ=environ)
+    resolve(
+        "wandb-registry-Fall Models/detector:v1",
+        cache=tmp_path / "cache",
+        environ=environ,
+        timeout_s=TIMEOUT_S,
+        fallback=False,
+    )
+    listed = versions(
+        "wandb-registry-Fall Models/detector", cache=tmp_path / "cache", environ=environ, timeout_s=TIMEOUT_S
+    )
     assert [(item.version, item.size, item.stored) for item in listed] == [("v1", 4, True), ("v0", 8, False)]
 
 
@@ -62,19 +71,19 @@ def test_errors_are_those_of_resolving(server: WandbServer, tmp_path: Path) -> N
     """Nothing to list is told apart from nobody to ask, and a base model has no versions."""
     cache, environ = tmp_path / "cache", server.env(tmp_path / "home", base=os.environ)
     with pytest.raises(UsageError, match="no versions"):
-        versions("yolov8n", cache=cache, environ=environ)
+        versions("yolov8n", cache=cache, environ=environ, timeout_s=TIMEOUT_S)
     with pytest.raises(ModelNotFound):
-        versions("acme/registry/nothing", cache=cache, environ=environ)
+        versions("acme/registry/nothing", cache=cache, environ=environ, timeout_s=TIMEOUT_S)
     server.stop()
     with pytest.raises(RegistryUnreachable):
-        versions(NAME, cache=cache, environ=environ)
+        versions(NAME, cache=cache, environ=environ, timeout_s=TIMEOUT_S)
 
 
 def test_a_collection_whose_alias_is_gone_is_listed_all_the_same(server: WandbServer, tmp_path: Path) -> None:
     """Somebody has removed `latest`: the list does not need it."""
     del server.collections["acme", "registry", "yolo"].aliases["latest"]
     environ = server.env(tmp_path / "home", base=os.environ)
-    assert len(versions(NAME, cache=tmp_path / "cache", environ=environ)) == 60
+    assert len(versions(NAME, cache=tmp_path / "cache", environ=environ, timeout_s=TIMEOUT_S)) == 60
 
 
 def test_prune_keeps_the_served_and_the_base_model(tmp_path: Path, yolov8n_pt: Path, fall_pt: Path) -> None:
@@ -82,8 +91,8 @@ def test_prune_keeps_the_served_and_the_base_model(tmp_path: Path, yolov8n_pt: P
     cache = tmp_path / "cache"
     other = tmp_path / "other.pt"
     other.write_bytes(b"other")
-    served = resolve(str(fall_pt), cache=cache, environ={})
-    unwanted = resolve(str(other), cache=cache, environ={})
+    served = resolve(str(fall_pt), cache=cache, environ={}, timeout_s=TIMEOUT_S)
+    unwanted = resolve(str(other), cache=cache, environ={}, timeout_s=TIMEOUT_S)
     import_base(yolov8n_pt, Store(cache))
     assert [stored.sha256 for stored in unserved(cache, served=[served.sha256])] == [unwanted.sha256]
     assert [stored.sha256 for stored in prune(cache, served=[served.sha256])] == [unwanted.sha256]
@@ -97,13 +106,13 @@ def test_served_is_said_of_exactly_that_version(server: WandbServer, tmp_path: P
     for _ in range(2):
         server.log("acme/p/twins", {"a.pt": b"the same", "b.pt": b"another"})
     first, other, _ = (
-        resolve(f"acme/p/twins:{which}", cache=cache, environ=environ, fallback=False)
+        resolve(f"acme/p/twins:{which}", cache=cache, environ=environ, timeout_s=TIMEOUT_S, fallback=False)
         for which in ("v0#a.pt", "v0#b.pt", "v1#a.pt")
     )
     assert first.artifact == "acme/p/twins:v0#a.pt"
     served = {first.artifact: "default, left", str(other.artifact): "right"}
-    v1, v0 = versions("acme/p/twins", cache=cache, environ=environ, served=served)
+    v1, v0 = versions("acme/p/twins", cache=cache, environ=environ, timeout_s=TIMEOUT_S, served=served)
     assert (v0.checkpoints, v0.served) == ({"a.pt": first.sha256, "b.pt": other.sha256}, "default, left, right")
     assert (v1.checkpoints, v1.served) == ({"a.pt": first.sha256}, None)
-    v0 = versions("acme/p/twins:v0#b.pt", cache=cache, environ=environ, served=served)[1]
+    v0 = versions("acme/p/twins:v0#b.pt", cache=cache, environ=environ, timeout_s=TIMEOUT_S, served=served)[1]
     assert (v0.checkpoints, v0.served) == ({"b.pt": other.sha256}, "right")

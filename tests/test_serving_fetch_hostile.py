@@ -20,8 +20,6 @@ from raw_server import RawServer, always, answer
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-pytestmark = pytest.mark.usefixtures("each_event_loop")
-
 HOP = "127.0.0.9"
 TLS = ssl.create_default_context()
 """Made once: loading all authorities for each of hundreds of fetchers takes longer than the tests."""
@@ -83,11 +81,25 @@ def test_the_table_is_long_enough() -> None:
     assert len({hostile.url for hostile in HOSTILE}) == len(HOSTILE) >= 60
 
 
-@pytest.mark.parametrize("hostile", HOSTILE, ids=lambda hostile: ascii(f"{hostile.trick}: {hostile.url[:60]}"))
+def _named(hostile: Hostile) -> str:
+    return ascii(f"{hostile.trick}: {hostile.url[:60]}")
+
+
+@pytest.mark.usefixtures("replica_event_loop")
+@pytest.mark.parametrize("hostile", HOSTILE, ids=_named)
 def test_hostile_urls_are_refused_before_any_connection(
     hostile: Hostile, forbidden: RawServer, tried: list[Any]
 ) -> None:
     """The answer has the right code and comes at once, and not one connection is tried."""
+    _assert_refused(hostile, forbidden, tried)
+
+
+@pytest.mark.parametrize("hostile", HOSTILE[::12], ids=_named)
+def test_so_they_are_on_the_standard_event_loop(hostile: Hostile, forbidden: RawServer, tried: list[Any]) -> None:
+    _assert_refused(hostile, forbidden, tried)
+
+
+def _assert_refused(hostile: Hostile, forbidden: RawServer, tried: list[Any]) -> None:
     begin = time.monotonic()
     with pytest.raises(RequestError) as caught:
         asyncio.run(attempt(hostile.at(forbidden.port), UrlPolicy()))
@@ -96,6 +108,7 @@ def test_hostile_urls_are_refused_before_any_connection(
     assert tried == []
 
 
+@pytest.mark.usefixtures("each_event_loop")
 def test_the_listeners_could_be_reached(tried: list[Any]) -> None:
     """The proof that the table can fail: with permission the same fetcher reaches such listeners, and is seen to."""
     with RawServer(always(answer(b"secret")), hosts=LISTEN_AT) as server:
@@ -105,6 +118,7 @@ def test_the_listeners_could_be_reached(tried: list[Any]) -> None:
         assert server.connections == len(tried) == 5
 
 
+@pytest.mark.usefixtures("each_event_loop")
 @pytest.mark.parametrize("spelling", ["2130706433", "0x7f.1", "0177.0.0.1", "127.1", "0"])
 def test_odd_spellings_are_hostile_indeed(spelling: str, forbidden: RawServer) -> None:
     """The system's resolver takes them for loopback, and an operator's permission for loopback does not open them."""
@@ -114,6 +128,7 @@ def test_odd_spellings_are_hostile_indeed(spelling: str, forbidden: RawServer) -
         asyncio.run(attempt(f"http://{spelling}:{forbidden.port}/", UrlPolicy(allow=("0.0.0.0/0",))))
 
 
+@pytest.mark.usefixtures("each_event_loop")
 def test_redirects_into_forbidden_space_are_refused(forbidden: RawServer, tried: list[Any]) -> None:
     """Each URL of the table is refused as a `Location` too: 403, and the hop's server is the only one ever reached."""
     # An empty Location, a path or a bare word is a redirect to the hop itself; line ends cannot be in a header.
@@ -149,6 +164,7 @@ def test_redirects_into_forbidden_space_are_refused(forbidden: RawServer, tried:
         assert set(tried) == {(HOP, hop.port)}
 
 
+@pytest.mark.usefixtures("each_event_loop")
 def test_the_last_of_several_redirects_is_checked_too(forbidden: RawServer) -> None:
     """Four permitted hops do not earn a fifth that is forbidden."""
 
@@ -163,6 +179,7 @@ def test_the_last_of_several_redirects_is_checked_too(forbidden: RawServer) -> N
         assert len(hop.requests) == 5
 
 
+@pytest.mark.usefixtures("each_event_loop")
 @pytest.mark.parametrize(("name", "addresses"), REBOUND)
 def test_names_that_lead_to_forbidden_addresses_are_refused(
     name: str, addresses: Sequence[str], forbidden: RawServer, tried: list[Any]
@@ -173,6 +190,7 @@ def test_names_that_lead_to_forbidden_addresses_are_refused(
     assert tried == []
 
 
+@pytest.mark.usefixtures("each_event_loop")
 def test_a_name_is_looked_up_once_per_connection(forbidden: RawServer, tried: list[Any]) -> None:
     """The connection is made to the address that was checked; the next one is checked anew, and refused."""
     lookups = []
@@ -204,6 +222,7 @@ def test_a_name_is_looked_up_once_per_connection(forbidden: RawServer, tried: li
         assert tried == [(HOP, server.port)]
 
 
+@pytest.mark.usefixtures("each_event_loop")
 def test_a_redirect_is_looked_up_anew(forbidden: RawServer) -> None:
     """A redirect to the same name at another port is another connection, so its addresses are checked again."""
     answers = iter([[HOP], ["127.0.0.1"]])
@@ -225,6 +244,7 @@ def test_a_redirect_is_looked_up_anew(forbidden: RawServer) -> None:
         assert len(hop.requests) == 1
 
 
+@pytest.mark.usefixtures("each_event_loop")
 def test_errors_do_not_tell_what_is_there(forbidden: RawServer) -> None:
     """A forbidden target is refused in the same words whether something listens or not, and no address is named."""
     with socket.create_server(("127.0.0.1", 0)) as reserved:
@@ -238,6 +258,7 @@ def test_errors_do_not_tell_what_is_there(forbidden: RawServer) -> None:
     assert "127.0.0.1" not in words[0]
 
 
+@pytest.mark.usefixtures("each_event_loop")
 @pytest.mark.parametrize("url", ["http://127.0.0.1:{port}/", "http://example.org/", "file:///etc/passwd"])
 def test_url_input_can_be_closed(url: str, forbidden: RawServer, tried: list[Any]) -> None:
     """With URL input off, nothing is opened, not even what is otherwise permitted."""
@@ -247,6 +268,7 @@ def test_url_input_can_be_closed(url: str, forbidden: RawServer, tried: list[Any
     assert tried == []
 
 
+@pytest.mark.usefixtures("each_event_loop")
 def test_environment_sends_nothing_elsewhere(
     forbidden: RawServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
