@@ -43,6 +43,12 @@ class Block:
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
 
+    def rewrite(self, text: str) -> None:
+        """Put `text` in the block's place; what stands before it in the page may have moved."""
+        page = ROOT / self.page
+        fence = f"```{self.language}\n"
+        page.write_text(page.read_text("utf-8").replace(f"{fence}{self.text}```", f"{fence}{text}```", 1), "utf-8")
+
     def commands(self) -> Iterator[tuple[str, list[str]]]:
         """Each `$ command` of a console block with the lines of its output."""
         shown: list[str] = []

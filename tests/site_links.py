@@ -41,7 +41,7 @@ def broken(site: Path) -> list[str]:
     """One line for each link or loaded file that is not there; "page: target: why"."""
     site = site.resolve()
     pages = {path: Page(path.read_text("utf-8")) for path in site.rglob("*.html")}
-    found = []
+    found = [] if pages else ["no pages"]
     for path, page in pages.items():
         for target in [*page.links, *page.loaded]:
             why = _why_broken(target, path, page, pages, site)
