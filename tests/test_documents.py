@@ -228,7 +228,6 @@ def reader(photos: Path, yolov8n_pt: Path, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.cluster
-@pytest.mark.xdist_group("documents")
 @pytest.mark.parametrize("block", running())
 def test_a_block_does_what_it_shows(block: Block, reader: Reader) -> None:
     """Console blocks print what they show, Python blocks run; all with the instance that README starts."""
