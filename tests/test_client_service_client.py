@@ -104,7 +104,7 @@ def test_fetch_client_downloads_without_the_key_and_posts_the_bytes() -> None:
         b'{"objects": null}',
     ],
 )
-def test_an_answer_of_another_shape_is_not_taken_for_one(body: bytes) -> None:
+def test_an_answer_of_another_shape_is_not_accepted(body: bytes) -> None:
     with (
         bent(lambda request: request.answer(200, body)) as service,
         Client(service.url) as client,
@@ -113,8 +113,8 @@ def test_an_answer_of_another_shape_is_not_taken_for_one(body: bytes) -> None:
         client.detect(Source("-", data=b"image"))
 
 
-def test_labels_of_something_else_that_answers_are_no_bug_of_ours() -> None:
-    """Another service's JSON is told as such, exit 4."""
+def test_labels_from_another_service_are_not_a_bug_of_ours() -> None:
+    """Its JSON is reported as what it is, exit code 4."""
     with (
         bent(lambda request: request.answer(200, {"hello": "world"})) as service,
         Client(service.url) as client,
@@ -203,7 +203,7 @@ def test_without_a_service_a_thousand_sources_fail_once(tmp_path: Path) -> None:
         list(client.detect_all(files(tmp_path, 1000)))
 
 
-def test_a_wrong_key_is_said_once(tmp_path: Path) -> None:
+def test_a_wrong_key_is_reported_once(tmp_path: Path) -> None:
     with bent(lambda request: request.fail(401, "unauthorized")) as service, Client(service.url) as client:
         with pytest.raises(Unauthorized):
             list(client.detect_all(files(tmp_path, 1000)))
@@ -264,15 +264,18 @@ def test_sources_are_taken_only_a_bounded_way_ahead(tmp_path: Path) -> None:
 
 
 def test_a_slow_source_fails_at_its_deadline_and_the_rest_goes_on(tmp_path: Path) -> None:
-    def slow_first(request: Request) -> None:
+    release = threading.Event()
+
+    def stuck_first(request: Request) -> None:
         if request.body == b"image 0":
-            time.sleep(1)
+            release.wait(60)
         found(request)
 
-    with bent(slow_first) as service, Client(service.url, timeout_s=0.4, concurrency=2) as client:
+    with bent(stuck_first) as service, Client(service.url, timeout_s=2, concurrency=2) as client:
         outcomes = list(client.detect_all(files(tmp_path, 10)))
+        release.set()
     assert [outcome.error is None for outcome in outcomes] == [False] + [True] * 9
-    assert 0.3 < outcomes[0].elapsed_s < 0.9
+    assert 1.9 < outcomes[0].elapsed_s < 20
 
 
 def test_a_fallback_is_written_on_the_picture() -> None:
@@ -330,7 +333,7 @@ def test_a_url_that_the_service_fetches_is_annotated_there_in_the_format_and_sty
     assert plain.query == [("image_url", url)]
 
 
-def test_asking_needs_neither_pillow_nor_httpx_nor_the_serving_stack() -> None:
+def test_asking_loads_neither_pillow_nor_httpx_nor_the_serving_stack() -> None:
     """Importing the client in a fresh interpreter; drawing imports Pillow when something is drawn."""
     code = (
         "import sys, detectctl.client.service_client, detectctl.client.formats, detectctl.sources\n"

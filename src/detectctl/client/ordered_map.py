@@ -1,4 +1,7 @@
-"""Work done by several threads at once, handed out in the order it came in."""
+"""Work done by several threads at once, handed out in the order it came in.
+
+From Python 3.14 on, `Executor.map` knows a window too (`buffersize`); its threads still keep a process from ending.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ def in_order(work: Callable[[Item], Result], items: Iterable[Item], *, workers: 
     """`work(item)` of each item, in the order of `items`, each as soon as it and all before it are done.
 
     `items` is consumed in the caller's thread, at most `window` ahead of the result handed out last. What `work` raises
-    is raised in its turn. When the iterator is closed, what has not begun never begins, and nobody waits for what has:
-    the threads are daemons (a `ThreadPoolExecutor`'s are not), so that Ctrl-C ends a process at once.
+    is raised in its turn. Closing the iterator keeps what has not begun from beginning, and does not wait for what has:
+    the threads are daemons (those of a `ThreadPoolExecutor` are not), so that Ctrl-C ends a process at once.
     """
     jobs: queue.SimpleQueue[_Job[Item, Result]] = queue.SimpleQueue()
     pending: deque[Future[Result]] = deque()

@@ -1,7 +1,8 @@
-"""Ultralytics' own YOLOv8 checkpoints for COCO: known by sha256, so it does not matter who hands them over.
+"""Ultralytics' own YOLOv8 checkpoints for COCO: known by sha256, so any source will do.
 
 In this order: the store; a file dropped into the cache's `base/` folder (any name, recognised by its bytes; for sites
 without a network); Ultralytics' release assets, or a mirror of them, over HTTPS.
+from detectctl.progress import Progress, silent
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ RELEASE = "v8.4.0"
 ASSETS_URL = f"https://github.com/ultralytics/assets/releases/download/{RELEASE}"
 
 STALL_S = 15.0
-"""Without a byte for so long, the assets count as unreachable, whatever time is left."""
+"""After so long without a byte the assets count as unreachable, however much time is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,19 +52,19 @@ def base_model(
     assets_url: str | None = None,
     on_event: Callable[[dict[str, Any]], None] | None = None,
 ) -> ModelVersion:
-    """The base model `name`, without a network if its file is in the cache already.
+    """The base model `name`; needs no network if its file is in the cache.
 
     Args:
         name: a key of `KNOWN`.
-        store: where it is looked for and put.
-        timeout_s: seconds for the download; it also ends after `STALL_S` without a byte.
-        assets_url: the address of a folder with `NAME.pt`, instead of Ultralytics' release.
+        store: where it is looked up and put.
+        timeout_s: for the download, which also ends after `STALL_S` without a byte.
+        assets_url: URL of a folder with `NAME.pt`, instead of Ultralytics' release.
         on_event: called with `{"event": "download", "done": bytes, "total": bytes}`.
 
     Raises:
         RegistryUnreachable: the assets cannot be reached.
         ModelNotFound: the assets have no such file.
-        ModelCorrupt: what came has another sha256.
+        ModelCorrupt: the file received has another sha256.
         UsageError: `assets_url` is not http(s).
     """
     known = KNOWN[name]
@@ -76,7 +77,7 @@ def base_model(
 def _from_store(store: Store, known: _Known) -> StoredCheckpoint | None:
     try:
         return store.open(known.sha256)
-    except ModelCorrupt:  # missing or damaged: it is fetched again
+    except ModelCorrupt:  # missing or damaged: downloaded again
         return None
 
 
@@ -99,15 +100,15 @@ def _download(
     on_event: Callable[[dict[str, Any]], None] | None,
 ) -> StoredCheckpoint:
     if not assets_url.startswith(("https://", "http://")):
-        raise UsageError(f"{assets_url!r} is no address of assets", why="it does not begin with https:// or http://")
+        raise UsageError(f"invalid assets URL {assets_url!r}", why="it must begin with https:// or http://")
     url = f"{assets_url.rstrip('/')}/{name}.pt"
     # One at a time per file, so that several `up` download once.
     lock = store.lock(f"base {name}")
     deadline = Deadline.after(timeout_s)
     try:
-        lock.acquire(timeout=max(0.0, timeout_s))  # to filelock less than nothing means for ever
+        lock.acquire(timeout=max(0.0, timeout_s))  # a negative timeout would mean for ever
     except TimeoutError as error:
-        raise _unreachable(name, store, url, "another process downloads it and did not finish") from error
+        raise _unreachable(name, store, url, "another process is downloading it and has not finished") from error
     except OSError as error:
         raise unusable(store.cache, error) from error
     with lock, store.scratch() as scratch:
@@ -144,14 +145,14 @@ def _fetch(
                 if on_event is not None:
                     on_event({"event": "download", "done": done, "total": size})
     except TooLarge:
-        pass  # too many bytes are the wrong bytes, which their digest will tell
+        pass  # too many bytes are the wrong bytes, as their digest will show
     except Refused as error:
         if error.status in {404, 410}:
-            raise ModelNotFound(f"{url} does not exist", why=str(error), hint=_way_round(name, store)) from error
+            raise ModelNotFound(f"{url} not found", why=str(error), hint=_instead(name, store)) from error
         raise _unreachable(name, store, url, str(error)) from error
     except TooSlow as error:
-        within = "in the time given" if deadline.passed else f"and then nothing for {STALL_S:g} s"
-        raise _unreachable(name, store, url, f"{done} of {size} bytes came {within}") from error
+        why = "in the time allowed" if deadline.passed else f"and then nothing for {STALL_S:g} s"
+        raise _unreachable(name, store, url, f"received {done} of {size} bytes {why}") from error
     except NoAnswer as error:
         raise _unreachable(name, store, url, str(error)) from error
     except OSError as error:
@@ -162,9 +163,9 @@ def _fetch(
 
 def _unreachable(name: str, store: Store, url: str, why: str) -> RegistryUnreachable:
     return RegistryUnreachable(
-        f"the base model {name} could not be downloaded from {url}", why=why, hint=_way_round(name, store)
+        f"the base model {name} could not be downloaded from {url}", why=why, hint=_instead(name, store)
     )
 
 
-def _way_round(name: str, store: Store) -> str:
-    return f"--model PATH.pt serves a checkpoint you have; {name}.pt in {store.cache / 'base'} serves as {name}"
+def _instead(name: str, store: Store) -> str:
+    return f"pass `--model PATH.pt`, or put {name}.pt into {store.cache / 'base'}"
