@@ -20,20 +20,23 @@ from installed import free_port, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from detectctl.engine.compiled import CompiledModel
 
 
 @contextlib.contextmanager
-def served(model: CompiledModel, *, max_image_bytes: int = MAX_IMAGE_BYTES, **config: Any) -> Iterator[int]:
+def served(
+    model: CompiledModel, *, max_image_bytes: int = MAX_IMAGE_BYTES, stats_file: Path | None = None, **config: Any
+) -> Iterator[int]:
     """A service's port; `config` are fields of its `ServiceConfig`."""
     settings = DetectorSettings(
         str(model.directory), model.checkpoint_sha256, imgsz=64, max_image_bytes=max_image_bytes
     )
     made = ServiceConfig("", "0", ModelInfo("yolov8n", None, "sha256:0", reference="base"), settings, **config)
     detector = Detector.load(settings)
-    fetcher = Fetcher(UrlPolicy(), max_bytes=max_image_bytes)
-    service = Service(made, detector, fetcher, request_id=lambda: "1")
+    fetcher = Fetcher(UrlPolicy(enabled=made.url_input), max_bytes=max_image_bytes)
+    service = Service(made, detector, fetcher, request_id=lambda: "1", stats_file=stats_file)
     port = free_port()
     server = uvicorn.Server(uvicorn.Config(create_app(service, None), port=port, ws="none", log_config=None))
     thread = threading.Thread(target=server.run)

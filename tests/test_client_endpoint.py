@@ -92,7 +92,7 @@ def test_an_answer_about_the_request_is_raised_at_once_as_what_it_is(
         ask(service.url)
     assert type(caught.value) is kind
     assert caught.value.what == f"it is {code}"
-    assert caught.value.why == f"the service answered {status} {code} (request req-7)"
+    assert (caught.value.code, caught.value.request_id) == (code, "req-7")
     assert len(service.requests) == 1
 
 

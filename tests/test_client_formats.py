@@ -11,9 +11,9 @@ from pycocotools.coco import COCO
 
 from detectctl.client.formats import WRITERS, write_coco, write_jsonl
 from detectctl.client.outcomes import Outcome
-from detectctl.errors import ImageTooLarge, SourceUnreadable
+from detectctl.errors import SourceUnreadable
 from detectctl.sources import Source
-from detectctl.wire import Detection, DetectionResult, ModelInfo
+from detectctl.wire import Detection, DetectionResult, ErrorInfo, ModelInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,8 @@ BUS = Detection("bus", (22.871, 231.278, 805.0, 756.84), 0.87345, 5)
 PERSON = Detection("person, walking", (48.55, 398.5, 245.3, 902.7), 0.865, 0)
 FOUND = Outcome(Source("a.jpg", path=Path("a.jpg")), DetectionResult((BUS, PERSON), 810, 1080, MODEL), None, 0.1)
 NONE = Outcome(Source("http://h/b.jpg", url="http://h/b.jpg"), DetectionResult((), 640, 480, MODEL), None, 0.1)
-REFUSED = Outcome(Source("c.jpg", path=Path("c.jpg")), None, ImageTooLarge("too large", why="21 MiB"), 0.1)
+TOO_LARGE = ErrorInfo("image_too_large", "too large", "21 MiB", "send a smaller one").to_error("7")
+REFUSED = Outcome(Source("c.jpg", path=Path("c.jpg")), None, TOO_LARGE, 0.1)
 MISSING = Outcome(Source("d.jpg"), None, SourceUnreadable("no such file"), 0.0)
 ALL = [FOUND, NONE, REFUSED, MISSING]
 
@@ -58,11 +59,17 @@ def test_json_and_jsonl_hold_the_same_records_in_the_services_own_shape() -> Non
             "image": {"width": 640, "height": 480},
             "model": MODEL.to_json(),
         },
-        {"source": "c.jpg", "status": "error", "error": {"code": "image_too_large", "message": "too large: 21 MiB"}},
+        {
+            "source": "c.jpg",
+            "status": "error",
+            "error": {"code": "image_too_large", "message": "too large", "why": "21 MiB", "hint": "send a smaller one"},
+            "request_id": "7",
+        },
         {
             "source": "d.jpg",
             "status": "error",
-            "error": {"code": "source_unreadable", "message": "no such file"},
+            "error": {"code": "source_unreadable", "message": "no such file", "why": None, "hint": None},
+            "request_id": None,
         },
     ]
     assert json.loads(written("json")) == expected
@@ -102,6 +109,11 @@ def test_csv_has_a_row_for_each_detection_and_one_for_each_source_without() -> N
     ]
     assert [rows[0][name] for name in ("x1", "y1", "x2", "y2")] == ["22.87", "231.28", "805.0", "756.84"]
     assert rows[2]["image_width"] == "640"
+    assert [rows[3][f"error_{name}"] for name in ("message", "why", "hint")] == [
+        "too large",
+        "21 MiB",
+        "send a smaller one",
+    ]
     assert None not in rows[0]
     assert None not in rows[0].values()
 

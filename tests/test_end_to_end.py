@@ -212,6 +212,20 @@ def test_a_second_up_changes_nothing(service: Service) -> None:
     assert service.home.json("status", "--json")["replicas"] == before
 
 
+def test_commands_and_answers_name_model_and_engine_alike(service: Service, bus_jpg: Path) -> None:
+    """One parser does for `/info`, `up --json`, `status --json` and `/detect`: same keys, same values."""
+    info = httpx.get(f"{service.url}/info", timeout=30).json()
+    port = service.url.rpartition(":")[2]
+    unchanged = service.home.json("up", "--port", port, "--allow-url", "127.0.0.1", "--json")
+    for printed in (unchanged, service.home.json("status", "--json")):
+        assert (printed["model"], printed["engine"]) == (info["model"], info["engine"])
+        assert printed["schema"] == info["schema"]
+    assert info["engine"]["precision"] in {"bf16", "fp32"}  # as chosen, never "auto"
+    assert (
+        httpx.post(f"{service.url}/detect", content=bus_jpg.read_bytes(), timeout=30).json()["model"] == info["model"]
+    )
+
+
 @pytest.mark.parametrize("other", ["port", "host"])
 def test_another_address_is_refused_with_what_to_do(service: Service, other: str) -> None:
     """The address of a running service cannot change; the error offers the two ways out, and it goes on serving."""
@@ -262,7 +276,7 @@ def _up_without_haproxy(home: Home) -> Iterator[Service]:
         assert process.returncode == 0
         unready = [one for one in early if one.status_code != 200]
         assert {one.status_code for one in unready} == {503}
-        assert {one.json()["error"]["code"] for one in unready} == {"overloaded"}
+        assert {one.json()["error"]["code"] for one in unready} == {"unavailable"}
         assert {one.headers["Retry-After"] for one in unready} == {"1"}
         yield Service(plain, url, "default")
     finally:

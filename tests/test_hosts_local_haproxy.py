@@ -101,14 +101,16 @@ def _ask(url: str, path: str, *ids: str) -> httpx.Response:
     return httpx.get(url + path, headers=[("X-Request-ID", one) for one in ids], trust_env=False, timeout=30)
 
 
-@pytest.mark.parametrize(("path", "status"), [("/nonsense", 502), ("/silent", 504)])
+@pytest.mark.parametrize(
+    ("path", "status", "code"), [("/nonsense", 502, "bad_gateway"), ("/silent", 504, "gateway_timeout")]
+)
 def test_its_own_errors_have_our_form_and_a_request_id(
-    ingress: str, replica: RawServer, path: str, status: int
+    ingress: str, replica: RawServer, path: str, status: int, code: str
 ) -> None:
     """JSON with the contract's code, `Retry-After`, and the id that the replica was given before it failed."""
     failed = _ask(ingress, path)
     assert failed.status_code == status
-    assert failed.json()["error"]["code"] == "overloaded"
+    assert failed.json()["error"]["code"] == code
     assert failed.headers["retry-after"] == "1"
     assert failed.headers["cache-control"] == "no-store"
     request_id = failed.headers["x-request-id"]

@@ -11,7 +11,7 @@ import pytest
 
 from detectctl.errors import Overloaded
 from detectctl.serving import admission as module
-from detectctl.serving.admission import Service, Trace
+from detectctl.serving.admission import Service
 from detectctl.wire import DetectOptions
 
 if TYPE_CHECKING:
@@ -46,12 +46,13 @@ def _service(detector: Any) -> Service:
     return Service(config, detector, fetcher, request_id=lambda: "id")
 
 
-async def _bytes() -> bytes:
-    return b"image"
+async def _request(service: Service) -> None:
+    async with service.turn("/detect", "body") as turn:
+        await turn.detect(b"image", DetectOptions())
 
 
 def _ask(service: Service) -> asyncio.Task[Any]:
-    return asyncio.create_task(service.answer(Trace("id", "/detect", "body"), _bytes, DetectOptions()))
+    return asyncio.create_task(_request(service))
 
 
 async def _begun(service: Service, detector: Stuck) -> asyncio.Task[Any]:
@@ -67,7 +68,7 @@ def test_a_caller_that_goes_away_is_counted_as_that(stuck: Stuck) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        return service._stats.errors
+        return service._recorder.stats.errors
 
     assert asyncio.run(story()) == {"client_closed": 1}
 
@@ -103,6 +104,6 @@ def test_waiting_for_a_thread_is_not_being_stuck(stuck: Stuck) -> None:
         for task in (first, second):
             assert str(task.exception()) == "let go"
         assert service._working_since == {}
-        assert service._admitted == set()
+        assert service._admitted == 0
 
     asyncio.run(story())

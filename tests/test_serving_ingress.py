@@ -8,16 +8,19 @@ from typing import Any
 
 import pytest
 
+from detectctl.errors import REQUEST_ERRORS
 from detectctl.serving import ingress
 
 
-def _through(status: int, content_type: str, *bodies: bytes) -> list[dict[str, Any]]:
+def _through(
+    status: int, content_type: str, *bodies: bytes, headers: list[tuple[bytes, bytes]] | None = None
+) -> list[dict[str, Any]]:
     """What is sent of an answer in so many parts."""
     sent: list[dict[str, Any]] = []
 
     async def app(_scope: Any, _receive: Any, send: Any) -> None:
-        headers = [(b"Content-Type", content_type.encode()), (b"Content-Length", b"1"), (b"x-request-id", b"7")]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
+        usual = [(b"Content-Type", content_type.encode()), (b"Content-Length", b"1"), (b"x-request-id", b"7")]
+        await send({"type": "http.response.start", "status": status, "headers": usual + (headers or [])})
         for number, body in enumerate(bodies, 1):
             await send({"type": "http.response.body", "body": body, "more_body": number < len(bodies)})
 
@@ -32,9 +35,18 @@ def _through(status: int, content_type: str, *bodies: bytes) -> list[dict[str, A
     return sent
 
 
-@pytest.mark.parametrize(("said", "meant"), [(404, 503), (500, 502), (503, 503)])
-def test_plain_text_becomes_an_error_of_ours(said: int, meant: int) -> None:
-    start, body = _through(said, "text/plain; charset=utf-8", b"Path '/' ", b"not found")
+@pytest.mark.parametrize(
+    ("said", "text", "meant", "code"),
+    [
+        (404, b"Path '/' not found", 503, "unavailable"),
+        (500, b"Internal Server Error", 502, "bad_gateway"),
+        (503, b"Service unavailable", 503, "unavailable"),
+        (503, b"Request dropped due to backpressure", 503, "overloaded"),
+    ],
+)
+def test_plain_text_becomes_an_error_of_ours(said: int, text: bytes, meant: int, code: str) -> None:
+    """A crash is not called overload, so whoever counts codes adds capacity only where that helps."""
+    start, body = _through(said, "text/plain; charset=utf-8", text, b"more of it")
     headers = dict(start["headers"])
     assert start["status"] == meant
     assert headers[b"content-type"] == b"application/json"
@@ -42,8 +54,17 @@ def test_plain_text_becomes_an_error_of_ours(said: int, meant: int) -> None:
     assert headers[b"cache-control"] == b"no-store"
     assert headers[b"x-request-id"] == b"7"
     assert [int(value) for name, value in start["headers"] if name.lower() == b"content-length"] == [len(body["body"])]
-    assert json.loads(body["body"])["error"]["code"] == "overloaded"
+    error = json.loads(body["body"])["error"]
+    assert (error["code"], REQUEST_ERRORS[code].status) == (code, meant)
+    assert set(error) == {"code", "message", "why", "hint"}
     assert not body.get("more_body")
+
+
+def test_the_services_own_text_goes_through_whatever_its_status() -> None:
+    """Ray installs the middleware around each replica, too; the guard's headers tell whose text it is."""
+    start, *_ = _through(503, "text/plain", b"a", headers=[(b"x-content-type-options", b"nosniff")])
+    assert start["status"] == 503
+    assert dict(start["headers"])[b"Content-Type"] == b"text/plain"
 
 
 @pytest.mark.parametrize(

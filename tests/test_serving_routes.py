@@ -9,8 +9,10 @@ import httpx
 import pytest
 
 from broken_images import encoded
+from detectctl.errors import REQUEST_ERRORS
 from detectctl.lifecycle.deployment import plan
 from detectctl.registry.model_version import ModelVersion
+from detectctl.serving.request_stats import read_all
 from detectctl.settings import UpSettings
 from served import served
 from slow_upload import FORM
@@ -61,6 +63,43 @@ def test_a_parameter_with_two_values_is_refused(client: httpx.Client, query: str
     assert "twice" in answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nowhere", 404, "not_found"),
+        ("DELETE", "/detect", 405, "method_not_allowed"),
+        ("POST", "/annotate", 406, "not_acceptable"),
+        ("GET", "/detect", 422, "bad_parameter"),
+        ("POST", "/detect?conf=2", 422, "bad_parameter"),
+    ],
+)
+def test_every_error_is_of_the_tree_with_its_parts_apart(
+    client: httpx.Client, method: str, path: str, status: int, code: str
+) -> None:
+    """A code that is answered stands in `errors.py`, from which the documents are made; why and hint are fields."""
+    headers = {"Accept": "image/avif"} if path == "/annotate" else {}
+    answer = client.request(method, path, content=b"not an image" if method == "POST" else None, headers=headers)
+    assert _code(answer) == (status, code)
+    assert REQUEST_ERRORS[code].status == status
+    error = answer.json()["error"]
+    assert set(error) == {"code", "message", "why", "hint"}
+    assert error["why"] or error["hint"]
+    assert not any(part and part in error["message"] for part in (error["why"], error["hint"]))
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_a_health_check_may_ask_for_the_head_only_and_is_not_counted(
+    yolov8n_compiled: CompiledModel, path: str, tmp_path: Path
+) -> None:
+    with served(yolov8n_compiled, stats_file=tmp_path / "stats.json") as port:
+        answer = httpx.head(f"http://127.0.0.1:{port}{path}", trust_env=False)
+        assert (answer.status_code, answer.content) == (200, b"")
+        assert httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False).status_code == 200
+        assert httpx.get(f"http://127.0.0.1:{port}/nowhere", trust_env=False).status_code == 404
+    stats = read_all(tmp_path)
+    assert (stats.requests, stats.errors) == (1, {"not_found": 1})
+
+
 def test_classes_may_be_repeated(client: httpx.Client) -> None:
     assert client.post("/detect?class=bus&class=person", content=GOOD).status_code == 200
 
@@ -79,7 +118,7 @@ def test_a_picture_too_long_for_its_format_is_a_bad_wish(
     """A PNG may be longer than WebP and JPEG can say; another format helps."""
     answer = client.post("/annotate", content=encoded("PNG", size), headers={"Accept": media})
     assert _code(answer) == (422, "bad_parameter")
-    assert "image/png" in answer.json()["error"]["message"]
+    assert "image/png" in answer.json()["error"]["hint"]
     assert client.post("/annotate", content=encoded("PNG", size), headers={"Accept": "image/png"}).status_code == 200
 
 
@@ -123,6 +162,6 @@ def test_without_url_input_no_url_is_opened(yolov8n_compiled: CompiledModel) -> 
                 query = {"image_url": url}
                 answer = httpx.get(f"http://127.0.0.1:{port}{path}", params=query, trust_env=False, timeout=30)
                 assert _code(answer) == (403, "url_not_allowed")
-                assert "--no-url-input" in answer.json()["error"]["message"]
+                assert "--no-url-input" in answer.json()["error"]["why"]
         good = httpx.post(f"http://127.0.0.1:{port}/detect", content=GOOD, trust_env=False, timeout=30)
         assert good.status_code == 200

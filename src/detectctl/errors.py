@@ -1,37 +1,46 @@
 """The one tree of errors that detectctl raises on purpose.
 
 An error says what failed and with which value, why, and the next command to try. It owns the exit code of the command
-that it ends; a `RequestError` also owns the HTTP status and the code of the service's answer.
+that it ends; a `RequestError` also owns the HTTP status of the service's answer. Its code is the class's name in snake
+case.
 
 ```
 DetectctlError                 1
-├── UsageError                 2   an option, a setting, a reference, a file name is wrong
+├── UsageError                 2   an option, a setting, a reference or a file name is wrong
 ├── NotRunning                 3
-├── NotReady                   4   not ready, unhealthy
+├── NotReady                   4   not ready, or not healthy
 │   ├── DeadlineExceeded           a wait passed its deadline; names the last state seen
-│   └── PortTaken                  somebody else listens where the service should
+│   └── PortTaken                  another process listens where the service should
 ├── ModelError                 5   the model could not be loaded
-│   ├── ModelNotFound              W&B knows no such artifact, version or alias; or no such file
-│   ├── ModelAccessDenied          the key is missing, wrong, or may not read this
+│   ├── ModelNotFound              W&B has no such artifact, version or alias; or no such file
+│   ├── ModelAccessDenied          the W&B key is missing, wrong, or may not read this
 │   ├── RegistryUnreachable        network, server or timeout: trying again later may help
 │   ├── ModelCorrupt               bytes differ from what their digest promises
-│   ├── CheckpointRefused          a checkpoint that is not ours to load: wants to run code, or no detection model
+│   ├── CheckpointRefused          wants to run code, is damaged, or is not a detection model
 │   └── ConversionFailed           a sound checkpoint that could not be converted
 ├── SourcesFailed              6   some sources failed, the others are done
 ├── SourceUnreadable           6   one source: no such file, an empty folder, no permission
-└── RequestError               6   the service's answer to one request (7 where it refused)
-    ├── BadUrl               400 bad_url
-    ├── Unauthorized         401 unauthorized         exit 7
-    ├── UrlNotAllowed        403 url_not_allowed      exit 7
-    ├── RequestTimeout       408 request_timeout
-    ├── ImageTooLarge        413 image_too_large      exit 7
-    ├── UnsupportedImage     415 unsupported_image
-    ├── HostNotKnown         421 host_not_known       exit 7
-    ├── BadParameter         422 bad_parameter
-    ├── InternalError        500 internal_error
-    ├── FetchFailed          502 fetch_failed
-    ├── Overloaded           503 overloaded
-    └── FetchTimeout         504 fetch_timeout
+└── RequestError               6   the service's answer to one request
+    ├── BadRequest           400
+    ├── BadUrl               400
+    ├── Unauthorized         401   exit 7, as every refusal
+    ├── UrlNotAllowed        403   exit 7
+    ├── NotFound             404
+    ├── MethodNotAllowed     405
+    ├── NotAcceptable        406
+    ├── RequestTimeout       408
+    ├── ImageTooLarge        413   exit 7
+    ├── UnsupportedImage     415
+    ├── HostNotKnown         421   exit 7
+    ├── BadParameter         422
+    ├── ClientClosed         499   in logs and counters only: nobody is left to read the answer
+    ├── InternalError        500
+    ├── FetchFailed          502   the image's own server
+    ├── BadGateway           502   exit 4, as whenever no replica could answer
+    ├── Overloaded           503
+    ├── Unavailable          503   exit 4
+    ├── FetchTimeout         504   the image's own server
+    └── GatewayTimeout       504   exit 4
 ```
 """
 
@@ -93,7 +102,7 @@ class DeadlineExceeded(NotReady):
 
 
 class PortTaken(NotReady):
-    """Somebody else listens where the service should."""
+    """Another process listens where the service should."""
 
 
 class ModelError(DetectctlError):
@@ -111,7 +120,7 @@ class ModelAccessDenied(ModelError):
 
 
 class RegistryUnreachable(ModelError):
-    """The network, a server or a deadline stood between us and the model; trying again later may help."""
+    """W&B could not be reached, failed or took too long; trying again later may help."""
 
 
 class ModelCorrupt(ModelError):
@@ -119,7 +128,7 @@ class ModelCorrupt(ModelError):
 
 
 class CheckpointRefused(ModelError):
-    """The checkpoint wants to run code, is damaged, or holds no detection model."""
+    """The checkpoint wants to run code, is damaged, or is not a detection model."""
 
 
 class ConversionFailed(ModelError):
@@ -133,7 +142,7 @@ class SourcesFailed(DetectctlError):
 
 
 class SourceUnreadable(DetectctlError):
-    """A source names no image, or a file that cannot be read."""
+    """A source has no image in it, or is a file that cannot be read."""
 
     exit_code = 6
 
@@ -143,6 +152,12 @@ class RequestError(DetectctlError):
 
     exit_code = 6
     status: ClassVar[int] = 500
+
+
+class BadRequest(RequestError):
+    """The request is not valid HTTP for this service."""
+
+    status = 400
 
 
 class BadUrl(RequestError):
@@ -165,6 +180,24 @@ class UrlNotAllowed(RequestError):
     status = 403
 
 
+class NotFound(RequestError):
+    """The service has no such route."""
+
+    status = 404
+
+
+class MethodNotAllowed(RequestError):
+    """The route does not take this method; `Allow` lists those that it takes."""
+
+    status = 405
+
+
+class NotAcceptable(RequestError):
+    """`Accept` names no image format that `/annotate` writes."""
+
+    status = 406
+
+
 class RequestTimeout(RequestError):
     """The request's own body did not arrive in time."""
 
@@ -179,13 +212,13 @@ class ImageTooLarge(RequestError):
 
 
 class UnsupportedImage(RequestError):
-    """Not an image that can be decoded, or truncated."""
+    """Not an image that can be decoded, or a truncated one."""
 
     status = 415
 
 
 class HostNotKnown(RequestError):
-    """A request without a key that came under a name which is not this machine's own."""
+    """A request without a key whose `Host` is not a name of this machine."""
 
     exit_code = 7
     status = 421
@@ -197,13 +230,26 @@ class BadParameter(RequestError):
     status = 422
 
 
+class ClientClosed(RequestError):
+    """The caller went away before its answer; in logs and counters only."""
+
+    status = 499
+
+
 class InternalError(RequestError):
-    """The replica failed in a way nobody foresaw; its log has the request id and the traceback."""
+    """The replica failed unexpectedly; its log has the request id and the traceback."""
 
 
 class FetchFailed(RequestError):
     """The image's own server failed."""
 
+    status = 502
+
+
+class BadGateway(RequestError):
+    """The replica went away before it had answered."""
+
+    exit_code = 4
     status = 502
 
 
@@ -213,9 +259,23 @@ class Overloaded(RequestError):
     status = 503
 
 
+class Unavailable(RequestError):
+    """No replica can take the request now, as when the service starts; `Retry-After` says when to come back."""
+
+    exit_code = 4
+    status = 503
+
+
 class FetchTimeout(RequestError):
     """The image's own server was too slow."""
 
+    status = 504
+
+
+class GatewayTimeout(RequestError):
+    """The replica did not answer in time."""
+
+    exit_code = 4
     status = 504
 
 

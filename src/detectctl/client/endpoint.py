@@ -7,17 +7,18 @@ from urllib.parse import urlsplit
 
 from detectctl.client.retries import RetryPolicy, TryAgain
 from detectctl.errors import (
-    REQUEST_ERRORS,
     DeadlineExceeded,
     DetectctlError,
     FetchFailed,
     FetchTimeout,
+    ImageTooLarge,
     NotReady,
     NotRunning,
-    RequestError,
+    Unauthorized,
     UsageError,
 )
 from detectctl.http import Answer, NoAnswer, Server, TooLarge, Unreachable, Untrusted
+from detectctl.wire import ErrorInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,14 +26,16 @@ if TYPE_CHECKING:
     from detectctl.waiting import Deadline
 
 _HINTS = {
-    "unauthorized": "give the service's key: --api-key-file FILE",
-    "url_not_allowed": "download it yourself: --fetch client; or allow it: `detectctl up --allow-url HOST`",
-    "image_too_large": "send a smaller image, or raise the limit: `detectctl up --max-image-bytes`",
-    "overloaded": "try again later, lower --concurrency, or give the service more: `detectctl up --replicas`",
-    "fetch_failed": "download it yourself: --fetch client",
-    "fetch_timeout": "download it yourself: --fetch client",
-    "internal_error": "read the service's log: `detectctl logs`",
+    "unauthorized": "give the service's key: `--api-key-file FILE`",
+    "url_not_allowed": "download it yourself: `--fetch client`; or allow its host: `detectctl up --allow-url HOST`",
+    "overloaded": "try again later, lower `--concurrency`, or add replicas: `detectctl up --replicas N`",
+    "fetch_failed": "download it yourself: `--fetch client`",
+    "fetch_timeout": "download it yourself: `--fetch client`",
 }
+"""In place of the service's own hint, which speaks of HTTP, where a client can do better."""
+
+_BY_STATUS = {401: Unauthorized, 403: Unauthorized, 413: ImageTooLarge}
+"""What the status of an answer means that is not the service's own, as a proxy's."""
 
 
 class Endpoint:
@@ -123,30 +126,33 @@ class Endpoint:
 
 
 def error_of(answer: Answer, endpoint: str) -> DetectctlError:
-    """What an answer other than 200 means: the service's own words, or a guess at who else answered."""
-    request_id = answer.headers.get("x-request-id")
-    suffix = f" (request {request_id})" if request_id else ""
-    data = answer.json()
-    error = data.get("error") if isinstance(data, dict) else None
-    if isinstance(error, dict) and isinstance(error.get("code"), str):
-        code = error["code"]
-        kind = REQUEST_ERRORS.get(code, RequestError)
-        message = str(error.get("message") or code)
-        return kind(message, why=f"the service answered {answer.status} {code}{suffix}", hint=_HINTS.get(code))
+    """What an answer other than 200 means: the error that the service sent, or a guess at who else answered."""
+    error = _sent_error(answer) or _guessed_error(answer, endpoint)
+    error.request_id = answer.headers.get("x-request-id")
+    error.hint = _HINTS.get(error.code, error.hint)
+    return error
+
+
+def _sent_error(answer: Answer) -> DetectctlError | None:
+    try:
+        return ErrorInfo.from_json(answer.json()["error"]).to_error()
+    except (KeyError, TypeError):
+        return None
+
+
+def _guessed_error(answer: Answer, endpoint: str) -> DetectctlError:
+    what = f"{endpoint} answered {answer.status}"
     if 300 <= answer.status < 400:
         return NotReady(
-            f"{endpoint} answered {answer.status}",
-            why=f"it redirects to {answer.headers.get('location', 'nowhere')}{suffix}, and redirects are not followed",
-            hint="if that is the service, name it: --url",
+            what,
+            why=f"it redirects to {answer.headers.get('location', 'nowhere')}, and redirects are not followed",
+            hint="if that is the service, name it: `--url URL`",
         )
     text = " ".join(answer.body[:400].decode(errors="replace").split())[:200]
-    by_status = {kind.status: kind for kind in REQUEST_ERRORS.values() if kind.status < 500}
-    kind_by_status = by_status.get(answer.status)
-    why = f"it said {text!r}{suffix}" if text else f"it said nothing more{suffix}"
-    if kind_by_status is not None:
-        return kind_by_status(f"{endpoint} answered {answer.status}", why=why, hint=_HINTS.get(kind_by_status.code))
-    hint = "see how it is: `detectctl status`" if answer.status >= 500 else "check that --url is a detectctl service"
-    return NotReady(f"{endpoint} answered {answer.status}", why=why, hint=hint)
+    why = f"it said {text!r}" if text else "it said nothing more"
+    if answer.status >= 500:
+        return NotReady(what, why=why, hint="check the service: `detectctl status`")
+    return _BY_STATUS.get(answer.status, NotReady)(what, why=why, hint="check that --url is a detectctl service")
 
 
 def unexpected_answer(answer: Answer, endpoint: str) -> NotReady:

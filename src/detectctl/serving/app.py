@@ -21,7 +21,7 @@ def build(args: dict[str, Any]) -> Any:
 
 
 class Replica:
-    """What Serve constructs in each replica; it takes requests only after the constructor returned."""
+    """What Serve constructs in each replica; requests come only after the constructor has returned."""
 
     def __init__(self, config: ServiceConfig) -> None:
         from detectctl.engine.detector import Detector
@@ -33,7 +33,7 @@ class Replica:
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve calls it once after the constructor, and again when `up` changes what a living replica can take."""
-        self._config = self._config.told(user_config)
+        self._config = self._config.updated(user_config)
         if self._service is not None:
             self._service.config = self._config
 

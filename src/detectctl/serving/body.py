@@ -14,13 +14,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 UPLOAD_S: Final = 30.0
-"""For the whole body: a request that waits for its own body takes one of the places that others could have."""
+"""For the whole body: a request that waits for its own body holds a place in the queue."""
 
 _MULTIPART_OVERHEAD: Final = 64 * 1024  # boundaries and headers around the file itself
 
 
-def is_form(request: Request) -> bool:
-    """Whether the image is in a form's field; else it is the body."""
+def source(request: Request) -> str:
+    """`form` if the image is in a form's field, `body` if it is the body."""
+    return "form" if _is_form(request) else "body"
+
+
+def _is_form(request: Request) -> bool:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower() == "multipart/form-data"
 
 
@@ -38,16 +42,18 @@ async def read_image(request: Request, limit: int) -> bytes:
     """
     try:
         async with asyncio.timeout(UPLOAD_S):
-            return await (_read_form if is_form(request) else _read_body)(request, limit)
+            return await (_read_form if _is_form(request) else _read_body)(request, limit)
     except TimeoutError as error:
         raise RequestTimeout(
-            "the image took too long to arrive", why=f"the service waits {UPLOAD_S:g} s for a request's body"
+            "the image took too long to arrive",
+            why=f"the service waits {UPLOAD_S:g} s for a request's body",
+            hint="send a smaller image",
         ) from error
 
 
 async def _read_body(request: Request, limit: int) -> bytes:
     _refuse_long(request, limit)
-    body = bytearray()  # a list of chunks would cost a multiple if they came byte by byte
+    body = bytearray()  # a list of chunks would cost several times as much if they came byte by byte
     async for chunk in request.stream():
         body += chunk
         if len(body) > limit:
@@ -62,12 +68,14 @@ async def _read_form(request: Request, limit: int) -> bytes:
         async with bounded.form(max_files=1, max_fields=8) as form:
             file = form.get("file")
             if file is None or isinstance(file, str):
-                raise UnsupportedImage("the form has no file in its field `file`", hint="curl -F file=@image.jpg …")
+                raise UnsupportedImage(
+                    "the form has no file in its field `file`", hint="send it with `curl -F file=@image.jpg …`"
+                )
             data = await file.read()
     except HTTPException as error:  # how Starlette says that a form is malformed
         raise UnsupportedImage("the form cannot be read", why=str(error.detail)) from error
     except ValueError as error:  # some of Python's codecs, such as `undefined`, refuse all names
-        raise UnsupportedImage("the form cannot be read", why="its charset cannot spell its names") from error
+        raise UnsupportedImage("the form cannot be read", why="its charset cannot encode its names") from error
     if len(data) > limit:
         raise _too_long(limit)
     return data
@@ -96,6 +104,6 @@ def _refuse_long(request: Request, limit: int) -> None:
 def _too_long(limit: int) -> ImageTooLarge:
     return ImageTooLarge(
         f"the image has more than {limit} bytes",
-        why="the service's limit",
-        hint="send a smaller one, or raise --max-image-bytes",
+        why="that is the service's limit",
+        hint="send a smaller image, or raise the limit: `detectctl up --max-image-bytes SIZE`",
     )

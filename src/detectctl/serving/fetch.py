@@ -84,18 +84,20 @@ class Fetcher:
             FetchTimeout: it took longer than `connect_s` or `total_s`.
         """
         if not self._policy.enabled:
-            raise UrlNotAllowed("this service opens no URLs", hint="send the image's bytes by POST")
+            raise UrlNotAllowed(
+                "this service takes no image URLs", why="it runs with --no-url-input", hint="send the image by POST"
+            )
         target = parse_url(url)
         flight = self._flights.get(target.url)
         if flight is None:
             flight = self._flights[target.url] = _Flight(asyncio.create_task(self._download(target)))
         flight.waiters += 1
         try:
-            # One caller's going away must not end the download of the others.
+            # A caller that goes away must not end the download of the others.
             return await asyncio.shield(flight.task)
         finally:
             flight.waiters -= 1
-            # Whoever comes after the last waiter starts anew: it must not join a download that is being cancelled.
+            # A caller that arrives after the last waiter has left starts a new download: this one is being cancelled.
             if (flight.task.done() or not flight.waiters) and self._flights.get(target.url) is flight:
                 del self._flights[target.url]
             if not flight.waiters:

@@ -1,4 +1,4 @@
-"""Who may ask, and what every answer says to browsers: a plain ASGI layer around the application."""
+"""Who may use the service, and what every answer tells browsers: a plain ASGI layer around the application."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from detectctl.errors import HostNotKnown, RequestError, Unauthorized, UsageError
 from detectctl.keys import read_keys
 from detectctl.serving.request_log import LOGGER
+from detectctl.wire import error_body
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 OPEN_ROUTES: Final = frozenset({"/healthz", "/readyz"})
-"""Asked by load balancers, which hold no key; they tell nothing but that the service is there."""
+"""For load balancers, which have no key; their answers reveal nothing but that the service is there."""
 
-# Nothing that we answer is a page, except /docs, which says its own: so nothing is to be run, framed or guessed at.
+# No answer is a page, except /docs, which has a policy of its own: so nothing may be run, framed or guessed at.
 _HEADERS: Final = {
     b"x-content-type-options": b"nosniff",
     b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
@@ -37,10 +38,13 @@ logger = logging.getLogger(LOGGER)
 
 
 class KeyRing:
-    """The keys that are good now: those in the file, which is read again whenever it has changed.
+    """The keys that are accepted now: those in the file, which is read again whenever it has changed.
 
-    A file that is gone or cannot be understood lets nobody in until it is whole again; so replace it in one step (mv).
-    In memory are only the keys' digests.
+    While the file is missing or malformed, no key is accepted; so replace it in one step (mv). Only digests of the keys
+    are kept in memory.
+
+    Args:
+        path: the key file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -49,10 +53,10 @@ class KeyRing:
         self._digests: tuple[bytes, ...] = ()
 
     def accepts(self, key: bytes) -> bool:
-        """Whether this is one of the keys; takes the same time for every key that is not."""
+        """Whether this is one of the keys; takes the same time for every key that is not one."""
         self._refresh()
         digest = hashlib.sha256(key).digest()
-        # All are compared, and digests of one length: nothing tells how much of which key was right.
+        # All are compared, as digests of one length: the time reveals nothing of how much of which key was right.
         return sum([hmac.compare_digest(digest, known) for known in self._digests]) > 0
 
     def _refresh(self) -> None:
@@ -67,20 +71,21 @@ class KeyRing:
             self._digests = tuple(hashlib.sha256(key.encode()).digest() for key in read_keys(self._path))
         except UsageError as error:
             self._digests = ()
-            logger.error("nobody is let in: %s: %s", error.what, error.why)  # noqa: TRY400 - no traceback is needed
+            logger.error("no key is accepted: %s: %s", error.what, error.why)  # noqa: TRY400 - no traceback is needed
         else:
-            logger.info("the key file holds %d keys", len(self._digests))
+            logger.info("the key file has %d keys", len(self._digests))
         self._seen = seen
 
 
 class Guard:
-    """Asks for a key, where there is a key ring, and adds the headers that keep browsers careful.
+    """Requires a key, where there is a key ring, and adds the security headers to every answer.
 
     Args:
         app: what is guarded.
-        keys: None lets everybody in.
+        keys: None accepts every caller.
         refused: called with path and error code of each refused request, for its log line.
-        own_host: where there is no key ring, the one name beside localhost that callers may ask under; None for any.
+        own_host: where there is no key ring, the one `Host` beside localhost and addresses that is accepted; None
+            accepts any.
     """
 
     def __init__(
@@ -93,7 +98,7 @@ class Guard:
         self._app = app
         self._keys = keys
         self._refused = refused
-        # Any address is as good as our own: no DNS can bend it.
+        # Any literal address is as good as our own: no DNS answer can change where it leads.
         own = rf"(localhost|[0-9.]+|\[[0-9a-f:.]+\]|{re.escape(own_host or '')})(:[0-9]+)?"
         self._own = None if own_host is None else re.compile(own.encode(), re.IGNORECASE)
 
@@ -103,15 +108,15 @@ class Guard:
             await self._app(scope, receive, send)
             return
 
-        send = careful(send)
-        error = None if scope["path"] in OPEN_ROUTES else self._objection(scope["headers"])
+        send = with_security_headers(send)
+        error = None if scope["path"] in OPEN_ROUTES else self._refusal(scope["headers"])
         if error is not None:
             self._refused(scope["path"], error.code)
             await _refuse(error, send)
             return
         await self._app(scope, receive, send)
 
-    def _objection(self, headers: list[tuple[bytes, bytes]]) -> RequestError | None:
+    def _refusal(self, headers: list[tuple[bytes, bytes]]) -> RequestError | None:
         """Why the request is refused, if it is."""
         if self._keys is not None:
             presented = _presented(headers)
@@ -119,20 +124,21 @@ class Guard:
                 return None
             return Unauthorized(
                 "the API key is missing" if presented is None else "the API key is wrong",
-                hint="send it as Authorization: Bearer KEY, or as X-API-Key: KEY",
+                why="the service requires one of the keys in its key file",
+                hint="send it as `Authorization: Bearer KEY` or as `X-API-Key: KEY`",
             )
-        # A web page may let its own name lead to 127.0.0.1 (DNS rebinding), and then asks and reads as that name.
+        # A web page may point its own name at 127.0.0.1 (DNS rebinding); it then asks, and may read, under that name.
         if self._own is None or all(self._own.fullmatch(value) for name, value in headers if name == b"host"):
             return None
         return HostNotKnown(
-            "the request's Host is not this machine's",
-            why="without API keys the service answers those who ask localhost or an address",
-            hint="ask 127.0.0.1; or start it with --api-key-file, --generate-api-key or --no-auth",
+            "the request's Host is not a name of this machine",
+            why="without API keys the service accepts only localhost and addresses as Host",
+            hint="send it to 127.0.0.1, or restart with `detectctl up --generate-api-key`",
         )
 
 
-def careful(send: Send) -> Send:
-    """`send` that adds the headers which keep browsers careful, where the answer has none of its own."""
+def with_security_headers(send: Send) -> Send:
+    """`send` that adds the headers which restrict browsers, where the answer has none of its own."""
 
     async def send_with_headers(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -145,7 +151,7 @@ def careful(send: Send) -> Send:
 
 
 def _presented(headers: list[tuple[bytes, bytes]]) -> bytes | None:
-    """The key that a request brings; None if it brings none, or one in two headers that differ."""
+    """The key in a request's headers; None if there is none, or if two headers differ."""
     found = set()
     for name, value in headers:
         if name == b"x-api-key":
@@ -158,8 +164,7 @@ def _presented(headers: list[tuple[bytes, bytes]]) -> bytes | None:
 
 
 async def _refuse(error: RequestError, send: Send) -> None:
-    message = "; ".join(part for part in (error.what, error.why, error.hint) if part)
-    body = json.dumps({"status": "error", "error": {"code": error.code, "message": message}}).encode()
+    body = json.dumps(error_body(error)).encode()
     headers = [
         (b"content-type", b"application/json"),
         (b"content-length", str(len(body)).encode()),

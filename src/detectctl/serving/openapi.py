@@ -1,65 +1,51 @@
-"""What the OpenAPI description says beside what FastAPI finds out by itself: answers, bodies, errors, keys, classes."""
+"""What the OpenAPI description adds to what FastAPI finds out by itself: answers, bodies, errors, keys, classes.
+
+The schemas are made from the types of `detectctl.wire`, so an answer and its description cannot differ.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
-from detectctl.errors import REQUEST_ERRORS, HostNotKnown
+from detectctl.errors import (
+    BadGateway,
+    BadParameter,
+    BadRequest,
+    BadUrl,
+    FetchFailed,
+    FetchTimeout,
+    GatewayTimeout,
+    HostNotKnown,
+    ImageTooLarge,
+    InternalError,
+    NotAcceptable,
+    Overloaded,
+    RequestError,
+    RequestTimeout,
+    Unauthorized,
+    Unavailable,
+    UnsupportedImage,
+    UrlNotAllowed,
+)
 from detectctl.serving.guard import OPEN_ROUTES
+from detectctl.wire import ErrorInfo, ResultJSON, ServiceInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-_ERROR_SCHEMA: Final = {
-    "type": "object",
-    "required": ["status", "error"],
-    "properties": {
-        "status": {"const": "error"},
-        "error": {
-            "type": "object",
-            "required": ["code", "message"],
-            "properties": {"code": {"type": "string"}, "message": {"type": "string"}},
-        },
-    },
-}
-_ERROR_CONTENT: Final = {"application/json": {"schema": _ERROR_SCHEMA}}
-_DETECTION_SCHEMA: Final = {
-    "type": "object",
-    "required": ["status", "objects", "image", "model"],
-    "properties": {
-        "status": {"enum": ["found", "not found"]},
-        "objects": {
-            "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["class", "coordinates", "confidence", "class_id"],
-                "properties": {
-                    "class": {"type": "string"},
-                    "coordinates": {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4},
-                    "confidence": {"type": "number", "minimum": 0, "maximum": 1},
-                    "class_id": {"type": "integer", "minimum": 0},
-                },
-            },
-        },
-        "image": {
-            "type": "object",
-            "required": ["width", "height"],
-            "properties": {"width": {"type": "integer"}, "height": {"type": "integer"}},
-        },
-        "model": {
-            "type": "object",
-            "required": ["name", "version", "digest", "fallback"],
-            "properties": {
-                "name": {"type": "string"},
-                "version": {"type": ["string", "null"]},
-                "digest": {"type": "string"},
-                "fallback": {"type": "boolean"},
-                "stale": {"type": "boolean"},
-                "reason": {"type": "string"},
-            },
-        },
-    },
-}
+_PRIMITIVES: Final = {str: "string", float: "number", int: "integer", bool: "boolean", type(None): "null"}
+
+_ANY: Final = (InternalError, BadGateway, Overloaded, Unavailable, GatewayTimeout)
+_IMAGE: Final = (*_ANY, BadRequest, BadParameter, ImageTooLarge, UnsupportedImage)
+_FROM_URL: Final = (*_IMAGE, BadUrl, UrlNotAllowed, FetchFailed, FetchTimeout)
+_FROM_BODY: Final = (*_IMAGE, RequestTimeout)
+
+PICTURES: Final = {"image/jpeg": "jpeg", "image/png": "png", "image/webp": "webp"}
+"""The media types that `/annotate` writes, with Pillow's name of each."""
+
+Responses = dict[int | str, dict[str, Any]]
+
 BODY: Final = {
     "requestBody": {
         "required": True,
@@ -79,24 +65,65 @@ BODY: Final = {
 """OpenAPI of an image in the request's body."""
 
 
-def _responses(ok: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
-    by_status: dict[int, list[str]] = {}
-    for code, error in REQUEST_ERRORS.items():
-        by_status.setdefault(error.status, []).append(code)
-    errors: dict[int | str, dict[str, Any]] = {
-        status: {"description": ", ".join(codes), "content": _ERROR_CONTENT} for status, codes in by_status.items()
+def schema_of(kind: Any) -> dict[str, Any]:
+    """JSON Schema of a type of `detectctl.wire`: a dataclass, a TypedDict, or what their fields are made of.
+
+    `Annotated` adds the keywords in a dictionary beside the type, or gives a type of the wire to a plain dictionary.
+    """
+    origin = get_origin(kind)
+    if origin is None:
+        if kind in _PRIMITIVES:
+            return {"type": _PRIMITIVES[kind]}
+        fields = {name: schema_of(hint) for name, hint in get_type_hints(kind, include_extras=True).items()}
+        return {"type": "object", "required": list(fields), "properties": fields}
+    first, *others = get_args(kind)
+    if origin is Annotated:
+        return {**schema_of(first), **others[0]} if isinstance(others[0], dict) else schema_of(others[0])
+    schemas: dict[Any, Callable[[], dict[str, Any]]] = {
+        Literal: lambda: {"enum": [first, *others]},
+        Union: lambda: {"anyOf": [schema_of(one) for one in (first, *others)]},
+        list: lambda: {"type": "array", "items": schema_of(first)},
+        dict: lambda: {"type": "object", "additionalProperties": schema_of(others[0])},
     }
-    return {200: {"description": "done", "content": ok}, **errors}
+    return schemas[Union if origin is UnionType else origin]()
 
 
-DETECTS: Final = _responses({"application/json": {"schema": _DETECTION_SCHEMA}})
-"""The answers of `/detect`."""
+def _json(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"application/json": {"schema": schema}}
 
 
-def annotates(media: Iterable[str]) -> dict[int | str, dict[str, Any]]:
-    """The answers of `/annotate`, which writes these media types."""
-    pictures = _responses({one: {"schema": {"type": "string", "format": "binary"}} for one in media})
-    return {**pictures, 406: {"description": "not_acceptable", "content": _ERROR_CONTENT}}
+def _error(status: int, codes: list[str]) -> dict[str, Any]:
+    error = schema_of(ErrorInfo)
+    error["properties"]["code"] = {"enum": codes}
+    schema = {
+        "type": "object",
+        "required": ["status", "error"],
+        "properties": {"status": {"const": "error"}, "error": error},
+    }
+    answer: dict[str, Any] = {"description": ", ".join(codes), "content": _json(schema)}
+    if status == Overloaded.status:
+        answer["headers"] = {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer"}}}
+    return answer
+
+
+def _responses(content: dict[str, Any], errors: Iterable[type[RequestError]]) -> Responses:
+    codes: dict[int, list[str]] = {}
+    for error in errors:
+        codes.setdefault(error.status, []).append(error.code)
+    return {
+        200: {"description": "done", "content": content},
+        **{status: _error(status, sorted(names)) for status, names in sorted(codes.items())},
+    }
+
+
+_PICTURE_CONTENT: Final = {one: {"schema": {"type": "string", "format": "binary"}} for one in PICTURES}
+
+DETECT_URL: Final = _responses(_json(schema_of(ResultJSON)), _FROM_URL)
+DETECT_BODY: Final = _responses(_json(schema_of(ResultJSON)), _FROM_BODY)
+ANNOTATE_URL: Final = _responses(_PICTURE_CONTENT, (*_FROM_URL, NotAcceptable))
+ANNOTATE_BODY: Final = _responses(_PICTURE_CONTENT, (*_FROM_BODY, NotAcceptable))
+INFO: Final = _responses(_json(schema_of(ServiceInfo)), _ANY)
+HEAD: Final[Responses] = {200: {"description": "done", "content": {}}}
 
 
 def describe(schema: dict[str, Any], classes: Iterable[str], *, keys: bool, own_host: bool) -> None:
@@ -106,40 +133,31 @@ def describe(schema: dict[str, Any], classes: Iterable[str], *, keys: bool, own_
         schema: changed.
         classes: of the model.
         keys: whether callers need one.
-        own_host: whether callers without one have to ask under this machine's own name.
+        own_host: whether callers without a key must use this machine's own name.
     """
     _describe_classes(schema, sorted(classes))
     if keys:
-        _describe_keys(schema)
+        schema.setdefault("components", {})["securitySchemes"] = {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        }
+        for operation in _add_error(schema, Unauthorized):
+            operation["security"] = [{"bearer": []}, {"header": []}]
     elif own_host:
-        _describe_errors(schema, 421, HostNotKnown.code)
+        _add_error(schema, HostNotKnown)
 
 
 def _describe_classes(schema: dict[str, Any], names: list[str]) -> None:
-    """Say in the OpenAPI description which classes the model has."""
+    """List the model's classes as the values of the parameter `class`."""
     for operations in schema["paths"].values():
         for operation in operations.values():
             for parameter in operation.get("parameters", ()):
                 if parameter["name"] == "class":
-                    parameter["schema"] = {
-                        "type": "array",
-                        "minItems": 1,
-                        "items": {"type": "string", "enum": names},
-                    }
+                    parameter["schema"] = {"type": "array", "minItems": 1, "items": {"type": "string", "enum": names}}
 
 
-def _describe_keys(schema: dict[str, Any]) -> None:
-    """Say in the OpenAPI description where a key is wanted, and how it is sent."""
-    schema.setdefault("components", {})["securitySchemes"] = {
-        "bearer": {"type": "http", "scheme": "bearer"},
-        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-    }
-    for operation in _describe_errors(schema, 401, "unauthorized"):
-        operation["security"] = [{"bearer": []}, {"header": []}]
-
-
-def _describe_errors(schema: dict[str, Any], status: int, code: str) -> list[dict[str, Any]]:
-    """Say in the OpenAPI description what the guard may answer; returns the operations that it guards."""
+def _add_error(schema: dict[str, Any], error: type[RequestError]) -> list[dict[str, Any]]:
+    """Add an answer of the guard to the operations that it guards, which are returned."""
     guarded = [
         operation
         for path, operations in schema["paths"].items()
@@ -147,5 +165,5 @@ def _describe_errors(schema: dict[str, Any], status: int, code: str) -> list[dic
         for operation in operations.values()
     ]
     for operation in guarded:
-        operation["responses"][str(status)] = {"description": code, "content": _ERROR_CONTENT}
+        operation["responses"][str(error.status)] = _error(error.status, [error.code])
     return guarded

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import bisect
 import json
+import logging
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
+
+from detectctl.files import reason, write_atomically
+from detectctl.serving.request_log import LOGGER
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 # 1 ms to about 2 minutes in steps of 10 %: percentiles are right within 5 %.
 BOUNDS_MS: tuple[float, ...] = tuple(1.1**step for step in range(124))
+_WRITE_PERIOD_S = 0.5
+
+logger = logging.getLogger(LOGGER)
 
 
 @dataclass(slots=True)
@@ -53,25 +61,42 @@ class RequestStats:
         total = sum(self.latency)
         if total == 0:
             return None
-        wanted, seen = math.ceil(total * fraction), 0
+        rank, seen = math.ceil(total * fraction), 0
         for bucket, count in enumerate(self.latency):
             seen += count
-            if seen >= wanted:
+            if seen >= rank:
                 upper = BOUNDS_MS[min(bucket, len(BOUNDS_MS) - 1)]
                 return upper if bucket == 0 else math.sqrt(upper * BOUNDS_MS[bucket - 1])
         raise AssertionError("the buckets hold `total` requests")
 
-    def write(self, path: Path) -> None:
-        """Atomically."""
-        data = {
-            "requests": self.requests,
-            "errors": self.errors,
-            "latency": self.latency,
-            "started_at": self.started_at,
-        }
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text(json.dumps(data))
-        temporary.replace(path)
+
+class RequestRecorder:
+    """Where a replica counts what it has answered; the one thing that the service calls for it.
+
+    Args:
+        path: written within half a second of a change; None keeps the counts in memory only.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.stats = RequestStats()
+        self._path = path
+        self._timer: asyncio.TimerHandle | None = None
+
+    def record(self, elapsed_ms: float, error_code: str | None) -> None:
+        """Note one answered request; call it in the event loop."""
+        self.stats.count(elapsed_ms, error_code)
+        if self._path is not None and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_WRITE_PERIOD_S, self.write)
+
+    def write(self) -> None:
+        """Bring the file up to date."""
+        self._timer = None
+        if self._path is None:
+            return
+        try:
+            write_atomically(self._path, json.dumps(asdict(self.stats)))
+        except OSError as error:  # a full disk costs figures in `status`, not answers
+            logger.warning("the counters could not be written: %s", reason(error))
 
 
 def read_all(folder: Path) -> RequestStats:

