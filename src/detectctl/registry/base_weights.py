@@ -1,8 +1,7 @@
 """Ultralytics' own YOLOv8 checkpoints for COCO: known by sha256, so any source will do.
 
-In this order: the store; a file dropped into the cache's `base/` folder (any name, recognised by its bytes; for sites
-without a network); Ultralytics' release assets, or a mirror of them, over HTTPS.
-from detectctl.progress import Progress, silent
+They are looked for in the store, then in the cache's `base/` folder (where a site without a network puts them, by any
+name), then among the assets of Ultralytics' release, or in a mirror of them.
 """
 
 from __future__ import annotations
