@@ -23,8 +23,9 @@ def test_what_the_system_does_not_let_it_do_is_said(tmp_path: Path, monkeypatch:
     def fail(*_: object, **__: object) -> NoReturn:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/somewhere")
 
-    planned = replace(ray_head.plan(8000), temp_dir=tmp_path / "new")
+    planned = ray_head.plan("127.0.0.1", 8000)
+    planned = replace(planned, record=replace(planned.record, temp_dir=tmp_path / "new"))
     monkeypatch.setattr(step, fail)
     with pytest.raises(NotReady, match="could not be started") as caught:
-        ray_head.spawn(planned, {}, with_haproxy=False, host="127.0.0.1", port=8000)
+        ray_head.spawn(planned, {})
     assert caught.value.why == "No space left on device: /somewhere"

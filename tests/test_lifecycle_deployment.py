@@ -30,7 +30,7 @@ def test_only_a_service_that_nobody_guards_minds_under_which_name_it_is_asked(
     settings: dict[str, Any], key_file: Path | None, own_host: str | None
 ) -> None:
     """With keys, or after --no-auth, a reverse proxy may pass on any `Host`."""
-    planned = plan(UpSettings(**settings), MODEL, COMPILED, "cpu", Path("/stats"), key_file)
+    planned = plan(UpSettings(**settings), MODEL, COMPILED, "cpu", key_file)
     assert planned.config.own_host == own_host
     assert type(planned.config).from_json(planned.config.to_json()) == planned.config
 
@@ -49,6 +49,6 @@ def test_a_change_does_not_take_away_what_the_load_has_asked_for(
     replicas: Replicas, running: int, initial: int | None
 ) -> None:
     """Serve goes to `initial_replicas` at each change; only a service that may sleep needs one, to be woken."""
-    planned = plan(UpSettings(replicas=replicas), MODEL, COMPILED, "cpu", Path("/stats"), None)
-    (deployment,) = planned.serve_config("127.0.0.1", 8000, running)["applications"][0]["deployments"]
+    planned = plan(UpSettings(replicas=replicas), MODEL, COMPILED, "cpu", None)
+    (deployment,) = planned.application(running)["deployments"]
     assert deployment["autoscaling_config"].get("initial_replicas") == initial

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from detectctl.errors import DeadlineExceeded
-from detectctl.lifecycle.down import _drain, down
+from detectctl.hosts.local.local_host import LocalHost
+from detectctl.lifecycle.down import down
 from detectctl.lifecycle.lock import locked
 from detectctl.lifecycle.state import InstanceFolder
 from detectctl.paths import Paths
-from test_lifecycle_state import STATE
+from detectctl.waiting import Deadline
+from test_lifecycle_state import PLACE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +29,8 @@ def test_a_dashboard_that_hangs_is_waited_for_no_longer_than_was_said(tmp_path: 
     with socket.create_server(("127.0.0.1", 0)) as server:
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
         begun = time.monotonic()
-        assert not _drain(replace(STATE, temp_dir=tmp_path, dashboard_url=url), begun + 1)
+        with LocalHost(replace(PLACE, temp_dir=tmp_path, dashboard_url=url)) as host:
+            assert not host.drain(Deadline.after(1))
     assert time.monotonic() - begun < 10
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,48 +11,51 @@ import pytest
 
 from detectctl.errors import UsageError
 from detectctl.keys import read_keys
-from detectctl.lifecycle.exposure import check, prepared
+from detectctl.lifecycle import exposure
 from detectctl.lifecycle.state import InstanceFolder
-from detectctl.settings import UpSettings
+from detectctl.progress import silent
+from test_lifecycle_state import STATE
 
 if TYPE_CHECKING:
     from detectctl.progress import Progress
 
 
-def settings(**wanted: Any) -> UpSettings:
-    return UpSettings(**wanted)
+def check(host: str, **given: Any) -> None:
+    exposure.check(host, **{"key_file": None, "generate_key": False, "no_auth": False} | given)
+
+
+def exposed(folder: InstanceFolder, **given: Any) -> Any:
+    return exposure.prepared(folder, **{"key_file": None, "generate_key": False, "report": silent} | given)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.2", "10.1.2.3"])  # noqa: S104 - nothing binds here
 def test_a_service_that_others_reach_needs_a_word_about_keys(host: str) -> None:
     """The error names the three ways out, and is one of usage."""
     with pytest.raises(UsageError) as caught:
-        check(settings(host=host))
+        check(host)
     assert caught.value.exit_code == 2
     for option in ("--api-key-file", "--generate-api-key", "--no-auth"):
         assert option in str(caught.value.hint)
 
 
-@pytest.mark.parametrize(
-    "wanted", [{"no_auth": True}, {"generate_api_key": True}, {"api_key_file": Path("keys")}], ids=str
-)
+@pytest.mark.parametrize("wanted", [{"no_auth": True}, {"generate_key": True}, {"key_file": Path("keys")}], ids=str)
 def test_any_of_the_three_will_do(wanted: dict[str, Any]) -> None:
-    check(settings(host="0.0.0.0", **wanted))  # noqa: S104 - nothing binds here
+    check("0.0.0.0", **wanted)  # noqa: S104 - nothing binds here
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
 def test_loopback_needs_none(host: str) -> None:
-    check(settings(host=host))
+    check(host)
 
 
 def test_two_of_the_three_exclude_each_other() -> None:
     with pytest.raises(UsageError, match="--generate-api-key and --no-auth"):
-        check(settings(generate_api_key=True, no_auth=True))
+        check("127.0.0.1", generate_key=True, no_auth=True)
 
 
 def test_a_host_that_does_not_exist_is_said() -> None:
     with pytest.raises(UsageError, match="cannot be resolved"):
-        check(settings(host="nowhere.invalid"))
+        check("nowhere.invalid")
 
 
 @pytest.fixture
@@ -63,12 +67,12 @@ def folder(tmp_path: Path) -> InstanceFolder:
 
 def test_a_made_key_is_shown_once_and_stays(folder: InstanceFolder) -> None:
     """The second `up` uses the first one's key and does not show it again; `repr` never does."""
-    with prepared(settings(generate_api_key=True), folder, lambda _: None) as first:
+    with exposed(folder, generate_key=True) as first:
         assert first.new_key is not None
         assert first.key == first.new_key
         assert first.new_key not in repr(first)
     assert stat.S_IMODE(folder.api_key_file.stat().st_mode) == 0o600
-    with prepared(settings(generate_api_key=True), folder, lambda _: None) as second:
+    with exposed(folder, generate_key=True) as second:
         assert second.new_key is None
         assert second.key == first.new_key
 
@@ -79,14 +83,23 @@ def test_a_failed_start_leaves_no_key_that_nobody_saw(folder: InstanceFolder) ->
     class Failure(Exception):
         pass
 
-    with pytest.raises(Failure), prepared(settings(generate_api_key=True), folder, lambda _: None):
+    with pytest.raises(Failure), exposed(folder, generate_key=True):
         raise Failure
     assert not folder.api_key_file.exists()
-    with prepared(settings(generate_api_key=True), folder, lambda _: None) as access:
+    with exposed(folder, generate_key=True) as access:
         pass
-    with pytest.raises(Failure), prepared(settings(generate_api_key=True), folder, lambda _: None):
+    with pytest.raises(Failure), exposed(folder, generate_key=True):
         raise Failure
     assert read_keys(folder.api_key_file) == (access.new_key,)
+
+
+def test_a_key_that_replicas_have_by_now_stays(folder: InstanceFolder) -> None:
+    """Whatever fails after the rollout: without the file nobody could ask the service any more."""
+    deployed = {"config": {"api_key_file": str(folder.api_key_file.absolute())}}
+    with pytest.raises(KeyboardInterrupt), exposed(folder, generate_key=True):  # noqa: PT012 - it is written meanwhile
+        folder.write(replace(STATE, deployed=deployed))
+        raise KeyboardInterrupt
+    assert folder.api_key_file.exists()
 
 
 def test_a_key_file_is_checked_before_anything_starts(
@@ -95,15 +108,15 @@ def test_a_key_file_is_checked_before_anything_starts(
     """It must hold a key; others' reading it is warned of; its path is made absolute, replicas live elsewhere."""
     monkeypatch.chdir(tmp_path)
     said: list[Progress] = []
-    with pytest.raises(UsageError), prepared(settings(api_key_file=Path("keys")), folder, said.append):
+    with pytest.raises(UsageError), exposed(folder, key_file=Path("keys"), report=said.append):
         pass
     Path("keys").write_text("key-0123456789\n")
     Path("keys").chmod(0o644)
-    with prepared(settings(api_key_file=Path("keys")), folder, said.append) as access:
+    with exposed(folder, key_file=Path("keys"), report=said.append) as access:
         assert access.key_file == tmp_path / "keys"
     assert [one.warning for one in said] == [True]
     assert "key-0123456789" not in said[0].message
     Path("keys").chmod(0o600)
-    with prepared(settings(api_key_file=Path("keys")), folder, said.append):
+    with exposed(folder, key_file=Path("keys"), report=said.append):
         pass
     assert len(said) == 1

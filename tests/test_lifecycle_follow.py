@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from detectctl.engine.compiled import CompiledModel
-from detectctl.errors import CheckpointRefused, NotReady
+from detectctl.errors import CheckpointRefused, NotReady, NotRunning
 from detectctl.lifecycle import follow
 from detectctl.lifecycle import up as ups
 from detectctl.lifecycle.deployment import Deployment, plan
+from detectctl.lifecycle.exposure import Exposure
 from detectctl.lifecycle.follow import Follower
 from detectctl.lifecycle.state import InstanceFolder, InstanceState
-from detectctl.lifecycle.up import UpResult
+from detectctl.lifecycle.up import UpJob, UpResult
 from detectctl.paths import Paths
 from detectctl.registry.model_version import ModelVersion
 from detectctl.registry.store import Store
 from detectctl.settings import UpSettings
+from detectctl.waiting import Deadline
+from test_lifecycle_state import PLACE, STATE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from detectctl.progress import Progress
 
 SETTINGS = UpSettings(model="acme/registry/yolo:latest", interval=1)
@@ -31,7 +38,7 @@ def _deployment(version: str, *, stale: bool = False) -> Deployment:
     digest = version[-1] * 64
     model = ModelVersion("acme/registry/yolo:latest", "wandb", "yolo", version, digest, Path("/m.pt"), 1, stale=stale)
     compiled = CompiledModel(Path("/compiled"), digest, {0: "person"}, (8, 16, 32))
-    return plan(SETTINGS, model, compiled, "cpu", Path("/stats"), None)
+    return plan(SETTINGS, model, compiled, "cpu", None)
 
 
 def _result(deployment: Deployment) -> UpResult:
@@ -41,50 +48,43 @@ def _result(deployment: Deployment) -> UpResult:
 class Scene:
     """A follower whose instance is a state file, and what it said."""
 
-    def __init__(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, tmp_path: Path) -> None:
         self.paths = Paths.from_environ({"HOME": str(tmp_path)})
         self.said: list[str] = []
         self.follower = Follower(SETTINGS, self.paths, {}, self._report)
         self.folder = InstanceFolder(self.paths.state, "default")
         self.folder.create()
-        self.temp_dir = tmp_path / "dctl-00000000"
-        (self.temp_dir / "requests").mkdir(parents=True)
-        self._monkeypatch = monkeypatch
+        self.place = replace(PLACE, temp_dir=tmp_path / "dctl-00000000")
 
     def _report(self, progress: Progress) -> None:
         self.said.append(progress.message)
 
     def state(self, deployment: Deployment) -> InstanceState:
-        state = InstanceState(
-            name="default",
-            instance_id="0" * 16,
-            head=None,
-            temp_dir=self.temp_dir,
-            dashboard_url="",
-            host="127.0.0.1",
-            port=1,
-            deployed=deployment.to_json(),
-            last_good=deployment.to_json(),
-            last_failure=None,
-            created_at=0,
-        )
+        recorded = deployment.to_json()
+        state = replace(STATE, place=self.place, deployed=recorded, last_good=recorded)
         self.folder.write(state)
         return state
 
     def look(self, before: Deployment, after: Deployment) -> None:
-        """One `up` that finds the one and leaves the other."""
+        """One update that finds the one and leaves the other."""
 
-        def up(*_: Any, **__: Any) -> UpResult:
+        def apply(_: Follower, *, may_start: bool) -> UpResult:
             self.state(after)
             return _result(after)
 
-        self._monkeypatch.setattr(follow, "up", up)
-        self.follower._up(self.state(before))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Follower, "_apply", apply)
+            self.follower._update(self.state(before))
+
+    def job(self, state: InstanceState | None) -> UpJob:
+        """What the steps of an update share; this instance cannot be reached."""
+        deadline, exposed = Deadline.after(20), Exposure(None)
+        return UpJob(SETTINGS, self.paths, {}, self._report, 0, deadline, self.folder, state, "cpu", exposed, None)
 
 
 @pytest.fixture
-def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
-    return Scene(tmp_path, monkeypatch)
+def scene(tmp_path: Path) -> Scene:
+    return Scene(tmp_path)
 
 
 def test_a_new_mark_on_a_model_is_no_new_model(scene: Scene) -> None:
@@ -148,7 +148,7 @@ def test_a_look_that_fails_is_not_the_last(
     assert "taken down" in scene.said[-1]
 
 
-def test_a_model_that_could_not_be_planned_is_noted_with_its_digest(
+def test_a_model_that_could_not_be_converted_is_noted_with_its_digest(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that the converter does not start again at every look."""
@@ -157,13 +157,56 @@ def test_a_model_that_could_not_be_planned_is_noted_with_its_digest(
     def refuse(*_: Any, **__: Any) -> None:
         raise CheckpointRefused("it wants to run code")
 
-    monkeypatch.setattr(ups, "resolve", lambda *_, **__: model)
     monkeypatch.setattr(ups, "compile_checkpoint", refuse)
-    state = scene.state(_deployment("v0"))
-    run = ups._Up(SETTINGS, scene.paths, {}, scene.folder, 0, scene._report, None, None, ups.Rejected())
+    job = scene.job(scene.state(_deployment("v0")))
     with pytest.raises(CheckpointRefused):
-        run._change(state)
+        ups.apply(job, lambda: ups.deployment_of(job, model), model.served.digest)
     written = scene.folder.read()
     assert written is not None
     assert written.last_failure is not None
     assert written.last_failure.digest == model.served.digest
+
+
+@pytest.mark.parametrize(
+    ("running", "rejected", "applied"),
+    [
+        (True, False, "v1"),
+        (True, True, None),  # what serves stays
+        (False, True, "v0"),  # the last good version is started in its place
+        (False, False, "v1"),
+    ],
+)
+def test_a_rejected_version_is_never_deployed(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, running: bool, rejected: bool, applied: str | None
+) -> None:
+    v0, v1 = _deployment("v0"), _deployment("v1")
+    model = ModelVersion(SETTINGS.model, "wandb", "yolo", "v1", "1" * 64, Path("/m.pt"), 1)
+    deployed: list[Deployment] = []
+
+    def apply(_: UpJob, make: Callable[[], Deployment], digest: str) -> UpResult:
+        deployed.append(make())
+        return _result(deployed[-1])
+
+    @contextlib.contextmanager
+    def begin(*_: Any, **__: Any) -> Iterator[UpJob]:
+        yield scene.job(scene.state(v0) if running else None)
+
+    monkeypatch.setattr(follow, "begin", begin)
+    monkeypatch.setattr(follow, "resolve", lambda _: model)
+    monkeypatch.setattr(follow, "deployment_of", lambda *_: v1)
+    monkeypatch.setattr(follow, "apply", apply)
+    scene.follower._good = v0
+    scene.follower._rejected = {v1.config.model.digest} if rejected else set()
+    result = scene.follower._apply(may_start=True)
+    assert [one.config.model.version for one in deployed] == ([] if applied is None else [applied])
+    assert (result is None) == (applied is None)
+
+
+def test_what_was_taken_down_during_an_update_stays_down(scene: Scene) -> None:
+    """The follower had seen it alive, and waited for the lock that `down` held."""
+    with pytest.raises(NotRunning):
+        scene.follower._apply(may_start=False)
+    scene.follower._update(None)
+    assert not scene.follower._died
+    assert scene.said == []
+    assert scene.folder.read() is None

@@ -155,9 +155,9 @@ def test_lines_are_in_the_order_of_time_across_files() -> None:
     assert logs._last(lines, 0) == []
     at_once = [LogLine(1.0, "INFO", "head", str(number), {}) for number in range(5)]
     assert [line.message for line in logs._last(at_once, 3)] == ["2", "3", "4"], "a traceback stays the right way up"
-    assert LogFilter(replica="ab").takes(LogLine(0, "INFO", "abc", "", {}))
-    assert not LogFilter(replica="ab").takes(LogLine(0, "INFO", "bca", "", {}))
-    assert not LogFilter(level="ERROR").takes(LogLine(0, "WARNING", "abc", "", {}))
+    assert LogFilter(replica="ab").accepts(LogLine(0, "INFO", "abc", "", {}))
+    assert not LogFilter(replica="ab").accepts(LogLine(0, "INFO", "bca", "", {}))
+    assert not LogFilter(level="ERROR").accepts(LogLine(0, "WARNING", "abc", "", {}))
 
 
 def test_a_line_that_is_half_written_waits_for_its_end(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,10 +12,11 @@ import pytest
 from detectctl.errors import DeadlineExceeded
 from detectctl.lifecycle.lock import locked
 from detectctl.lifecycle.prune import prune, unserved
-from detectctl.lifecycle.state import InstanceFolder, InstanceState
+from detectctl.lifecycle.state import InstanceFolder
 from detectctl.paths import Paths
 from detectctl.registry.resolve import resolve
 from detectctl.registry.store import Store
+from test_lifecycle_state import STATE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,21 +35,9 @@ def _resolved(paths: Paths, tmp_path: Path, name: str) -> ModelVersion:
     return resolve(str(file), cache=paths.cache, environ={}, timeout_s=60)
 
 
-def _write_state(folder: InstanceFolder, model: ModelVersion, tmp_path: Path) -> None:
+def _write_state(folder: InstanceFolder, model: ModelVersion) -> None:
     deployed: dict[str, Any] = {"config": {"model": {"digest": f"sha256:{model.sha256}"}}}
-    state = InstanceState(
-        name=folder.name,
-        instance_id="0" * 16,
-        head=None,
-        temp_dir=tmp_path / "dctl-00000000",
-        dashboard_url="",
-        host="127.0.0.1",
-        port=1,
-        deployed=deployed,
-        last_good=deployed,
-        last_failure=None,
-        created_at=0,
-    )
+    state = replace(STATE, deployed=deployed, last_good=deployed)
     folder.write(state)
 
 
@@ -71,7 +61,7 @@ def test_what_an_up_has_resolved_stays(paths: Paths, tmp_path: Path) -> None:
         while not waits and time.monotonic() < deadline:
             time.sleep(0.01)
         assert len(Store(paths.cache).list()) == 2
-        _write_state(folder, model, tmp_path)
+        _write_state(folder, model)
     pruning.join(20)
     assert "detectctl up" in waits[0]
     assert removed == [old.sha256]

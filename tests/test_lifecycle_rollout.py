@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
-import httpx
 import pytest
 
-from detectctl.errors import ModelError, NotReady, UsageError
+from detectctl.errors import DeadlineExceeded, ModelError, NotReady, UsageError
+from detectctl.hosts.local.local_host import LocalHost
 from detectctl.hosts.serve_rest import ServeApiError, ServeStatus
 from detectctl.lifecycle import up
 from detectctl.lifecycle.deployment import Deployment, plan
 from detectctl.lifecycle.rollout import Rollout
 from detectctl.lifecycle.state import InstanceFolder, InstanceState
 from detectctl.processes import Process
+from detectctl.progress import silent
 from detectctl.settings import Replicas, UpSettings
 from detectctl.signals import uninterrupted
+from detectctl.waiting import Deadline
 from processor import capabilities
+from raw_server import RawServer, answer
 from test_lifecycle_deployment import COMPILED, MODEL
-from test_lifecycle_state import STATE
+from test_lifecycle_state import PLACE, STATE, with_head
 from test_wire import INFO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import asyncio
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from detectctl.hosts.local.ray_head import HeadRecord
 
 
 class Stopped(BaseException):
@@ -45,38 +52,49 @@ def stopped_by_sigterm() -> Iterator[None]:
 
 
 def _planned(**settings: Any) -> Deployment:
-    return plan(UpSettings(**settings), MODEL, COMPILED, "cpu", Path("/stats"), None)
+    return plan(UpSettings(**settings), MODEL, COMPILED, "cpu", None)
 
 
 GOOD, BAD = _planned(), _planned(conf=0.5)
 
 
-@dataclass
-class BentServe:
-    """Serve's REST interface, where `BAD` does not load."""
+class BentHost(LocalHost):
+    """Its Serve takes what it is told, and cannot load `BAD`."""
 
-    running: Deployment
-    target: int = 1
-    on_put: Callable[[], None] = lambda: None
-    puts: list[str] = field(default_factory=list)
+    def __init__(
+        self,
+        running: Deployment,
+        *,
+        target: int = 1,
+        on_deploy: Callable[[], None] = lambda: None,
+        deployed: Sequence[str] = (),
+        place: HeadRecord = PLACE,
+    ) -> None:
+        super().__init__(place)
+        self.running = running
+        self.target = target
+        self.on_deploy = on_deploy
+        self.deployed = list(deployed)
 
-    def put(self, config: dict[str, Any]) -> None:
-        fingerprint = config["applications"][0]["deployments"][0]["user_config"]["fingerprint"]
+    def deploy(self, application: Mapping[str, Any]) -> None:
+        fingerprint = application["deployments"][0]["user_config"]["fingerprint"]
         self.running = next(one for one in (GOOD, BAD) if one.fingerprint == fingerprint)
-        if self.puts:
-            self.on_put()
-        self.puts.append(fingerprint)
+        if self.deployed:
+            self.on_deploy()
+        self.deployed.append(fingerprint)
 
-    def status(self) -> ServeStatus:
+    def status(self, deadline: Deadline | None = None) -> ServeStatus:
         word = "DEPLOY_FAILED" if self.running == BAD else "RUNNING"
-        return ServeStatus(word, "", "no such file", self.target, (), (), self.running.fingerprint)
+        return ServeStatus(word, "", "no such file", self.target, (), self.running.fingerprint)
 
 
-class DeadServe:
-    def put(self, config: dict[str, Any]) -> None:
+class DeadHost(LocalHost):
+    """Its head was killed a moment ago."""
+
+    def deploy(self, application: Mapping[str, Any]) -> None:
         pass
 
-    def status(self) -> ServeStatus:
+    def status(self, deadline: Deadline | None = None) -> ServeStatus:
         raise ServeApiError("connection refused")
 
 
@@ -88,20 +106,20 @@ def folder(tmp_path: Path) -> InstanceFolder:
 
 
 def _state(good: Deployment) -> InstanceState:
-    return replace(STATE, head=Process.of(os.getpid()), deployed=good.to_json(), last_good=good.to_json())
+    return with_head(replace(STATE, deployed=good.to_json(), last_good=good.to_json()), Process.of(os.getpid()))
 
 
-def _rollout(api: Any, folder: InstanceFolder) -> Rollout:
-    return Rollout(api, folder, time.monotonic() + 20, lambda _: None)
+def _rollout(host: LocalHost, folder: InstanceFolder) -> Rollout:
+    return Rollout(host, folder, Deadline.after(20), silent)
 
 
 @pytest.mark.usefixtures("stopped_by_sigterm")
 def test_a_signal_does_not_keep_a_failed_update_from_being_taken_back(folder: InstanceFolder) -> None:
     """What served before is declared again and written down, and then the command ends as the signal wants."""
-    api = BentServe(GOOD, on_put=lambda: os.kill(os.getpid(), signal.SIGTERM))
+    host = BentHost(GOOD, on_deploy=lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Stopped):
-        _rollout(api, folder).change(_state(GOOD), BAD)
-    assert api.puts == [BAD.fingerprint, GOOD.fingerprint]
+        _rollout(host, folder).change(_state(GOOD), BAD)
+    assert host.deployed == [BAD.fingerprint, GOOD.fingerprint]
     state = folder.read()
     assert state is not None
     assert state.deployed == state.last_good
@@ -112,9 +130,9 @@ def test_a_signal_does_not_keep_a_failed_update_from_being_taken_back(folder: In
 def test_a_command_that_is_killed_at_taking_back_has_written_what_to_trust(folder: InstanceFolder) -> None:
     """Before it asks Serve for anything."""
     seen: list[InstanceState | None] = []
-    api = BentServe(GOOD, on_put=lambda: seen.append(folder.read()))
+    host = BentHost(GOOD, on_deploy=lambda: seen.append(folder.read()))
     with pytest.raises(ModelError, match="update failed"):
-        _rollout(api, folder).change(_state(GOOD), BAD)
+        _rollout(host, folder).change(_state(GOOD), BAD)
     (state,) = seen
     assert state is not None
     assert state.deployed is not None
@@ -124,10 +142,10 @@ def test_a_command_that_is_killed_at_taking_back_has_written_what_to_trust(folde
 @pytest.mark.usefixtures("stopped_by_sigterm")
 def test_a_signal_at_taking_back_waits_until_serve_and_the_file_agree(folder: InstanceFolder) -> None:
     """Also where a follower takes back what had been served."""
-    api = BentServe(BAD, on_put=lambda: os.kill(os.getpid(), signal.SIGTERM), puts=["of the bad one"])
+    host = BentHost(BAD, on_deploy=lambda: os.kill(os.getpid(), signal.SIGTERM), deployed=["of the bad one"])
     with pytest.raises(Stopped):
-        _rollout(api, folder).put_back(replace(_state(GOOD), deployed=BAD.to_json()))
-    assert api.puts == ["of the bad one", GOOD.fingerprint]
+        _rollout(host, folder).restore_last_good(replace(_state(GOOD), deployed=BAD.to_json()))
+    assert host.deployed == ["of the bad one", GOOD.fingerprint]
     written = folder.read()
     assert written is not None
     assert written.deployed is not None
@@ -137,10 +155,10 @@ def test_a_signal_at_taking_back_waits_until_serve_and_the_file_agree(folder: In
 def test_a_head_that_died_is_not_waited_for(folder: InstanceFolder, tmp_path: Path) -> None:
     """Its last words are the error's reason."""
     (tmp_path / "head.log").write_text("starting\nno space left for the object store\n")
-    state = replace(_state(GOOD), head=Process(os.getpid(), 1.0), temp_dir=tmp_path)
+    host = DeadHost(replace(PLACE, head=Process(os.getpid(), 1.0), temp_dir=tmp_path))
     begun = time.monotonic()
     with pytest.raises(NotReady, match="head ended while deploying") as caught:
-        _rollout(DeadServe(), folder).start(state, GOOD)
+        _rollout(host, folder).start(_state(GOOD), GOOD)
     assert caught.value.why == "no space left for the object store"
     assert time.monotonic() - begun < 10
 
@@ -148,9 +166,9 @@ def test_a_head_that_died_is_not_waited_for(folder: InstanceFolder, tmp_path: Pa
 def test_nothing_to_change_does_not_wake_a_service_that_sleeps(folder: InstanceFolder) -> None:
     """Nobody listens at its endpoint here, and nobody is missed."""
     sleeping = _planned(replicas=Replicas(0, 2))
-    api = BentServe(sleeping, target=0)
-    action, state = _rollout(api, folder).change(_state(sleeping), sleeping)
-    assert (action, state, api.puts) == ("unchanged", _state(sleeping), [])
+    host = BentHost(sleeping, target=0)
+    action, state = _rollout(host, folder).change(_state(sleeping), sleeping)
+    assert (action, state, host.deployed) == ("unchanged", _state(sleeping), [])
     assert state.last_good is not None
     assert Deployment.from_json(state.last_good) == sleeping
 
@@ -166,28 +184,42 @@ def test_a_signal_waits_for_the_end_and_is_not_lost() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_an_answer_that_fails_once_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_fails_once_is_asked_for_again() -> None:
     """A rollout that succeeded does not end in exit 4; what is refused for good is not asked again."""
-    request = httpx.Request("GET", "http://x/info")
-    answers: list[Any] = [
-        httpx.ConnectError("refused"),
-        httpx.Response(503, request=request),
-        httpx.Response(200, json=INFO.to_json(), request=request),
-        httpx.Response(401, request=request),
-    ]
+    whole = answer(json.dumps(INFO.to_json()).encode())
+    answers = [b"", answer(status="503 Service Unavailable"), whole, answer(status="401 Unauthorized")]
 
-    def get(*_: Any, **__: Any) -> httpx.Response:
-        answer = answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        assert isinstance(answer, httpx.Response)
-        return answer
+    async def handler(_head: str, writer: asyncio.StreamWriter) -> None:
+        writer.write(answers.pop(0))
+        await writer.drain()
+        writer.close()
 
-    monkeypatch.setattr("httpx.get", get)
-    assert up._info("http://x", None, time.monotonic() + 20) == INFO
-    with pytest.raises(NotReady, match="does not answer"):
-        up._info("http://x", None, time.monotonic() + 20)
+    with RawServer(handler) as server:
+        endpoint = f"http://127.0.0.1:{server.port}"
+        assert up._info(endpoint, None, Deadline.after(20)) == INFO
+        with pytest.raises(NotReady, match="does not answer") as caught:
+            up._info(endpoint, None, Deadline.after(20))
+    assert "401" in str(caught.value.why)
     assert answers == []
+
+
+def test_a_rollout_waits_for_its_own_deployment_to_answer(folder: InstanceFolder) -> None:
+    """Not for just any: an old replica may answer for a moment longer. One that never comes is named by what did."""
+    fingerprints = ["old", GOOD.fingerprint]
+
+    async def handler(_head: str, writer: asyncio.StreamWriter) -> None:
+        fingerprint = fingerprints.pop(0) if len(fingerprints) > 1 else fingerprints[0]
+        writer.write(answer(json.dumps({"status": "ready", "deployment": fingerprint}).encode()))
+        await writer.drain()
+
+    with RawServer(handler) as server:
+        host = BentHost(GOOD, place=replace(PLACE, port=server.port))
+        assert _rollout(host, folder).start(STATE, GOOD).last_good == GOOD.to_json()
+        assert len(server.requests) == 2
+        fingerprints[:] = ["old"]
+        with pytest.raises(DeadlineExceeded, match="did not answer in time") as caught:
+            Rollout(host, folder, Deadline.after(0.3), silent).start(STATE, GOOD)
+    assert "deployment old" in str(caught.value.why)
 
 
 def test_a_precision_that_the_processor_lacks_is_refused_before_anything_starts() -> None:
@@ -210,11 +242,11 @@ def test_the_gpu_is_taken_where_it_can_be_used(
     monkeypatch: pytest.MonkeyPatch, wish: str, lack: str | None, device: str
 ) -> None:
     monkeypatch.setattr(up, "_lack_of_gpu", lambda: lack)
-    assert up._device(wish) == device
+    assert up._choose_device(wish) == device
 
 
 def test_a_gpu_that_is_not_there_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(up, "_lack_of_gpu", lambda: "there is none")
     with pytest.raises(UsageError, match="--device cuda") as caught:
-        up._device("cuda")
+        up._choose_device("cuda")
     assert caught.value.why == "there is none"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -11,22 +12,27 @@ from pathlib import Path
 import pytest
 
 from detectctl.errors import NotReady, NotRunning
+from detectctl.hosts.local.local_host import LocalHost
+from detectctl.hosts.local.ray_head import HeadRecord
 from detectctl.lifecycle.state import InstanceFolder, InstanceState, reach, served_models
 from detectctl.processes import Process
 
-STATE = InstanceState(
-    name="default",
+PLACE = HeadRecord(
     instance_id="0123456789abcdef",
     head=None,
     temp_dir=Path("/nowhere/dctl-01234567"),
     dashboard_url="http://127.0.0.1:20001",
     host="127.0.0.1",
     port=8000,
-    deployed=None,
-    last_good=None,
-    last_failure=None,
-    created_at=1.0,
 )
+STATE = InstanceState(
+    name="default", place=PLACE, deployed=None, last_good=None, last_failure=None, created_at=1.0
+)  # fmt: skip
+
+
+def with_head(state: InstanceState, head: Process | None) -> InstanceState:
+    """The state of an instance whose Ray head is this process."""
+    return replace(state, place=replace(state.place, head=head))
 
 
 @pytest.fixture
@@ -37,55 +43,52 @@ def folder(tmp_path: Path) -> InstanceFolder:
 
 
 def test_what_is_written_is_read(folder: InstanceFolder) -> None:
+    """By its owner only."""
     assert folder.read() is None
     folder.write(STATE)
     assert folder.read() == STATE
-    assert [path.name for path in folder.path.iterdir()] == ["instance.json"]
-
-
-@pytest.mark.parametrize(("part", "instead"), [('"created_at": 1.0', ""), ('"port"', '"prt"')])
-def test_a_damaged_file_still_tells_how_to_end_the_instance(folder: InstanceFolder, part: str, instead: str) -> None:
-    """It is set aside, and what is left counts as an instance that was never finished."""
-    folder.write(STATE)
-    whole = folder.state_file.read_text()
-    damaged = whole.replace(part, instead)
-    assert damaged != whole
-    folder.state_file.write_text(damaged)
-    found = folder.read()
-    assert found is not None
-    assert (found.instance_id, found.temp_dir) == (STATE.instance_id, STATE.temp_dir)
-    assert (found.deployed, found.alive) == (None, False)
-    assert folder.read() == found
-    (aside,) = folder.path.glob("instance.corrupt-*")
-    assert aside.read_text() == damaged
+    assert {path.name for path in folder.path.iterdir()} == {"instance.json", "instance.copy.json"}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.path.iterdir()} == {0o600}
+    assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
+    folder.forget()
+    assert list(folder.path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("part", "instead", "known"),
+    ("part", "instead"),
     [
-        ('"schema": 2', '"schema": 2,', True),  # a comma too many, as by hand
-        ('"last_failure": null\n}', "", False),  # cut
-        ('"last_good": {', '"last_good": ', False),
-        ('"schema": 2', '"schema": ', False),
+        ('"schema": 3', '"schema": 3,'),  # a comma too many, as by hand
+        ('"schema": 3', '"schema": '),
+        ('"port"', '"prt"'),
+        ('"created_at": 1.0\n}', ""),  # cut
+        ('"last_good": {', '"last_good": '),
     ],
 )
-def test_a_damaged_file_tells_what_is_left_of_it(folder: InstanceFolder, part: str, instead: str, known: bool) -> None:
-    """Who it is, so that `up` need not stop it; and what it serves, where that can still be read."""
-    served = {"config": {"name": "another", "port": 1}}
-    whole = replace(STATE, head=Process.of(os.getpid()), deployed=served, last_good=served)
+def test_a_damaged_file_costs_nothing(folder: InstanceFolder, part: str, instead: str) -> None:
+    """The copy beside it has all of it; the next write repairs the file."""
+    deployed = {"config": {"name": "another", "port": 1}}
+    whole = with_head(replace(STATE, deployed=deployed, last_good=deployed), Process.of(os.getpid()))
     folder.write(whole)
     text = folder.state_file.read_text()
     assert part in text
     folder.state_file.write_text(text.replace(part, instead))
-    wanted = whole if known else replace(whole, deployed={}, last_good=None)
-    assert folder.read() == wanted
-    assert folder.read() == wanted, "and it is written down again"
-    assert len(list(folder.path.glob("instance.corrupt-*"))) == 1
+    assert folder.read() == whole
+    folder.write(whole)
+    assert folder.state_file.read_text() == text
+
+
+def test_a_copy_outlives_no_instance(folder: InstanceFolder) -> None:
+    """What a killed `down` has left of the state is no instance."""
+    folder.write(STATE)
+    folder.state_file.unlink()
+    assert folder.read() is None
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00\xff" * 50, b"[]", b'{"instance_id": "../../x", "temp_dir": "/"}'])
-def test_one_that_tells_nothing_is_said_once(folder: InstanceFolder, content: bytes) -> None:
-    folder.state_file.write_bytes(content)
+@pytest.mark.parametrize("with_copy", [True, False])
+def test_one_that_tells_nothing_is_reported_once(folder: InstanceFolder, content: bytes, with_copy: bool) -> None:
+    for file in (folder.state_file, folder.state_copy) if with_copy else (folder.state_file,):
+        file.write_bytes(content)
     with pytest.raises(NotReady, match="cannot be read") as error:
         folder.read()
     assert "corrupt" in str(error.value.why)
@@ -106,14 +109,14 @@ def test_no_client_is_sent_to_where_a_dead_instance_was(folder: InstanceFolder) 
     """Somebody else may listen at its port by now, and would be sent its key."""
     keys = {"config": {"api_key_file": "/keys"}}
     itself = Process.of(os.getpid())
-    folder.write(replace(STATE, head=itself, deployed=keys))
+    folder.write(with_head(replace(STATE, deployed=keys), itself))
     assert reach(folder.path.parent, "default") == ("http://127.0.0.1:8000", Path("/keys"))
     for head in (replace(itself, started=itself.started - 100), None):
-        folder.write(replace(STATE, head=head, deployed=keys))
+        folder.write(with_head(replace(STATE, deployed=keys), head))
         with pytest.raises(NotRunning, match="no instance default is running") as error:
             reach(folder.path.parent, "default")
         assert "Ray head died" in str(error.value.why)
-        assert error.value.hint == "detectctl up"
+        assert error.value.hint == "start it: `detectctl up`"
 
 
 def test_a_clock_that_was_set_back_changes_nothing(folder: InstanceFolder) -> None:
@@ -134,4 +137,5 @@ def test_a_clock_that_was_set_back_changes_nothing(folder: InstanceFolder) -> No
     ],
 )
 def test_a_client_finds_it_at_its_address(host: str, endpoint: str) -> None:
-    assert replace(STATE, host=host).endpoint == endpoint
+    with LocalHost(replace(PLACE, host=host)) as found:
+        assert found.endpoint == endpoint

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from detectctl.hosts.serve_rest import Replica, ServeStatus
-from detectctl.lifecycle.status import _answering, _judge
+from detectctl.lifecycle.status import Seen, _answering, _judge
 from detectctl.processes import Process
 from installed import free_port
-from test_lifecycle_state import STATE
+from test_lifecycle_state import STATE, with_head
 
 if TYPE_CHECKING:
     import subprocess
@@ -22,36 +22,39 @@ if TYPE_CHECKING:
 
 GOOD: dict[str, Any] = {"config": {"fingerprint": "good"}}
 NEW: dict[str, Any] = {"config": {"fingerprint": "new"}}
-ALIVE = replace(STATE, head=Process.of(os.getpid()), deployed=GOOD, last_good=GOOD)
-REPLICA = Replica("a", "RUNNING", 1, None, None, None)
-SERVING = ServeStatus("RUNNING", "HEALTHY", "", 1, (REPLICA,), (), "good")
+MYSELF = Process.of(os.getpid())
+ALIVE = with_head(replace(STATE, deployed=GOOD, last_good=GOOD), MYSELF)
+REPLICA = Replica("a", "RUNNING", 1, None)
+SERVING = ServeStatus("RUNNING", "HEALTHY", "", 1, (REPLICA,), "good")
 
 
 @pytest.mark.parametrize(
     ("word", "state", "served", "trouble", "command"),
     [
-        ("starting", replace(STATE, head=None), ServeStatus(), None, "up"),
-        ("starting", replace(ALIVE, deployed=None, last_good=None), ServeStatus("DEPLOYING"), None, "up"),
-        ("running", ALIVE, SERVING, None, None),
-        ("running", ALIVE, SERVING, None, "up"),
-        ("running", ALIVE, replace(SERVING, deployment="UPSCALING", target_replicas=2), None, None),
-        ("running", replace(ALIVE, deployed={}, last_good=None), SERVING, None, None),
-        ("updating", ALIVE, replace(SERVING, application="DEPLOYING", fingerprint="new"), None, "up"),
-        ("updating", ALIVE, replace(SERVING, fingerprint="new"), None, "up"),
-        ("degraded", ALIVE, replace(SERVING, target_replicas=2, deployment="UNHEALTHY"), None, None),
-        ("degraded", ALIVE, replace(SERVING, application="UNHEALTHY", message="no"), None, None),
+        ("starting", STATE, ServeStatus(), "", "up"),
+        ("starting", replace(ALIVE, deployed=None, last_good=None), ServeStatus("DEPLOYING"), "", "up"),
+        ("running", ALIVE, SERVING, "", None),
+        ("running", ALIVE, SERVING, "", "up"),
+        ("running", ALIVE, replace(SERVING, deployment="UPSCALING", target_replicas=2), "", None),
+        ("running", replace(ALIVE, deployed={}, last_good=None), SERVING, "", None),
+        ("updating", ALIVE, replace(SERVING, application="DEPLOYING", fingerprint="new"), "", "up"),
+        ("updating", ALIVE, replace(SERVING, fingerprint="new"), "", "up"),
+        ("degraded", ALIVE, replace(SERVING, target_replicas=2, deployment="UNHEALTHY"), "", None),
+        ("degraded", ALIVE, replace(SERVING, application="UNHEALTHY", message="no"), "", None),
         ("degraded", ALIVE, ServeStatus(), "Ray does not answer", None),
-        ("degraded", replace(ALIVE, last_good=None), ServeStatus("DEPLOYING"), None, None),
-        ("failed update", ALIVE, replace(SERVING, application="DEPLOY_FAILED"), None, None),
-        ("stopping", ALIVE, SERVING, None, "down"),
-        ("stopping", ALIVE, ServeStatus("DELETING"), None, None),
-        ("dead", replace(ALIVE, head=Process(os.getpid(), 1.0)), ServeStatus(), None, None),
-        ("dead", replace(ALIVE, head=replace(Process.of(os.getpid()), boot="of before")), ServeStatus(), None, None),
-        ("dead", STATE, ServeStatus(), None, None),
+        ("degraded", replace(ALIVE, last_good=None), ServeStatus("DEPLOYING"), "", None),
+        ("failed update", ALIVE, replace(SERVING, application="DEPLOY_FAILED"), "", None),
+        ("stopping", ALIVE, SERVING, "", "down"),
+        ("stopping", ALIVE, ServeStatus("DELETING"), "", None),
+        ("dead", with_head(ALIVE, Process(os.getpid(), 1.0)), ServeStatus(), "", None),
+        ("dead", with_head(ALIVE, replace(MYSELF, boot="of before")), ServeStatus(), "", None),
+        ("dead", STATE, ServeStatus(), "", None),
     ],
 )
-def test_the_word(word: str, state: Any, served: ServeStatus, trouble: str | None, command: str | None) -> None:
-    found, message = _judge(state, served, trouble, command)
+def test_the_word(word: str, state: Any, served: ServeStatus, trouble: str, command: str | None) -> None:
+    with state.open_host() as host:
+        seen = Seen(host.alive, served, trouble)
+    found, message = _judge(state, seen, command)
     assert found == word, message
 
 

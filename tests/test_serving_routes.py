@@ -153,7 +153,7 @@ def test_without_url_input_no_url_is_opened(yolov8n_compiled: CompiledModel) -> 
     """`--no-url-input` goes from the settings to the replica, which refuses every URL in the same words."""
     model = ModelVersion("base", "base", "yolov8n", None, "0" * 64, Path("/models/yolov8n.pt"), 1)
     settings = UpSettings(url_input=False)
-    planned = plan(settings, model, yolov8n_compiled, "cpu", Path("/stats"), None).config
+    planned = plan(settings, model, yolov8n_compiled, "cpu", None).config
     told = type(planned).from_json(planned.to_json())
     assert told.url_input is False
     with served(yolov8n_compiled, url_input=told.url_input) as port:

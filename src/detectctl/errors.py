@@ -74,6 +74,11 @@ class DetectctlError(Exception):
         self.why = why
         self.hint = hint
 
+    @property
+    def what_and_why(self) -> str:
+        """One line, for what is only told in passing."""
+        return f"{self.what}: {self.why}" if self.why else self.what
+
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         cls.code = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()

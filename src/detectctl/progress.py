@@ -29,3 +29,7 @@ class Progress:
 
 
 Report = Callable[[Progress], None]
+
+
+def silent(_: Progress) -> None:
+    """A `Report` for callers who show nothing."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Deadline:
     """A moment on the monotonic clock.
 
@@ -40,19 +40,26 @@ class Deadline:
         return time.monotonic() >= self.at
 
 
+@dataclass(frozen=True, slots=True)
+class NotYet:
+    """What a probe saw instead of what is waited for, in words that complete `last seen: …`."""
+
+    seen: str
+
+
 def until(
-    probe: Callable[[], T | None], deadline: Deadline, *, every_s: float, late: Callable[[], DetectctlError]
+    probe: Callable[[], T | NotYet], deadline: Deadline, *, every_s: float, late: Callable[[str], DetectctlError]
 ) -> T:
-    """The first answer of `probe` other than None; it is asked at least once.
+    """The first answer of `probe` other than `NotYet`; it is called at least once.
 
     Args:
-        probe: None means not yet; what it raises ends the wait.
+        probe: looks once; what it raises ends the wait.
         deadline: of the whole wait.
-        every_s: seconds between two probes.
-        late: makes the error to raise when the deadline has passed; names the last state seen.
+        every_s: seconds between two looks.
+        late: makes the error to raise when the deadline has passed, from what was seen last.
     """
-    while (found := probe()) is None:
+    while isinstance(found := probe(), NotYet):
         if deadline.passed:
-            raise late()
+            raise late(found.seen)
         time.sleep(min(every_s, max(0.001, deadline.left_s)))
     return found

@@ -25,15 +25,15 @@ _NO_ROOM = """
 from detectctl.cli import main
 from detectctl.lifecycle.deployment import Deployment
 
-usual = Deployment.serve_config
+usual = Deployment.application
 
 def greedy(self, *args):
-    config = usual(self, *args)
+    application = usual(self, *args)
     if self.config.detector.precision == "fp32":
-        config["applications"][0]["deployments"][0]["ray_actor_options"]["num_cpus"] = 100_000
-    return config
+        application["deployments"][0]["ray_actor_options"]["num_cpus"] = 100_000
+    return application
 
-Deployment.serve_config = greedy
+Deployment.application = greedy
 main()
 """
 """A `detectctl` whose fp32 needs more than any machine has; what a machine lacks for real is refused before."""
@@ -146,8 +146,11 @@ def test_the_same_again_takes_under_two_seconds(running: Scene) -> None:
 
 # Long: to whoever reads it, a damaged file is one of another version.
 @pytest.mark.parametrize("harm", ["another version's", pytest.param("damaged", marks=pytest.mark.long)])
-def test_an_instance_of_unknown_deployment_is_taken_over(running: Scene, harm: str) -> None:
-    """A state file of another schema, or cut: `status` finds the instance, `up` rolls it without a failed request."""
+def test_an_instance_whose_state_was_harmed_is_taken_over(running: Scene, harm: str) -> None:
+    """A state file of another schema, or cut: `status` finds the instance, `up` rolls it without a failed request.
+
+    Of one that was cut, not even what is deployed is forgotten.
+    """
     file = running.service.home.state / "default" / "instance.json"
     text = file.read_text()
     state = json.loads(text)
@@ -158,8 +161,8 @@ def test_an_instance_of_unknown_deployment_is_taken_over(running: Scene, harm: s
         file.write_text(json.dumps(foreign | {"schema": 1, "deployed": "in words of its own", "more": 1}))
     status = running.status()
     assert (status["state"], status["ready"]) == ("running", 1)
-    assert "another version" in status["message"]
-    assert "damaged" in status["message"]
+    assert ("another version" in status["message"]) == (harm != "damaged")
+    assert (status["model"] is None) == (harm != "damaged")
 
     def happen() -> None:
         done = running.up("--conf", "0.3")
@@ -169,4 +172,5 @@ def test_an_instance_of_unknown_deployment_is_taken_over(running: Scene, harm: s
     load = running.under_load(f"update, state file {harm}", happen)
     assert load.outcomes() == {200: len(load.sent)}
     assert running.status()["message"] == ""
+    assert json.loads(file.read_text())["instance_id"] == state["instance_id"]
     assert running.up().returncode == 0

@@ -1,21 +1,23 @@
-"""Ray Serve's REST interface on the head's dashboard, read loosely: fields differ between versions."""
+"""Ray Serve's REST interface on a head's dashboard, read loosely: its fields differ between versions."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 import httpx
 
 from detectctl.serving.service_config import APPLICATION, DEPLOYMENT
+
+if TYPE_CHECKING:
+    from detectctl.waiting import Deadline
 
 _PATH = "/api/serve/applications/"
 _PATIENCE_S = 60.0  # the first PUT starts Serve's controller
 
 
 class ServeApiError(Exception):
-    """The dashboard did not answer, or not with success."""
+    """The dashboard did not answer, or reported an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +28,6 @@ class Replica:
     state: str
     pid: int | None
     node_ip: str | None
-    log_file: str | None
-    started_at: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,6 @@ class ServeStatus:
         message: Serve's own message, of the deployment if it has one, else of the application.
         target_replicas: how many Serve wants now.
         replicas: those it has.
-        dead_replicas: log files of those that died recently.
         fingerprint: of the deployment that was last PUT.
     """
 
@@ -49,58 +48,64 @@ class ServeStatus:
     message: str = ""
     target_replicas: int = 0
     replicas: tuple[Replica, ...] = ()
-    dead_replicas: tuple[str, ...] = ()
     fingerprint: str = ""
+
+    def __str__(self) -> str:
+        states = ", ".join(sorted(replica.state for replica in self.replicas)) or "no replica yet"
+        return f"{self.application or 'NOT_STARTED'} ({states})"
 
     @property
     def ready(self) -> int:
         """Replicas that take requests."""
         return sum(replica.state == "RUNNING" for replica in self.replicas)
 
+    @property
+    def reason(self) -> str:
+        """The line of the message that names the cause: the last of a traceback."""
+        lines = [line.strip() for line in self.message.strip().splitlines() if line.strip()]
+        return lines[-1] if lines else "Serve gives no reason"
+
 
 class ServeApi:
-    """A client of the dashboard of one head; close it, or use it as a context manager.
+    """A client of the dashboard of one head; close it.
 
     Args:
-        dashboard_url: on loopback.
+        dashboard_url: of the head.
         token: for the dashboard.
-        deadline: monotonic seconds; a dashboard that hangs is not waited for beyond it.
     """
 
-    def __init__(self, dashboard_url: str, token: str, deadline: float | None = None) -> None:
-        self._deadline = deadline
+    def __init__(self, dashboard_url: str, token: str) -> None:
         self._client = httpx.Client(
             base_url=dashboard_url,
             headers={"Authorization": f"Bearer {token}"},
             trust_env=False,  # a proxy of the environment must not see the token
         )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
+        """Close the connections."""
         self._client.close()
 
-    def status(self) -> ServeStatus:
+    def status(self, deadline: Deadline | None = None) -> ServeStatus:
         """What runs now.
 
         Raises:
-            ServeApiError: the dashboard did not answer, or not with success.
+            ServeApiError: the dashboard did not answer, not before `deadline`, or reported an error.
         """
-        data = self._request("GET").json()
+        data = self._request("GET", deadline).json()
         return _parse(data.get("applications", {}).get(APPLICATION) or {})
 
-    def put(self, config: dict[str, Any]) -> None:
+    def put(self, config: dict[str, Any], deadline: Deadline | None = None) -> None:
         """Declare what should run; applications left out are deleted.
 
         Raises:
             ServeApiError: as for `status`; its text has Serve's own words.
         """
-        self._request("PUT", json=config)
+        self._request("PUT", deadline, json=config)
 
-    def _request(self, method: str, **kwargs: Any) -> httpx.Response:
-        left = _PATIENCE_S if self._deadline is None else max(0.1, self._deadline - time.monotonic())
-        timeout = httpx.Timeout(min(10.0, left), read=min(_PATIENCE_S, left))
+    def _request(self, method: str, deadline: Deadline | None, **kwargs: Any) -> httpx.Response:
+        # One second at least: the last look of a wait should say what it saw, not that there was no time to look.
+        left = _PATIENCE_S if deadline is None else min(_PATIENCE_S, max(1.0, deadline.left_s))
+        timeout = httpx.Timeout(min(10.0, left), read=left)
         try:
             response = self._client.request(method, _PATH, timeout=timeout, **kwargs)
         except httpx.HTTPError as error:
@@ -119,9 +124,6 @@ def _parse(application: dict[str, Any]) -> ServeStatus:
         message=deployment.get("message") or application.get("message") or "",
         target_replicas=deployment.get("target_num_replicas") or 0,
         replicas=tuple(_replica(item) for item in deployment.get("replicas") or ()),
-        dead_replicas=tuple(
-            item["log_file_path"] for item in deployment.get("recent_dead_replicas") or () if item.get("log_file_path")
-        ),
         fingerprint=next(
             (item["user_config"]["fingerprint"] for item in config.get("deployments") or () if item.get("user_config")),
             "",
@@ -135,6 +137,4 @@ def _replica(data: dict[str, Any]) -> Replica:
         state=str(data.get("state", "")),
         pid=data.get("pid"),
         node_ip=data.get("node_ip"),
-        log_file=data.get("log_file_path"),
-        started_at=data.get("start_time_s"),
     )

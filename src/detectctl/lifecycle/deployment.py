@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, cast
 import detectctl
 from detectctl.engine.compiled import read_agreement
 from detectctl.engine.detector_settings import DetectorSettings
-from detectctl.hosts.local import haproxy
 from detectctl.serving.service_config import APPLICATION, DEPLOYMENT, IMPORT_PATH, MAX_QUEUE, ServiceConfig
 from detectctl.wire import EngineInfo
 
@@ -30,15 +29,15 @@ _REPLICA_CPUS = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """A configuration that can be PUT, compared and put back.
+    """A configuration that can be handed to Serve, compared, and restored.
 
     Attributes:
         config: what each replica is told.
-        minimum: replicas kept.
+        minimum: replicas at least.
         maximum: replicas at most.
         device: `cpu` or `cuda`.
         source: where the model came from: `base`, `file` or `wandb`.
-        artifact: on W&B, exactly what it is; see `ModelVersion`.
+        artifact: the exact one on W&B; see `ModelVersion`.
     """
 
     config: ServiceConfig
@@ -70,12 +69,12 @@ class Deployment:
         """The inverse; TypeError or KeyError on another shape."""
         return cls(**{**data, "config": ServiceConfig.from_json(data["config"])})
 
-    def at(self, stats_dir: Path) -> Deployment:
-        """The same in another instance, which keeps its counters elsewhere."""
-        return replace(self, config=replace(self.config, stats_dir=str(stats_dir)))
+    def application(self, running: int = 0) -> dict[str, Any]:
+        """As one application of Serve's REST interface, for any host.
 
-    def serve_config(self, host: str, port: int, running: int = 0) -> dict[str, Any]:
-        """The body of Serve's `PUT /api/serve/applications/`, where so many replicas run already."""
+        Args:
+            running: replicas that the service has already.
+        """
         args, user_config = self.config.split()
         deployment: dict[str, Any] = {
             "name": DEPLOYMENT,
@@ -106,24 +105,13 @@ class Deployment:
                 # Serve goes to this number at each change, and otherwise stays at what the load has asked for. Without
                 # it a new model would not be loaded before the first request, and `up` could not say whether it loads.
                 deployment["autoscaling_config"]["initial_replicas"] = min(max(1, running), self.maximum)
-        application = {
+        return {
             "name": APPLICATION,
             "route_prefix": "/",
             "import_path": IMPORT_PATH,
             "args": args,
             "deployments": [deployment],
         }
-        return {**empty_config(host, port), "applications": [application]}
-
-
-def empty_config(host: str, port: int) -> dict[str, Any]:
-    """Serve with its ingress and no application; PUT it to drain."""
-    return {
-        "proxy_location": "HeadOnly",
-        "http_options": {"host": haproxy.serve_host(host), "port": port},  # Serve's default is every interface
-        "logging_config": {"encoding": "JSON", "enable_access_log": False},
-        "applications": [],
-    }
 
 
 def plan(
@@ -131,10 +119,9 @@ def plan(
     model: ModelVersion,
     compiled: CompiledModel,
     device: str,
-    stats_dir: Path,
     api_key_file: Path | None,
 ) -> Deployment:
-    """The deployment that `settings` ask for with this model."""
+    """The deployment that `settings` ask for with this model; below this, nothing knows the command line's settings."""
     on_gpu = device == "cuda"
     detector = DetectorSettings(
         model=str(model.checkpoint if on_gpu else compiled.directory),
@@ -156,15 +143,14 @@ def plan(
         allow_url=settings.allow_url,
         url_input=settings.url_input,
         api_key_file=None if api_key_file is None else str(api_key_file),
-        # Nothing was said about who may ask, so the service is on loopback, for those who sit at this machine.
+        # Neither keys nor --no-auth: the service listens on loopback, for the users of this machine.
         own_host=settings.host if api_key_file is None and not settings.no_auth else None,
         cors_origin=settings.cors_origin,
         docs=settings.docs,
-        stats_dir=str(stats_dir),
     )
     minimum, maximum = settings.replicas.minimum, settings.replicas.maximum
-    # The head's temporary folder is no wish of the user's, and a reason's wording is no change; all else is.
-    told = replace(config, stats_dir=None, model=replace(model.served, reason=None))
-    wishes = {**told.to_json(), "replicas": [minimum, maximum], "device": device}
-    fingerprint = hashlib.sha256(json.dumps(wishes, sort_keys=True).encode()).hexdigest()[:16]
+    # The wording of a reason is not a change; everything else is.
+    told = replace(config, model=replace(model.served, reason=None))
+    compared = {**told.to_json(), "replicas": [minimum, maximum], "device": device}
+    fingerprint = hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:16]
     return Deployment(replace(config, fingerprint=fingerprint), minimum, maximum, device, model.source, model.artifact)

@@ -1,4 +1,4 @@
-"""Who may ask a service that is about to start: decided before anything starts."""
+"""Who may use a service that is about to start: decided before anything starts."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from detectctl.lifecycle.state import InstanceFolder
-    from detectctl.settings import UpSettings
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
-    """Who may ask.
+class Exposure:
+    """Who may use a service.
 
     Attributes:
-        key_file: absolute; replicas are given its path and read it themselves. None lets everybody in.
+        key_file: absolute; replicas get its path and read it themselves. None: everybody who reaches the service.
         new_key: the key that was made now, to be shown this once.
     """
 
@@ -38,62 +37,71 @@ class Access:
         return None if self.key_file is None else read_keys(self.key_file)[0]
 
 
-def check(settings: UpSettings) -> None:
-    """Refuse what would be open by accident.
+def check(host: str, *, key_file: Path | None, generate_key: bool, no_auth: bool) -> None:
+    """Refuse a service that would be open by accident.
 
     Raises:
-        UsageError: options that exclude each other; or nothing was said about a service that others can reach.
+        UsageError: options that exclude each other; or other machines reach the service, and nothing says who may.
     """
     given = [
         option
-        for option, wanted in (
-            ("--api-key-file", settings.api_key_file is not None),
-            ("--generate-api-key", settings.generate_api_key),
-            ("--no-auth", settings.no_auth),
+        for option, is_given in (
+            ("--api-key-file", key_file is not None),
+            ("--generate-api-key", generate_key),
+            ("--no-auth", no_auth),
         )
-        if wanted
+        if is_given
     ]
     if len(given) > 1:
-        raise UsageError(f"{' and '.join(given)} exclude each other", hint="give one of them")
-    if not given and not _only_this_machine(settings.host):
         raise UsageError(
-            f"--host {settings.host} lets other machines in, and nothing says whom",
-            why="whoever reaches the service could use it",
-            hint="ask for a key with --api-key-file FILE or --generate-api-key; or say --no-auth",
+            f"{' and '.join(given)} exclude each other", why="only one can say who may ask", hint="give one of them"
+        )
+    if not given and not _only_this_machine(host):
+        raise UsageError(
+            f"--host {host} exposes the service to other machines without authentication",
+            why="everybody who reaches it could use it",
+            hint="require a key: `--api-key-file FILE` or `--generate-api-key`; or allow everybody: `--no-auth`",
         )
 
 
 @contextlib.contextmanager
-def prepared(settings: UpSettings, folder: InstanceFolder, report: Report) -> Iterator[Access]:
-    """Access as `settings` say; a key that was made for a body that fails is removed again.
+def prepared(
+    folder: InstanceFolder, *, key_file: Path | None, generate_key: bool, report: Report
+) -> Iterator[Exposure]:
+    """Who may use the service; if the body fails, a key that was made for it is removed again.
 
     Raises:
         UsageError: the key file cannot be used.
     """
-    if settings.generate_api_key:
+    if generate_key:
         file = folder.api_key_file.absolute()
         new_key = None if file.exists() else write_new_key(file)
         read_keys(file)
         try:
-            yield Access(file, new_key)
+            yield Exposure(file, new_key)
         except BaseException:
-            if new_key is not None:
+            state = folder.read()
+            if new_key is not None and (state is None or state.api_key_file != file):  # else it is deployed by now
                 file.unlink(missing_ok=True)
             raise
         return
-    if settings.api_key_file is None:
-        yield Access(None)
+    if key_file is None:
+        yield Exposure(None)
         return
-    file = settings.api_key_file.absolute()
+    file = key_file.absolute()
     read_keys(file)
     if not is_private(file):
-        report(Progress("resolve", f"{file} can be read by others: chmod 600 {file}", warning=True))
-    yield Access(file)
+        report(Progress("resolve", f"{file} can be read by other users: `chmod 600 {file}`", warning=True))
+    yield Exposure(file)
 
 
 def _only_this_machine(host: str) -> bool:
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
-        raise UsageError(f"--host {host} cannot be resolved", why=str(error.strerror)) from error
+        raise UsageError(
+            f"--host {host} cannot be resolved",
+            why=str(error.strerror),
+            hint="give an address of this machine, such as `--host 127.0.0.1`",
+        ) from error
     return all(ipaddress.ip_address(str(entry[4][0]).partition("%")[0]).is_loopback for entry in found)

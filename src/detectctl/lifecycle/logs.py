@@ -1,7 +1,7 @@
-"""The log lines of an instance: requests, and what Serve and the replicas said, in the order of time.
+"""The log lines of an instance, sorted by time: its requests, and what Serve and the replicas said.
 
-Ray Serve writes a folder of files per session, JSON lines each; the request log lies beside it. An instance that
-failed to start left copies of them in its state folder.
+Ray Serve writes files of JSON lines, and so does our request log. An instance that failed to start has left copies of
+them in its state folder.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from detectctl.errors import NotRunning
-from detectctl.hosts.local import ray_head
 from detectctl.lifecycle.state import InstanceFolder, not_running
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ class LogLine:
         time: seconds since the epoch.
         level: one of `LEVELS`.
         origin: `controller`, `proxy`, `head`, or a replica's id.
-        message: may have several lines where there is a traceback.
+        message: several lines if there is a traceback.
         fields: what else the line says.
     """
 
@@ -56,13 +55,13 @@ class LogLine:
 
 @dataclass(frozen=True, slots=True)
 class LogFilter:
-    """Which lines are wanted; `replica` is the beginning of an id, `level` the least."""
+    """Which lines to show: `replica` is the beginning of an id, `level` the lowest."""
 
     replica: str | None = None
     level: str = "INFO"
 
-    def takes(self, line: LogLine) -> bool:
-        """Whether the line passes."""
+    def accepts(self, line: LogLine) -> bool:
+        """Whether to show the line."""
         if self.replica is not None and not line.origin.startswith(self.replica):
             return False
         return LEVELS.index(line.level) >= LEVELS.index(self.level)
@@ -75,11 +74,11 @@ def read(name: str, paths: Paths, wanted: LogFilter, tail: int) -> list[LogLine]
         NotRunning: there is no such instance, and none failed to start.
     """
     lines = (line for file in _files(name, paths) for line in _parsed(file, _all_lines(file)))
-    return _last(filter(wanted.takes, lines), tail)
+    return _last(filter(wanted.accepts, lines), tail)
 
 
 def follow(name: str, paths: Paths, wanted: LogFilter, tail: int) -> Iterator[LogLine]:
-    """What `read` gives, then lines as they come, until the instance is gone.
+    """What `read` gives, then lines as they are written, until the instance is gone.
 
     Raises:
         NotRunning: there is no such instance.
@@ -89,7 +88,7 @@ def follow(name: str, paths: Paths, wanted: LogFilter, tail: int) -> Iterator[Lo
 
     def fresh() -> Iterator[LogLine]:
         for file in _files(name, paths):
-            yield from filter(wanted.takes, _parsed(file, _whole_lines(file, seen)))
+            yield from filter(wanted.accepts, _parsed(file, _whole_lines(file, seen)))
 
     yield from _last(fresh(), tail)
     while folder.read() is not None:
@@ -99,7 +98,7 @@ def follow(name: str, paths: Paths, wanted: LogFilter, tail: int) -> Iterator[Lo
 
 
 def _last(lines: Iterable[LogLine], tail: int) -> list[LogLine]:
-    """By time; lines of the same time stay in the order in which they were written."""
+    """Sorted by time; lines of the same time stay in the order in which they were written."""
     return sorted(lines)[-tail:] if tail else []
 
 
@@ -111,12 +110,12 @@ def _all_lines(file: Path) -> list[bytes]:
 
 
 def _whole_lines(file: Path, seen: dict[int, int]) -> list[bytes]:
-    """The lines that were added and are finished; notes in `seen` how far they reach."""
+    """The complete lines that were added; notes in `seen` how far they reach."""
     try:
         with file.open("rb") as stream:
             inode = os.fstat(stream.fileno()).st_ino
             begun = seen.get(inode, 0)
-            if begun > os.fstat(stream.fileno()).st_size:  # the inode of a file that was removed is used again
+            if begun > os.fstat(stream.fileno()).st_size:  # the inode of a removed file was reused
                 begun = 0
             stream.seek(begun)
             data = stream.read()
@@ -134,8 +133,8 @@ def _files(name: str, paths: Paths) -> list[Path]:
         if not folder.failed_logs.is_dir():
             raise not_running(name)
         return sorted(file for file in folder.failed_logs.iterdir() if file.is_file())
-    serve = ray_head.ray_dir(state.temp_dir) / "session_latest" / "logs" / "serve"
-    return sorted([*serve.glob("*.log*"), *(state.temp_dir / "requests").glob("*.log*"), state.temp_dir / "head.log"])
+    with state.open_host() as host:
+        return host.log_files()
 
 
 def _parsed(file: Path, lines: list[bytes]) -> Iterator[LogLine]:
@@ -166,7 +165,7 @@ def _serve_line(origin: str, data: dict[str, Any]) -> LogLine:
         message += "\n" + data["exc_text"]
     kept = {"id": data["request_id"]} if data.get("request_id") else {}
     level = data["levelname"]
-    if origin == "proxy" and level == "INFO":  # each reload of HAProxy's configuration: of use to Serve's authors
+    if origin == "proxy" and level == "INFO":  # each reload of HAProxy's configuration
         level = "DEBUG"
     return LogLine(data["timestamp_ns"] / 1e9, level, origin, message, kept)
 

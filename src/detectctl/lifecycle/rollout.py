@@ -5,20 +5,24 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
-import httpx
-
+from detectctl.client.service_client import Client
 from detectctl.errors import DeadlineExceeded, DetectctlError, ModelError, NotReady
-from detectctl.hosts.local import ray_head
-from detectctl.hosts.serve_rest import ServeApi, ServeApiError, ServeStatus
+from detectctl.hosts.serve_rest import ServeApiError, ServeStatus
 from detectctl.lifecycle.deployment import Deployment
 from detectctl.lifecycle.state import Failure, InstanceFolder, InstanceState
-from detectctl.progress import Progress, Report
+from detectctl.progress import Progress, Report, silent
 from detectctl.signals import uninterrupted
+from detectctl.waiting import Deadline, NotYet, until
+
+if TYPE_CHECKING:
+    from detectctl.hosts.interface import Host
 
 _POLL_S = 0.1
+_ANSWER_S = 5.0
 # The old replicas never stopped: Serve only has to take note of that.
-_PUT_BACK_S = 20.0
+_RESTORE_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,37 +30,39 @@ class Rollout:
     """Changes what one instance serves; used under the instance's lock.
 
     Attributes:
-        api: of its head.
+        host: where it runs.
         folder: where its state is written.
-        deadline: monotonic seconds.
-        report: told what goes on.
+        deadline: for the new deployment to answer.
+        report: told each step.
     """
 
-    api: ServeApi
+    host: Host
     folder: InstanceFolder
-    deadline: float
+    deadline: Deadline
     report: Report
 
     def start(self, state: InstanceState, deployment: Deployment, running: int = 0) -> InstanceState:
-        """Deploy, and return when the service answers with it.
+        """Deploy, and return the new state when the service answers with it.
 
         Args:
             state: of the instance.
-            deployment: what it is to serve.
+            deployment: what it should serve.
             running: replicas that it has.
 
         Raises:
             ModelError: the replicas could not load it.
-            NotReady: Serve did not take it, the deadline passed, or the state could not be written.
+            NotReady: Serve did not accept it, the deadline passed, or the state could not be written.
         """
         self.report(Progress("deploy", "handing the application to Serve"))
         state = replace(state, deployed=deployment.to_json())
         self.folder.write(state)
         try:
-            self.api.put(deployment.serve_config(state.host, state.port, running))
+            self.host.deploy(deployment.application(running))
         except ServeApiError as error:
-            raise NotReady("Serve did not take the application", why=str(error)) from error
-        return self._settled(state, deployment)
+            raise NotReady(
+                "Serve did not accept the application", why=str(error), hint="`detectctl logs` may show more"
+            ) from error
+        return self._settle(state, deployment)
 
     def change(self, state: InstanceState, deployment: Deployment) -> tuple[str, InstanceState]:
         """Replace what is served; `updated`, or `unchanged` if this is served already.
@@ -68,55 +74,55 @@ class Rollout:
         # What failed is tried again: the cause may be mended. Anything else is on its way, if not there.
         if running.fingerprint == deployment.fingerprint and running.application in {"RUNNING", "DEPLOYING"}:
             state = replace(state, deployed=deployment.to_json())
-            if asleep(state, running):  # a question would wake it
-                return "unchanged", self._noted(state)
-            silent = replace(self, report=lambda _: None)
-            return "unchanged", silent._settled(state, deployment)
+            if scaled_to_zero(state, running):  # a request would wake it
+                return "unchanged", self._mark_good(state)
+            return "unchanged", replace(self, report=silent)._settle(state, deployment)
         try:
             return "updated", self.start(state, deployment, running.target_replicas)
         except DetectctlError as error:
             with uninterrupted():
-                asked = deployment.config
-                back = self.put_back(note_failure(state, asked.model.reference, error, digest=asked.model.digest))
-            raise _as_failed_update(error, state, back=back) from error
+                model = deployment.config.model
+                failed = note_failure(state, model.reference, error, digest=model.digest)
+                restored = self.restore_last_good(failed)
+            raise _as_failed_update(error, state, restored=restored) from error
         except BaseException:  # Ctrl-C is a wish to leave things as they were
             with uninterrupted():
-                self.put_back(state)
+                self.restore_last_good(state)
             raise
 
     def _status(self) -> ServeStatus:
         try:
-            return self.api.status()
+            return self.host.status()
         except ServeApiError as error:
             raise NotReady(
                 f"the Ray head of instance {self.folder.name} does not answer",
                 why=str(error),
-                hint=f"detectctl down --force --name {self.folder.name}, then up again",
+                hint=f"run `detectctl down --force --name {self.folder.name}`, then `detectctl up` again",
             ) from error
 
-    def _settled(self, state: InstanceState, deployment: Deployment) -> InstanceState:
-        """The state of an instance that answers with `deployment`, and never again goes back behind it."""
-        self._wait_running(state, deployment, self.deadline)
-        self.report(Progress("warm up", f"waiting for {state.endpoint}/readyz"))
-        self._wait_answer(state, deployment.fingerprint)
+    def _settle(self, state: InstanceState, deployment: Deployment) -> InstanceState:
+        """Wait until the instance answers with `deployment`, which then is its last good one."""
+        self._wait_running(deployment, self.deadline)
+        self.report(Progress("warm up", f"waiting for {self.host.endpoint}/readyz"))
+        self._wait_answer(deployment.fingerprint)
         self.report(Progress("warm up", "answered", done=True))
-        return self._noted(state)
+        return self._mark_good(state)
 
-    def _noted(self, state: InstanceState) -> InstanceState:
-        settled = replace(state, last_good=state.deployed, last_failure=None)
-        if settled != self.folder.read():
-            self.folder.write(settled)
-        return settled
+    def _mark_good(self, state: InstanceState) -> InstanceState:
+        good = replace(state, last_good=state.deployed, last_failure=None)
+        if good != self.folder.read():
+            self.folder.write(good)
+        return good
 
-    def put_back(self, state: InstanceState) -> bool:
+    def restore_last_good(self, state: InstanceState) -> bool:
         """Declare the last good deployment again, so that Serve does not retry a bad one when it restarts.
 
-        Raises nothing: whoever calls this has an error to tell already. Returns whether it serves.
+        Never raises a DetectctlError: the caller is already handling one. Returns whether it serves.
         """
         good = None if state.last_good is None else Deployment.from_json(state.last_good)
         if good is not None:
-            self.report(Progress("deploy", f"putting {good.config.model.name} back", warning=True))
-        with contextlib.suppress(ServeApiError, DetectctlError):  # the first error is the one to tell
+            self.report(Progress("deploy", f"going back to {good.config.model.name}", warning=True))
+        with contextlib.suppress(ServeApiError, DetectctlError):
             with uninterrupted():
                 # First, for a command that is killed in the middle of this: Serve can be asked what it has, the file
                 # cannot.
@@ -124,61 +130,67 @@ class Rollout:
                     self.folder.write(replace(state, deployed=state.last_good or state.deployed))
                 if good is None:
                     return False
-                self.api.put(good.serve_config(state.host, state.port, self.api.status().target_replicas))
-            self._wait_running(state, good, max(self.deadline, time.monotonic() + _PUT_BACK_S))
+                self.host.deploy(good.application(self.host.status().target_replicas))
+            self._wait_running(good, max(self.deadline, Deadline.after(_RESTORE_S)))
             return True
         return False
 
-    def _wait_running(self, state: InstanceState, deployment: Deployment, deadline: float) -> None:
-        """Return when Serve says RUNNING of exactly this deployment."""
-        said = ""
-        while True:
+    def _wait_running(self, deployment: Deployment, deadline: Deadline) -> None:
+        """Return when Serve reports RUNNING of exactly this deployment."""
+        reported = ""
+
+        def running() -> ServeStatus | NotYet:
+            nonlocal reported
             try:
-                status = self.api.status()
+                status = self.host.status(deadline)
             except ServeApiError as error:
-                ray_head.of(state).require_running("deploying")
+                self.host.require_running("deploying")
                 status = ServeStatus(application="no answer", message=str(error))
-            ours = status.fingerprint == deployment.fingerprint
-            if ours and status.application == "RUNNING":
-                self.report(Progress("deploy", _describe(status), done=True))
-                return
-            if ours and status.application == "DEPLOY_FAILED":
-                raise ModelError(
-                    "the replicas could not start",
-                    why=_reason(status.message),
-                    hint="detectctl logs shows what they said",
-                )
-            if time.monotonic() > deadline:
-                raise DeadlineExceeded(
-                    "the service was not ready in time",
-                    why=f"last seen: {_describe(status)}; {_reason(status.message)}",
-                    hint="give it longer with --timeout",
-                )
-            if _describe(status) != said:
-                said = _describe(status)
-                self.report(Progress("deploy", said))
-            time.sleep(_POLL_S)
+            if status.fingerprint == deployment.fingerprint:
+                if status.application == "RUNNING":
+                    return status
+                if status.application == "DEPLOY_FAILED":
+                    raise ModelError(
+                        "the replicas could not start",
+                        why=status.reason,
+                        hint="`detectctl logs` shows what they said",
+                    )
+            if str(status) != reported:
+                reported = str(status)
+                self.report(Progress("deploy", reported))
+            return NotYet(f"{status}; {status.reason}")
 
-    def _wait_answer(self, state: InstanceState, fingerprint: str) -> None:
+        def late(seen: str) -> DeadlineExceeded:
+            return DeadlineExceeded(
+                "the service was not ready in time", why=f"last seen: {seen}", hint="allow more time with `--timeout`"
+            )
+
+        self.report(Progress("deploy", str(until(running, deadline, every_s=_POLL_S, late=late)), done=True))
+
+    def _wait_answer(self, fingerprint: str) -> None:
         """Return when a replica of this deployment says that it is ready."""
-        last = "no answer"
-        with httpx.Client(trust_env=False, timeout=5) as client:
-            while True:
+        endpoint = self.host.endpoint
+
+        def late(seen: str) -> DeadlineExceeded:
+            return DeadlineExceeded(
+                f"{endpoint} did not answer in time", why=f"last seen: {seen}", hint="allow more time with `--timeout`"
+            )
+
+        with Client(endpoint, timeout_s=_ANSWER_S) as client:
+
+            def ready() -> str | NotYet:
                 try:
-                    response = client.get(f"{state.endpoint}/readyz")
-                    last = f"HTTP {response.status_code}"
-                    if response.status_code == 200 and response.json().get("deployment") == fingerprint:
-                        return
-                except (httpx.HTTPError, ValueError) as error:
-                    ray_head.of(state).require_running("warming up")
-                    last = f"{type(error).__name__}: {error}"
-                if time.monotonic() > self.deadline:
-                    raise DeadlineExceeded(f"{state.endpoint} did not answer in time", why=f"last seen: {last}")
-                time.sleep(_POLL_S)
+                    answered = client.deployment()
+                except DetectctlError as error:
+                    self.host.require_running("warming up")
+                    return NotYet(error.what_and_why)
+                return answered if answered == fingerprint else NotYet(f"an answer of deployment {answered}")
+
+            until(ready, self.deadline, every_s=_POLL_S, late=late)
 
 
-def asleep(state: InstanceState, served: ServeStatus) -> bool:
-    """Whether it serves its last good deployment with no replica, and wakes when somebody asks."""
+def scaled_to_zero(state: InstanceState, served: ServeStatus) -> bool:
+    """Whether it serves its last good deployment with no replica, and wakes at the next request."""
     return (
         state.last_good is not None
         and served.fingerprint == Deployment.from_json(state.last_good).fingerprint
@@ -194,25 +206,14 @@ def note_failure(
     return replace(state, last_failure=Failure(model, digest, error.what, error.why, time.time()))
 
 
-def _as_failed_update(error: DetectctlError, state: InstanceState, *, back: bool) -> DetectctlError:
+def _as_failed_update(error: DetectctlError, state: InstanceState, *, restored: bool) -> DetectctlError:
     if state.last_good is None:
         return error
     kind = type(error) if isinstance(error, (ModelError, NotReady)) else ModelError
     return kind(
         f"the update failed: {error.what}",
         why=error.why,
-        hint="what ran before goes on serving; detectctl logs shows more"
-        if back
-        else "what ran before may not serve either: detectctl status, detectctl logs",
+        hint="what ran before goes on serving; `detectctl logs` shows more"
+        if restored
+        else "what ran before may not serve either: check `detectctl status` and `detectctl logs`",
     )
-
-
-def _describe(status: ServeStatus) -> str:
-    states = ", ".join(sorted(replica.state for replica in status.replicas)) or "no replica yet"
-    return f"{status.application or 'NOT_STARTED'} ({states})"
-
-
-def _reason(message: str) -> str:
-    """The line of Serve's message that names the cause: the last of a traceback."""
-    lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
-    return lines[-1] if lines else "Serve gives no reason"

@@ -1,29 +1,31 @@
-"""The state file: what was started and what is deployed, so that a later command can find and end it."""
+"""The state file: what was started and what is deployed, so that a later command can find it and stop it."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import re
-import secrets
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detectctl.errors import NotReady, NotRunning
+from detectctl.files import reason, write_atomically
+from detectctl.hosts.local.ray_head import HeadRecord
 from detectctl.processes import Process
 
-SCHEMA = 2
+if TYPE_CHECKING:
+    from detectctl.hosts.interface import Host
+
+SCHEMA = 3
 """Of the state file; another number when what was deployed is written in another way."""
 
-# Enough to find an instance, to roll it to what this version deploys, and to end it. These keep their meaning for ever.
-_OF_EVERY_SCHEMA = ("name", "instance_id", "head", "temp_dir", "dashboard_url", "host", "port", "created_at")
+# Enough to find an instance, to roll it to what this version deploys, and to stop it. These keep their meaning.
+_PLACE = ("instance_id", "head", "temp_dir", "dashboard_url", "host", "port")
+_OF_EVERY_SCHEMA = ("name", "created_at")
 _OF_THIS_SCHEMA = ("deployed", "last_good", "last_failure")
-_BY_IMPORTANCE = ("schema", *_OF_EVERY_SCHEMA, *_OF_THIS_SCHEMA)  # a file that was cut lost the least
 
-UNKNOWN = "its state was written by another version of detectctl, or was damaged"
+UNKNOWN = "its state was written by another version of detectctl"
 """Why it is not known what an instance has deployed."""
 
 
@@ -32,8 +34,8 @@ class Failure:
     """An update that failed, while what ran before went on serving.
 
     Attributes:
-        model: what was asked for.
-        digest: of its checkpoint, `sha256:…`; None if it was not got so far.
+        model: the requested reference.
+        digest: of its checkpoint, `sha256:…`; None if it was not obtained.
         what: what failed.
         why: the cause.
         at: seconds since the epoch.
@@ -48,60 +50,40 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class InstanceState:
-    """What an instance is made of.
+    """What is remembered of an instance.
 
     Attributes:
-        name: the instance's name.
-        instance_id: random; every process of the instance carries it in its environment.
-        head: the Ray head's process; None until it has been started.
-        temp_dir: Ray's folder for sockets and logs; ours alone, 0700.
-        dashboard_url: where Serve's REST interface listens, on loopback.
-        host: the address the service listens at.
-        port: the port the service listens at.
-        deployed: what was last PUT to Serve; `Deployment.to_json`. None before the first time; empty if it is
-            not known, see `InstanceFolder.read`.
-        last_good: the last deployment that answered its warm-up; put back if a newer one fails.
-        last_failure: what became of the last update if it failed.
+        name: of the instance.
+        place: where it runs; what its host needs to find it again.
+        deployed: what was last handed to Serve; `Deployment.to_json`. None before the first time; empty if it is not
+            known, see `InstanceFolder.read`.
+        last_good: the last deployment that answered its warm-up; restored if a newer one fails.
+        last_failure: why the last update failed, if it did.
         created_at: seconds since the epoch.
     """
 
     name: str
-    instance_id: str
-    head: Process | None
-    temp_dir: Path
-    dashboard_url: str
-    host: str
-    port: int
+    place: HeadRecord
     deployed: dict[str, Any] | None
     last_good: dict[str, Any] | None
     last_failure: Failure | None
     created_at: float
 
     @property
-    def endpoint(self) -> str:
-        """Where a client on this machine reaches the service."""
-        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104 - read, not bound
-        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
-
-    @property
-    def token_file(self) -> Path:
-        """Ray's authentication token, 0600."""
-        return self.temp_dir / "token"
-
-    @property
     def api_key_file(self) -> Path | None:
-        """Where the keys are that the deployed service asks for; None if it asks for none."""
+        """The file of the keys that the deployed service accepts; None if it needs none."""
         file = ((self.deployed or {}).get("config") or {}).get("api_key_file")
         return Path(file) if file else None
 
-    @property
-    def alive(self) -> bool:
-        """Whether the head we started still runs."""
-        return self.head is not None and self.head.find() is not None
+    def open_host(self) -> Host:
+        """Where it runs, to be closed by the caller."""
+        from detectctl.hosts.local.local_host import LocalHost
+
+        return LocalHost(self.place)
 
 
 class InstanceFolder:
-    """One instance's folder under the state home; what it says is noticed, never trusted."""
+    """One instance's folder under the state home; what it says is checked, never trusted."""
 
     def __init__(self, state_home: Path, name: str) -> None:
         self.name = name
@@ -111,6 +93,11 @@ class InstanceFolder:
     def state_file(self) -> Path:
         """JSON, 0600."""
         return self.path / "instance.json"
+
+    @property
+    def state_copy(self) -> Path:
+        """The same, read if the other is damaged: an instance must not be lost to a slip of an editor or a bad disk."""
+        return self.path / "instance.copy.json"
 
     @property
     def api_key_file(self) -> Path:
@@ -127,66 +114,61 @@ class InstanceFolder:
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise NotReady(f"the folder {self.path} cannot be made", why=error.strerror) from error
+            raise NotReady(
+                f"the folder {self.path} cannot be created",
+                why=reason(error),
+                hint="set XDG_STATE_HOME to a folder that you can write to",
+            ) from error
 
     def read(self) -> InstanceState | None:
-        """The state, or None.
+        """The state; None if there is no instance.
 
-        A file that cannot be understood is set aside under another name, and what can still be read of it is given:
-        all; or what every version knows; or how to find the instance's processes, as an instance that was never
-        finished, which `up` and `down` clean away. Where what is deployed is not known, because of this or because
-        another version of detectctl wrote it, `up` rolls to what this version deploys.
+        If another version of detectctl wrote it, what is deployed is not known: `up` then rolls to what this version
+        deploys.
 
         Raises:
-            NotReady: the file was damaged beyond that; the next call gives None.
+            NotReady: both the file and its copy are damaged; they are set aside, and the next call gives None.
         """
-        try:
-            text = self.state_file.read_text(errors="replace")
-        except FileNotFoundError:
-            return None
-        try:
-            return _parse(json.loads(text))
-        except (ValueError, KeyError, TypeError, AttributeError):
-            aside = self.path / f"instance.corrupt-{int(time.time())}.json"
-            with contextlib.suppress(FileNotFoundError):
-                self.state_file.replace(aside)
-            if (salvaged := _salvaged(self.name, text)) is not None:
-                self.write(salvaged)
-                return salvaged
-            raise NotReady(
-                f"the state of instance {self.name} cannot be read",
-                why=f"its file is damaged, and was moved to {aside}",
-                hint="run the command again; what the instance had running has to be found by hand",
-            ) from None
+        for file in (self.state_file, self.state_copy):
+            try:
+                return _parse(json.loads(file.read_text(errors="replace")))
+            except FileNotFoundError:
+                if file == self.state_file:
+                    return None
+            except (ValueError, KeyError, TypeError, AttributeError):
+                continue
+        aside = self.path / f"instance.corrupt-{int(time.time())}.json"
+        with contextlib.suppress(FileNotFoundError):
+            self.state_file.replace(aside)
+        raise NotReady(
+            f"the state of instance {self.name} cannot be read",
+            why=f"its file and the copy of it are damaged; the file was moved to {aside}",
+            hint="run the command again; processes that the instance left behind must be found by hand",
+        )
 
     def write(self, state: InstanceState) -> None:
         """Atomically: a reader sees the old state or the new one.
 
         Raises:
-            NotReady: the disk is full, or the folder is not ours to write.
+            NotReady: the disk is full, or the folder cannot be written.
         """
-        data = {**asdict(state), "temp_dir": str(state.temp_dir), "schema": SCHEMA}
-        data = {key: data[key] for key in _BY_IMPORTANCE}
-        temporary = self.path / f".instance-{secrets.token_hex(4)}.json"
+        data = asdict(state)
+        place = data.pop("place")
+        text = json.dumps({"schema": SCHEMA, **place, "temp_dir": str(state.place.temp_dir), **data}, indent=1)
         try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "w") as file:
-                json.dump(data, file, indent=1)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.state_file)
+            for file in (self.state_copy, self.state_file):
+                write_atomically(file, text, mode=0o600, durable=True)
         except OSError as error:
             raise NotReady(
                 f"the state of instance {self.name} cannot be written",
-                why=f"{error.strerror}: {self.path}",
+                why=f"{reason(error)}: {self.path}",
                 hint="free some space there, then run this command again",
             ) from error
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def forget(self) -> None:
         """Remove the state; logs of a failed start stay."""
-        self.state_file.unlink(missing_ok=True)
+        for file in (self.state_file, self.state_copy):
+            file.unlink(missing_ok=True)
 
 
 def _parse(data: dict[str, Any]) -> InstanceState:
@@ -195,61 +177,32 @@ def _parse(data: dict[str, Any]) -> InstanceState:
         known |= {key: data[key] for key in _OF_THIS_SCHEMA}
     else:
         known |= {"deployed": {}, "last_good": None, "last_failure": None}
-    known["head"] = None if known["head"] is None else Process(**known["head"])
     known["last_failure"] = None if known["last_failure"] is None else Failure(**known["last_failure"])
-    known["temp_dir"] = Path(known["temp_dir"])
-    return InstanceState(**known)
-
-
-def _salvaged(name: str, text: str) -> InstanceState | None:
-    """What a damaged state file still tells of its instance; None if not even how to find its processes."""
-    found: dict[str, Any] = {"schema": None}
-    for key in _BY_IMPORTANCE:
-        at = re.search(rf'^ "{key}": ', text, re.MULTILINE)  # outermost, by its indent
-        if at is not None:
-            with contextlib.suppress(ValueError):
-                found[key] = json.JSONDecoder().raw_decode(text, at.end())[0]
-    if not found.keys() >= {*_OF_THIS_SCHEMA}:
-        found["schema"] = None
-    with contextlib.suppress(KeyError, TypeError, AttributeError):
-        return _parse(found | {"name": name})
-    mark = re.search(r'"instance_id": "([0-9a-f]{16})"', text)
-    folder = re.search(r'"temp_dir": "(/[^"\\]*/dctl-[0-9a-f]{8})"', text)
-    if mark is None or folder is None:
-        return None
-    return InstanceState(
-        name=name,
-        instance_id=mark[1],
-        head=None,
-        temp_dir=Path(folder[1]),
-        dashboard_url="",
-        host="127.0.0.1",
-        port=0,
-        deployed=None,
-        last_good=None,
-        last_failure=None,
-        created_at=time.time(),
-    )
+    place = {key: data[key] for key in _PLACE}
+    place["head"] = None if place["head"] is None else Process(**place["head"])
+    place["temp_dir"] = Path(place["temp_dir"])
+    return InstanceState(place=HeadRecord(**place), **known)
 
 
 def not_running(name: str, why: str | None = None) -> NotRunning:
-    """The error of every command that needs an instance which is not there."""
+    """The error of every command that needs an instance which does not exist."""
     flag = "" if name == "default" else f" --name {name}"
-    return NotRunning(f"no instance {name} is running", why=why, hint=f"detectctl up{flag}")
+    return NotRunning(f"no instance {name} is running", why=why, hint=f"start it: `detectctl up{flag}`")
 
 
 def reach(state_home: Path, name: str) -> tuple[str, Path | None]:
-    """Where a client reaches the instance, and the file of the keys that it asks for.
+    """Where a client reaches the instance, and the file of the keys that it accepts.
 
     Raises:
-        NotRunning: there is none, or its head is gone; whoever listens at its port now must not be sent its key.
+        NotRunning: there is none, or its head is gone: whoever listens on its port now must not be sent its key.
     """
     state = InstanceFolder(state_home, name).read()
     if state is None:
         raise not_running(name)
-    if not state.alive:
-        raise not_running(name, why="its Ray head died, or never started")
-    return state.endpoint, state.api_key_file
+    with state.open_host() as host:
+        if not host.alive:
+            raise not_running(name, why="its Ray head died, or never started")
+        return host.endpoint, state.api_key_file
 
 
 def served_artifacts(state_home: Path) -> dict[str, str]:
@@ -272,7 +225,7 @@ def served_models(state_home: Path) -> dict[str, str]:
             raise NotReady(
                 f"what instance {name} serves is not known",
                 why=UNKNOWN,
-                hint=f"detectctl up --name {name} first",
+                hint=f"run `detectctl up --name {name}` first",
             )
         for deployment in (state.deployed, state.last_good) if state is not None else ():
             if deployment:

@@ -1,26 +1,26 @@
-"""What runs, as it really is: the state file is where to look, never what is believed."""
+"""What runs, as it really is: the state file says where to look, and is never believed."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from detectctl.client.service_client import Client
 from detectctl.errors import DetectctlError
-from detectctl.hosts.local import ray_head
 from detectctl.hosts.serve_rest import Replica, ServeApiError, ServeStatus
 from detectctl.keys import read_keys
 from detectctl.lifecycle.deployment import Deployment
 from detectctl.lifecycle.lock import Holder, holder
 from detectctl.lifecycle.state import UNKNOWN, InstanceFolder, InstanceState, names, not_running
-from detectctl.serving.request_stats import RequestStats, read_all
 from detectctl.wire import ServiceInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from detectctl.hosts.interface import Host
     from detectctl.paths import Paths
     from detectctl.wire import EngineInfo, ModelInfo
 
@@ -100,36 +100,54 @@ def all_statuses(paths: Paths) -> tuple[InstanceStatus, ...]:
 
 
 def _status_of(state: InstanceState, changed_by: Holder | None) -> InstanceStatus:
-    served = ServeStatus()
-    trouble = None
-    if state.alive:
-        try:
-            with ray_head.of(state).serve_api() as api:
-                served = api.status()
-        except (ServeApiError, OSError) as error:
-            trouble = f"Ray does not answer: {error}"
-    word, message = _judge(state, served, trouble, changed_by.command if changed_by else None)
-    stats = read_all(state.temp_dir / "requests") if state.temp_dir.is_dir() else RequestStats()
-    answering = _answering(state, served)
-    deployment = Deployment.from_json(answering) if answering else None
-    return InstanceStatus(
-        name=state.name,
-        state=word,
-        message=message,
-        endpoint=state.endpoint,
-        model=None if deployment is None else deployment.config.model,
-        engine=None if deployment is None else _engine(state, served, deployment),
-        wanted=served.target_replicas,
-        ready=served.ready,
-        minimum=answering.get("minimum", 0),
-        maximum=answering.get("maximum", 0),
-        replicas=served.replicas,
-        requests=stats.requests,
-        errors=stats.errors,
-        p50_ms=stats.percentile_ms(0.5),
-        p99_ms=stats.percentile_ms(0.99),
-        uptime_s=max(0.0, time.time() - state.created_at),  # a clock that was set back
-    )
+    with state.open_host() as host:
+        seen = _look(host)
+        word, message = _judge(state, seen, changed_by.command if changed_by else None)
+        stats = host.stats()
+        answering = _answering(state, seen.served)
+        deployment = Deployment.from_json(answering) if answering else None
+        return InstanceStatus(
+            name=state.name,
+            state=word,
+            message=message,
+            endpoint=host.endpoint,
+            model=None if deployment is None else deployment.config.model,
+            engine=None if deployment is None else _engine(host.endpoint, seen.served, deployment),
+            wanted=seen.served.target_replicas,
+            ready=seen.served.ready,
+            minimum=0 if deployment is None else deployment.minimum,
+            maximum=0 if deployment is None else deployment.maximum,
+            replicas=seen.served.replicas,
+            requests=stats.requests,
+            errors=stats.errors,
+            p50_ms=stats.percentile_ms(0.5),
+            p99_ms=stats.percentile_ms(0.99),
+            uptime_s=max(0.0, time.time() - state.created_at),  # the clock may have been set back
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An instance as it really is.
+
+    Attributes:
+        alive: whether Ray runs.
+        served: what Serve says.
+        trouble: why Serve says nothing, although Ray runs; empty otherwise.
+    """
+
+    alive: bool
+    served: ServeStatus = field(default_factory=ServeStatus)
+    trouble: str = ""
+
+
+def _look(host: Host) -> Seen:
+    if not host.alive:
+        return Seen(alive=False)
+    try:
+        return Seen(alive=True, served=host.status())
+    except ServeApiError as error:
+        return Seen(alive=True, trouble=f"Ray does not answer: {error}")
 
 
 def _answering(state: InstanceState, served: ServeStatus) -> dict[str, Any]:
@@ -143,40 +161,40 @@ def _fingerprint(deployment: Mapping[str, Any]) -> str:
     return str(deployment.get("config", {}).get("fingerprint", ""))
 
 
-def _engine(state: InstanceState, served: ServeStatus, deployment: Deployment) -> EngineInfo:
+def _engine(endpoint: str, served: ServeStatus, deployment: Deployment) -> EngineInfo:
     """As a replica says, if one is awake to ask; nothing here may wait long for it."""
     if served.ready > 0:
+        key_file = deployment.config.api_key_file
         with contextlib.suppress(DetectctlError, KeyError, TypeError, ValueError):
-            key = None if state.api_key_file is None else read_keys(state.api_key_file)[0]
-            with Client(state.endpoint, api_key=key, timeout_s=_ASK_S, retries=0) as client:
+            key = None if key_file is None else read_keys(Path(key_file))[0]
+            with Client(endpoint, api_key=key, timeout_s=_ASK_S, retries=0) as client:
                 info = ServiceInfo.from_json(client.info())
             if info.deployment == deployment.fingerprint:
                 return info.engine
     return deployment.engine
 
 
-def _judge(state: InstanceState, served: ServeStatus, trouble: str | None, command: str | None) -> tuple[State, str]:
+def _judge(state: InstanceState, seen: Seen, command: str | None) -> tuple[State, str]:
     """The word for what an instance does, and why it is not simply running.
 
     Args:
-        state: what was written down.
-        served: what Serve says.
-        trouble: why Serve says nothing, if so.
+        state: what was recorded.
+        seen: what is really there.
         command: the one that is changing the instance now.
     """
-    again = "detectctl up starts it again, detectctl down cleans up"
+    again = "`detectctl up` starts it again, `detectctl down` cleans up"
     if command == "down":
         return "stopping", ""
     if state.last_good is None and command == "up":
-        return "starting", served.message
-    if not state.alive:
-        what = "it never started" if state.head is None else "its head process is gone"
+        return "starting", seen.served.message
+    if not seen.alive:
+        what = "it never started" if state.place.head is None else "its head process is gone"
         return ("starting", "") if command == "up" else ("dead", f"{what}; {again}")
-    if trouble is not None:
-        return "degraded", trouble
-    if state.last_good is None and served.application != "RUNNING":
+    if seen.trouble:
+        return "degraded", seen.trouble
+    if state.last_good is None and seen.served.application != "RUNNING":
         return "degraded", f"the command that started it was killed; {again}"
-    return _judge_served(state, served, busy=command == "up")
+    return _judge_served(state, seen.served, busy=command == "up")
 
 
 def _judge_served(state: InstanceState, served: ServeStatus, *, busy: bool) -> tuple[State, str]:
@@ -192,7 +210,7 @@ def _judge_served(state: InstanceState, served: ServeStatus, *, busy: bool) -> t
         case "DEPLOY_FAILED":
             return "failed update", served.message
         case "DELETING" | "":
-            return "stopping", "" if busy else "down was interrupted: run it again, or detectctl up"
+            return "stopping", "" if busy else "`detectctl down` was interrupted: run it again, or `detectctl up`"
         case _:
             return "degraded", served.message or f"{served.ready} of {served.target_replicas} replicas are ready"
 
@@ -201,5 +219,5 @@ def _judge_settled(state: InstanceState) -> tuple[State, str]:
     if state.last_failure is not None:
         return "failed update", f"{state.last_failure.model}: {state.last_failure.what}"
     if not state.deployed:
-        return "running", f"{UNKNOWN}; detectctl up rolls it to what it asks for"
+        return "running", f"{UNKNOWN}; `detectctl up` rolls it to what it asks for"
     return "running", ""

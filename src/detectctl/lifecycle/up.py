@@ -9,35 +9,36 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import httpx
-
+from detectctl.client.service_client import Client
 from detectctl.engine.convert import compile_checkpoint
-from detectctl.errors import ModelError, NotReady, UsageError
-from detectctl.hosts.local import haproxy, ports, ray_head
+from detectctl.errors import DetectctlError, ModelError, NotReady, UsageError
+from detectctl.hosts.local import ports, ray_head
 from detectctl.hosts.serve_rest import ServeApiError
 from detectctl.lifecycle import exposure, int8
 from detectctl.lifecycle.deployment import Deployment, plan
 from detectctl.lifecycle.lock import locked
-from detectctl.lifecycle.rollout import Rollout, asleep, note_failure
+from detectctl.lifecycle.rollout import Rollout, note_failure, scaled_to_zero
 from detectctl.lifecycle.state import InstanceFolder, InstanceState, not_running
 from detectctl.progress import Progress, Report
-from detectctl.registry.resolve import resolve
+from detectctl.registry.resolve import resolve as resolve_reference
 from detectctl.serving.url_policy import parse_allow
 from detectctl.signals import uninterrupted
+from detectctl.waiting import Deadline
 from detectctl.wire import ServiceInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from detectctl.engine.int8.calibration import Calibration
-    from detectctl.hosts.serve_rest import ServeApi, ServeStatus
+    from detectctl.hosts.interface import Host
+    from detectctl.lifecycle.exposure import Exposure
     from detectctl.paths import Paths
     from detectctl.registry.model_version import ModelVersion
     from detectctl.settings import UpSettings
     from detectctl.wire import EngineInfo, ModelInfo
 
 
-_POLL_S = 0.2
+_ANSWER_S = 10.0  # at least, for `/info`
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +51,9 @@ class UpResult:
         action: `started`, `updated` or `unchanged`.
         model: what is served, with its reference.
         engine: what computes.
-        replicas: wanted now.
+        replicas: how many Serve wants now.
         seconds: from the command to the answer.
-        api_key_file: of the keys that callers need; None if they need none.
+        api_key_file: the file of the keys that callers need; None if they need none.
         api_key: the key that was made now; never shown again.
     """
 
@@ -68,317 +69,325 @@ class UpResult:
 
 
 @dataclass(frozen=True, slots=True)
-class Rejected:
-    """Models that are not tried again.
+class UpJob:
+    """What the steps of one `up` share, under the instance's lock.
 
     Attributes:
-        digests: theirs, `sha256:…`.
-        instead: what is started where one of them would be.
-    """
-
-    digests: frozenset[str] = frozenset()
-    instead: Deployment | None = None
-
-
-_NOTHING_REJECTED = Rejected()
-
-
-def up(
-    settings: UpSettings,
-    paths: Paths,
-    environ: Mapping[str, str],
-    report: Report,
-    rejected: Rejected = _NOTHING_REJECTED,
-    *,
-    may_start: bool = True,
-) -> UpResult:
-    """Make the instance run the asked-for model; returns when it answers.
-
-    Args:
-        settings: what is asked for.
+        settings: what is requested.
         paths: where state and models are.
         environ: what child processes and the Ray head inherit.
-        report: told what goes on.
-        rejected: if the reference means one of these, what serves goes on serving.
-        may_start: whether to start an instance that is not there; one that died is started again anyway.
-
-    Raises:
-        NotRunning: it is not there and may not be started.
-        UsageError: a setting is wrong, or a service that others reach would be open by accident.
-        PortTaken: said before anything starts.
-        ModelError: the model could not be loaded; a running instance goes on as it was.
-        NotReady: Ray or Serve failed, or the deadline passed; a start leaves nothing behind.
+        report: told each step.
+        begun: when the command began, on the monotonic clock, seconds.
+        deadline: for the service to answer.
+        folder: of the instance.
+        state: of the instance that is to be changed; None if it has to be started.
+        device: to compute on: `cpu` or `cuda`.
+        exposure: who may use the service.
+        calibration: images for int8; None for another precision.
     """
-    begun = time.monotonic()
-    exposure.check(settings)
-    parse_allow(settings.allow_url)
-    device = _device(settings.device)
-    _require_precision(settings.precision, device)
-    calibration = int8.prepare(settings, device, report)
-    folder = InstanceFolder(paths.state, settings.name)
-    with locked(folder, "up", settings.timeout, lambda holder: report(Progress("lock", holder, warning=True))):
-        with exposure.prepared(settings, folder, report) as who:
-            deadline = time.monotonic() + settings.timeout
-            if not may_start and folder.read() is None:
-                raise not_running(settings.name)
-            job = _Up(settings, paths, environ, folder, deadline, report, who.key_file, calibration, rejected)
-            action, state = job.run()
-        served = _served(state)
-        if action == "unchanged" and state.last_good is not None and asleep(state, served):
-            deployment = Deployment.from_json(state.last_good)
-            model, engine = deployment.config.model, deployment.engine
-        else:
-            info = _info(state.endpoint, who.key, deadline)
-            model, engine = info.model, info.engine
-    seconds = time.monotonic() - begun
-    key_file = None if who.key_file is None else str(who.key_file)
-    return UpResult(
-        settings.name, state.endpoint, action, model, engine, served.target_replicas, seconds, key_file, who.new_key,
-    )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class _Up:
-    """One run of `up`, under the instance's lock; times are monotonic seconds."""
 
     settings: UpSettings
     paths: Paths
     environ: Mapping[str, str]
-    folder: InstanceFolder
-    deadline: float
     report: Report
-    api_key_file: Path | None
+    begun: float
+    deadline: Deadline
+    folder: InstanceFolder
+    state: InstanceState | None
+    device: str
+    exposure: Exposure
     calibration: Calibration | None
-    rejected: Rejected
 
-    def run(self) -> tuple[str, InstanceState]:
-        """The action taken and the state after it."""
-        state = self._living()
-        if state is None:
-            ports.require_free(self.settings.host, self.settings.port)
-            return "started", self._start(self._resolve(serving=False))
-        self._refuse_move(state)
-        return self._change(state)
 
-    def _living(self) -> InstanceState | None:
-        """The state of an instance that can be changed; remains of another are cleaned away."""
-        state = self.folder.read()
-        if state is None or (state.alive and state.deployed is not None):
+def up(settings: UpSettings, paths: Paths, environ: Mapping[str, str], report: Report) -> UpResult:
+    """Make the instance run the requested model; returns when it answers.
+
+    Args:
+        settings: what is requested.
+        paths: where state and models are.
+        environ: what child processes and the Ray head inherit.
+        report: told each step.
+
+    Raises:
+        UsageError: a setting is wrong, or a service that others reach would be open by accident.
+        PortTaken: raised before anything starts.
+        ModelError: the model could not be loaded; a running instance goes on as it was.
+        NotReady: Ray or Serve failed, or the deadline passed; a start leaves nothing behind.
+    """
+    with begin(settings, paths, environ, report) as job:
+        model = resolve(job)
+        return apply(job, lambda: deployment_of(job, model), model.served.digest)
+
+
+@contextlib.contextmanager
+def begin(
+    settings: UpSettings, paths: Paths, environ: Mapping[str, str], report: Report, *, may_start: bool = True
+) -> Iterator[UpJob]:
+    """Check what can be checked before anything starts, and hold the instance's lock.
+
+    Args:
+        settings: what is requested.
+        paths: where state and models are.
+        environ: what child processes and the Ray head inherit.
+        report: told each step.
+        may_start: whether to start an instance that does not exist; one that died is started again in any case.
+
+    Raises:
+        NotRunning: it does not exist and may not be started.
+        DetectctlError: as `up`.
+    """
+    begun = time.monotonic()
+    generate_key, key_file = settings.generate_api_key, settings.api_key_file
+    exposure.check(settings.host, key_file=key_file, generate_key=generate_key, no_auth=settings.no_auth)
+    parse_allow(settings.allow_url)
+    device = _choose_device(settings.device)
+    _require_precision(settings.precision, device)
+    folder = InstanceFolder(paths.state, settings.name)
+    with (
+        locked(folder, "up", settings.timeout, lambda holder: report(Progress("lock", holder, warning=True))),
+        exposure.prepared(folder, key_file=key_file, generate_key=generate_key, report=report) as exposed,
+    ):
+        deadline = Deadline.after(settings.timeout)
+        state = folder.read()
+        if state is None and not may_start:
+            raise not_running(settings.name)
+        state = _clean_remains(folder, state, report)
+        _check_address(settings.host, settings.port, state)
+        calibration = int8.prepare(settings, device, report)
+        yield UpJob(settings, paths, environ, report, begun, deadline, folder, state, device, exposed, calibration)
+
+
+def _clean_remains(folder: InstanceFolder, state: InstanceState | None, report: Report) -> InstanceState | None:
+    """The state if the instance can be changed; otherwise what is left of it is removed."""
+    if state is None:
+        return None
+    with state.open_host() as host:
+        if host.alive and state.deployed is not None:
             return state
         what = "was never finished" if state.deployed is None else "died"
-        self.report(Progress("start Ray", f"instance {state.name} {what}; cleaning up after it", warning=True))
-        ray_head.of(state).stop()
-        self.folder.forget()
-        return None
+        report(Progress("stop", f"instance {state.name} {what}; cleaning up after it", warning=True))
+        host.stop()
+    folder.forget()
+    return None
 
-    def _refuse_move(self, state: InstanceState) -> None:
-        wanted = (self.settings.host, self.settings.port)
-        if wanted != (state.host, state.port):
-            raise UsageError(
-                f"instance {state.name} listens on {state.host}:{state.port}, not {wanted[0]}:{wanted[1]}",
-                why="the address of a running service cannot change",
-                hint=f"detectctl down --name {state.name}, then up again; or use another --name",
-            )
 
-    def _resolve(self, *, serving: bool) -> ModelVersion:
-        wish = self.settings.model
-        self.report(Progress("resolve", wish))
+def _check_address(host: str, port: int, state: InstanceState | None) -> None:
+    if state is None:
+        ports.require_free(host, port)
+    elif (host, port) != (state.place.host, state.place.port):
+        raise UsageError(
+            f"instance {state.name} listens on {state.place.host}:{state.place.port}, not {host}:{port}",
+            why="the address of a running service cannot change",
+            hint=f"run `detectctl down --name {state.name}`, then `detectctl up` again; or use another --name",
+        )
 
-        def on_event(event: dict[str, Any]) -> None:
-            if event.get("event") == "download" and event.get("total"):
-                fraction = event["done"] / event["total"]
-                self.report(Progress("resolve", f"downloading {wish}", fraction=fraction))
 
-        model = resolve(
-            wish,
-            cache=self.paths.cache,
-            environ=self.environ,
-            timeout_s=self.settings.model_timeout,
-            within_s=self.deadline - time.monotonic(),
-            fallback=self.settings.fallback,
-            serving=serving,
-            assets_url=self.settings.assets_url,
+def resolve(job: UpJob) -> ModelVersion:
+    """The model that the reference means now.
+
+    Raises:
+        UsageError: the reference is wrong.
+        ModelError: nothing could be pinned.
+    """
+    settings = job.settings
+    job.report(Progress("resolve", settings.model))
+
+    def on_event(event: dict[str, Any]) -> None:
+        if event.get("event") == "download" and event.get("total"):
+            fraction = event["done"] / event["total"]
+            job.report(Progress("resolve", f"downloading {settings.model}", fraction=fraction))
+
+    with _noting_failure(job, digest=None):
+        model = resolve_reference(
+            settings.model,
+            cache=job.paths.cache,
+            environ=job.environ,
+            timeout_s=settings.model_timeout,
+            within_s=job.deadline.left_s,
+            fallback=settings.fallback,
+            serving=job.state is not None,
+            assets_url=settings.assets_url,
             on_event=on_event,
         )
-        words = " ".join(filter(None, (model.name, model.version, f"sha256:{model.sha256[:12]}")))
-        self.report(Progress("resolve", words, done=True))
-        if model.reason is not None:
-            kind = "fallback" if model.fallback else "stale"
-            self.report(Progress("resolve", f"{kind}: {model.reason}", warning=True))
-        return model
+    words = " ".join(filter(None, (model.name, model.version, f"sha256:{model.sha256[:12]}")))
+    job.report(Progress("resolve", words, done=True))
+    if model.reason is not None:
+        kind = "fallback" if model.fallback else "stale"
+        job.report(Progress("resolve", f"{kind}: {model.reason}", warning=True))
+    return model
 
-    def _plan(self, model: ModelVersion, temp_dir: Path) -> Deployment:
-        self.report(Progress("convert", model.name))
 
-        def on_event(event: dict[str, Any]) -> None:
-            if "stage" in event:
-                self.report(Progress("convert", f"{model.name}: {event['stage']}"))
+def deployment_of(job: UpJob, model: ModelVersion) -> Deployment:
+    """What the settings ask for with this model, converted for the engine that will run it.
 
-        compiled = compile_checkpoint(
-            model.checkpoint,
-            model.sha256,
-            cache=self.paths.cache,
-            trust_checkpoint=self.settings.trust_checkpoint,
-            timeout_s=max(0.0, self.deadline - time.monotonic()),
-            environ=self.environ,
-            on_event=on_event,
-            name=model.reference,
+    Raises:
+        ModelError: the checkpoint was refused or could not be converted, or int8 differs too much from fp32.
+    """
+    job.report(Progress("convert", model.name))
+
+    def on_event(event: dict[str, Any]) -> None:
+        if "stage" in event:
+            job.report(Progress("convert", f"{model.name}: {event['stage']}"))
+
+    # For a GPU too, which runs the checkpoint itself: only this child process opens a checkpoint that nobody has
+    # vetted, so what it refuses never reaches a replica, and its labels are known before anything is deployed.
+    compiled = compile_checkpoint(
+        model.checkpoint,
+        model.sha256,
+        cache=job.paths.cache,
+        trust_checkpoint=job.settings.trust_checkpoint,
+        timeout_s=job.deadline.left_s,
+        environ=job.environ,
+        on_event=on_event,
+        name=model.reference,
+    )
+    job.report(Progress("convert", f"{len(compiled.labels)} classes", done=True))
+    if job.calibration is not None:
+        compiled = int8.quantised(
+            compiled,
+            job.calibration,
+            job.settings,
+            job.paths,
+            job.environ,
+            job.deadline.left_s,
+            job.report,
+            model.reference,
         )
-        self.report(Progress("convert", f"{len(compiled.labels)} classes", done=True))
-        if self.calibration is not None:
-            left_s = max(0.0, self.deadline - time.monotonic())
-            compiled = int8.quantised(
-                compiled,
-                self.calibration,
-                self.settings,
-                self.paths,
-                self.environ,
-                left_s,
-                self.report,
-                model.reference,
-            )
-        device = _device(self.settings.device)
-        return plan(self.settings, model, compiled, device, temp_dir / "requests", self.api_key_file)
+    return plan(job.settings, model, compiled, job.device, job.exposure.key_file)
 
-    def _start(self, model: ModelVersion) -> InstanceState:
-        planned = ray_head.plan(self.settings.port)
-        state = InstanceState(
-            name=self.settings.name,
-            instance_id=planned.instance_id,
-            head=None,
-            temp_dir=planned.temp_dir,
-            dashboard_url=planned.dashboard_url,
-            host=self.settings.host,
-            port=self.settings.port,
-            deployed=None,
-            last_good=None,
-            last_failure=None,
-            created_at=time.time(),
-        )
-        # Before anything exists: whatever kills this process, the next command finds what it began.
-        self.folder.write(state)
-        shutil.rmtree(self.folder.failed_logs, ignore_errors=True)  # of an earlier start
+
+def apply(job: UpJob, make: Callable[[], Deployment], digest: str) -> UpResult:
+    """Make the instance serve a deployment, whether it runs already or has to be started.
+
+    Args:
+        job: from `begin`.
+        make: gives the deployment; called while Ray starts, because neither needs the other.
+        digest: of its model, `sha256:…`, to be noted if `make` fails.
+
+    Raises:
+        DetectctlError: as `up`.
+    """
+    if job.state is None:
+        return _start(job, make)
+    with _noting_failure(job, digest=digest):
+        deployment = make()
+    with job.state.open_host() as host:
+        action, state = Rollout(host, job.folder, job.deadline, job.report).change(job.state, deployment)
+        return _result(job, host, action, state)
+
+
+@contextlib.contextmanager
+def _noting_failure(job: UpJob, *, digest: str | None) -> Iterator[None]:
+    """`status` of a running instance tells of an update that failed before Serve heard of it."""
+    try:
+        yield
+    except ModelError as error:
+        if job.state is not None:
+            job.folder.write(note_failure(job.state, job.settings.model, error, digest=digest))
+        raise
+
+
+def _start(job: UpJob, make: Callable[[], Deployment]) -> UpResult:
+    planned = ray_head.plan(job.settings.host, job.settings.port)
+    state = InstanceState(
+        name=job.settings.name,
+        place=planned.record,
+        deployed=None,
+        last_good=None,
+        last_failure=None,
+        created_at=time.time(),
+    )
+    # Before anything exists: whatever kills this process, the next command finds what it began.
+    job.folder.write(state)
+    shutil.rmtree(job.folder.failed_logs, ignore_errors=True)  # of an earlier start
+    try:
+        state = replace(state, place=ray_head.spawn(planned, job.environ))
+        job.folder.write(state)
+        deployment = make()
+        with state.open_host() as host:
+            job.report(Progress("start Ray", "waiting for the head"))
+            job.report(Progress("start Ray", host.wait_until_up(job.deadline), done=True))
+            state = Rollout(host, job.folder, job.deadline, job.report).start(state, deployment)
+            return _result(job, host, "started", state)
+    except BaseException:  # also Ctrl-C: a failed start leaves nothing behind
+        with uninterrupted(), state.open_host() as host:
+            _keep_logs(host, job.folder)
+            host.stop()
+            job.folder.forget()
+        raise
+
+
+def _result(job: UpJob, host: Host, action: str, state: InstanceState) -> UpResult:
+    try:
+        served = host.status(job.deadline)
+    except ServeApiError as error:
+        raise NotReady(
+            f"instance {state.name} does not answer", why=str(error), hint="check it with `detectctl status`"
+        ) from error
+    if action == "unchanged" and state.last_good is not None and scaled_to_zero(state, served):
+        recorded = Deployment.from_json(state.last_good)  # a request would wake it
+        model, engine = recorded.config.model, recorded.engine
+    else:
+        info = _info(host.endpoint, job.exposure.key, job.deadline)
+        model, engine = info.model, info.engine
+    return UpResult(
+        name=state.name,
+        endpoint=host.endpoint,
+        action=action,
+        model=model,
+        engine=engine,
+        replicas=served.target_replicas,
+        seconds=time.monotonic() - job.begun,
+        api_key_file=None if job.exposure.key_file is None else str(job.exposure.key_file),
+        api_key=job.exposure.new_key,
+    )
+
+
+def _info(endpoint: str, key: str | None, deadline: Deadline) -> ServiceInfo:
+    """What the service says of itself. It answered a moment ago, so whatever is in the way now may pass."""
+    with Client(endpoint, api_key=key, timeout_s=max(_ANSWER_S, deadline.left_s), patient=True) as client:
         try:
-            # Ray takes seconds to start and the model may take seconds to convert; neither needs the other.
-            process = ray_head.spawn(
-                planned,
-                self.environ,
-                with_haproxy=haproxy.is_available(),
-                host=self.settings.host,
-                port=self.settings.port,
-            )
-            state = replace(state, head=process)
-            self.folder.write(state)
-            started = ray_head.of(state)
-            if self._rejects(model) and self.rejected.instead is not None:
-                deployment = self.rejected.instead.at(started.temp_dir / "requests")
-            else:
-                deployment = self._plan(model, started.temp_dir)
-            self.report(Progress("start Ray", "waiting for the head"))
-            started.wait_until_up(self.deadline)
-            self.report(Progress("start Ray", f"head process {process.pid}", done=True))
-            with started.serve_api() as api:
-                return self._rollout(api).start(state, deployment)
-        except BaseException:  # also Ctrl-C: a failed start leaves nothing behind
-            with uninterrupted():
-                _keep_logs(state.temp_dir, self.folder)
-                ray_head.of(state).stop()
-                self.folder.forget()
-            raise
-
-    def _change(self, state: InstanceState) -> tuple[str, InstanceState]:
-        digest = None
-        try:
-            model = self._resolve(serving=True)
-            if self._rejects(model):
-                return "unchanged", state
-            digest = model.served.digest
-            wanted = self._plan(model, state.temp_dir)
-        except ModelError as error:
-            self.folder.write(note_failure(state, self.settings.model, error, digest=digest))
-            raise
-        with _serve_api(state) as api:
-            return self._rollout(api).change(state, wanted)
-
-    def _rejects(self, model: ModelVersion) -> bool:
-        return model.served.digest in self.rejected.digests
-
-    def _rollout(self, api: ServeApi) -> Rollout:
-        return Rollout(api, self.folder, self.deadline, self.report)
+            return ServiceInfo.from_json(client.info())
+        except DetectctlError as error:
+            raise NotReady(
+                f"{endpoint} does not answer", why=error.what_and_why, hint="check it with `detectctl status`"
+            ) from error
 
 
-def _device(wish: str) -> str:
-    """`auto` is the GPU if there is one and this torch can use it; UsageError for one that there is not."""
+def _keep_logs(host: Host, folder: InstanceFolder) -> None:
+    """Save what a failed start said, for `detectctl logs`."""
+    shutil.rmtree(folder.failed_logs, ignore_errors=True)
+    for file in host.log_files():
+        with contextlib.suppress(OSError):
+            folder.failed_logs.mkdir(exist_ok=True)
+            shutil.copy(file, folder.failed_logs)
+
+
+def _choose_device(wish: str) -> str:
+    """`auto` is the GPU if there is one and this torch can use it; UsageError for one that does not exist."""
     if wish == "cpu":
         return wish
     lack = _lack_of_gpu()
     if lack is None:
         return "cuda"
     if wish == "cuda":
-        raise UsageError("--device cuda is not available here", why=lack, hint="use --device cpu, or auto")
+        raise UsageError("--device cuda is not available here", why=lack, hint="use `--device cpu` or `auto`")
     return "cpu"
 
 
 def _lack_of_gpu() -> str | None:
-    """Why a replica could not compute on a GPU; looked at without torch, whose import takes seconds."""
+    """Why a replica could not compute on a GPU; checked without torch, whose import takes seconds."""
     from importlib.metadata import version
 
     if not Path("/dev/nvidiactl").exists():
         return "this machine has no NVIDIA GPU, or no driver for it"
     torch = version("torch")
-    return f"the torch that is installed, {torch}, is built for CPUs only" if torch.endswith("+cpu") else None
+    return f"the installed torch {torch} is built for CPUs only" if torch.endswith("+cpu") else None
 
 
 def _require_precision(wish: str, device: str) -> None:
-    """Before anything starts; `fp32` and `auto` are always there, and int8 has its own look."""
+    """`fp32` and `auto` always exist; int8 has a check of its own."""
     if device == "cpu" and wish in {"bf16", "fp16"}:
         from detectctl.engine.openvino_engine import require_precision
 
         require_precision(cast("Any", wish))
-
-
-def _info(endpoint: str, key: str | None, deadline: float) -> ServiceInfo:
-    """What the service says of itself; it answered a moment ago, so what hinders it now may pass."""
-    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
-    while True:
-        try:
-            response = httpx.get(f"{endpoint}/info", headers=headers, trust_env=False, timeout=10)
-            response.raise_for_status()
-            info = ServiceInfo.from_json(response.json())
-        except (httpx.HTTPError, KeyError, TypeError, ValueError) as error:
-            final = isinstance(error, httpx.HTTPStatusError) and error.response.status_code < 500
-            if final or time.monotonic() > deadline:
-                raise NotReady(f"{endpoint} does not answer", why=str(error), hint="detectctl status") from error
-        else:
-            return info
-        time.sleep(_POLL_S)
-
-
-def _served(state: InstanceState) -> ServeStatus:
-    try:
-        with _serve_api(state) as api:
-            return api.status()
-    except ServeApiError as error:
-        raise NotReady(f"instance {state.name} does not answer", why=str(error), hint="detectctl status") from error
-
-
-def _serve_api(state: InstanceState) -> ServeApi:
-    try:
-        return ray_head.of(state).serve_api()
-    except OSError as error:
-        raise NotReady(
-            f"instance {state.name} has lost its token file",
-            why=str(error),
-            hint=f"detectctl down --name {state.name}, then up again",
-        ) from error
-
-
-def _keep_logs(temp_dir: Path, folder: InstanceFolder) -> None:
-    """Save what a failed start said, for `detectctl logs`."""
-    shutil.rmtree(folder.failed_logs, ignore_errors=True)
-    logs = ray_head.ray_dir(temp_dir) / "session_latest" / "logs" / "serve"
-    with contextlib.suppress(OSError):
-        shutil.copytree(logs, folder.failed_logs)
-    with contextlib.suppress(OSError):
-        folder.failed_logs.mkdir(exist_ok=True)
-        shutil.copy(temp_dir / "head.log", folder.failed_logs)

@@ -1,39 +1,31 @@
-"""The Ray head we own: its ports, folder, token and process."""
+"""How a Ray head of our own is started: its ports, folder, token and process."""
 
 from __future__ import annotations
 
 import os
 import secrets
-import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detectctl import processes
-from detectctl.errors import DeadlineExceeded, NotReady
+from detectctl.errors import NotReady
+from detectctl.files import reason
 from detectctl.hosts.local import haproxy, ports
-from detectctl.hosts.serve_rest import ServeApi, ServeApiError
 from detectctl.serving import ingress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import psutil
-
-    from detectctl.lifecycle.state import InstanceState
-
-_INGRESS_GRACE_S = 1.0
 _OBJECT_STORE_BYTES = 100_000_000  # images travel by HTTP; the object store only holds Serve's own small things
-# A replica needs neither; what it does not have it cannot leak.
-_NOT_INHERITED = ("WANDB_API_KEY", "DETECTCTL_API_KEY")
+# The head gets its own of these, and replicas need none of ours: what they do not have they cannot leak.
+_NOT_INHERITED = ("RAY_", "SERVE_", "DETECTCTL_", "WANDB_API_KEY")
 # glibc keeps up to 64 MiB of what was freed in each of its arenas, and grows an arena per thread: decoders that now and
 # then need a large buffer, in several threads, left a replica 100 MB larger with not a byte of it in use. These bounds
-# cost no time, for the buffers of ordinary images still come from the heap. The user's own settings win.
+# cost no time, because the buffers of ordinary images still come from the heap. The user's own settings win.
 _MALLOC = {
     "MALLOC_ARENA_MAX": "2",
     "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
@@ -42,178 +34,105 @@ _MALLOC = {
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
-    """A Ray head of our own, whether it lives or not.
+class HeadRecord:
+    """What the state file records of a head: enough to find it again, and everything that it caused.
 
     Attributes:
-        instance_id: in the environment of every process it causes.
-        process: the head's own; None until it has been started.
+        instance_id: random; every process that the head causes carries it in its environment.
+        head: the head's own process; None until it has been started.
         temp_dir: the token, counters and Ray's own folder; ours alone, 0700; short, see `_short_folder`.
         dashboard_url: Serve's REST interface, on loopback.
+        host: the address at which the service listens.
+        port: the port at which the service listens.
     """
 
     instance_id: str
-    process: processes.Process | None
+    head: processes.Process | None
     temp_dir: Path
     dashboard_url: str
+    host: str
+    port: int
 
     @property
-    def token(self) -> str:
-        """What the dashboard wants as a bearer token."""
-        return (self.temp_dir / "token").read_text()
+    def requests_dir(self) -> Path:
+        """Where replicas write their counters and request logs."""
+        return self.temp_dir / "requests"
 
-    def serve_api(self, deadline: float | None = None) -> ServeApi:
-        """A client of its dashboard, which asks for no longer than until `deadline` (monotonic seconds)."""
-        return ServeApi(self.dashboard_url, self.token, deadline)
+    @property
+    def head_log(self) -> Path:
+        """What `ray start` prints."""
+        return self.temp_dir / "head.log"
 
-    def wait_until_up(self, deadline: float) -> None:
-        """Return when Serve's REST interface answers.
+    @property
+    def token_file(self) -> Path:
+        """What the dashboard accepts as a bearer token; 0600."""
+        return self.temp_dir / "token"
 
-        Raises:
-            NotReady: the head ended; with its last words.
-            DeadlineExceeded: it did not answer before `deadline` (monotonic seconds).
-        """
-        last = "nothing yet"
-        with self.serve_api() as api:
-            while True:
-                try:
-                    api.status()
-                except ServeApiError as error:
-                    last = str(error)
-                else:
-                    return
-                self.require_running("starting")
-                if time.monotonic() > deadline:
-                    raise DeadlineExceeded(
-                        "the Ray head did not answer in time",
-                        why=f"last seen: {last}",
-                        hint="give it longer with --timeout",
-                    )
-                time.sleep(0.05)
+    @property
+    def ray_dir(self) -> Path:
+        """Ray's sockets and logs; a folder below ours, because Ray opens its own (0777) to every user."""
+        return self.temp_dir / "ray"
 
-    def require_running(self, doing: str) -> None:
-        """Nothing if its process lives.
-
-        Raises:
-            NotReady: it ended while `doing`; with its last words.
-        """
-        if self.process is not None:
-            processes.reap(self.process.pid)
-            if self.process.find() is not None:
-                return
-        raise NotReady(
-            f"the Ray head ended while {doing}",
-            why=self._last_words(),
-            hint="run the command again; detectctl logs may show more",
-        )
-
-    def _last_words(self) -> str:
-        try:
-            lines = (self.temp_dir / "head.log").read_text(errors="replace").strip().splitlines()
-        except OSError as error:
-            return f"its log cannot be read: {error.strerror}"
-        return lines[-1] if lines else "it said nothing"
-
-    def _processes(self) -> list[psutil.Process]:
-        found = processes.family(self.instance_id, self.process, self.temp_dir)
-        return [process for process in found if not processes.ended(process)]
-
-    def stop(self) -> None:
-        """End every process of the instance and remove its folder; a head that is gone already is no error.
-
-        They hold nothing of value: Serve has been drained before, if that was wanted.
-        """
-        found = self._processes()
-        ingress = [process for process in found if haproxy.is_one(process)]
-        # All at once: the head would end its own one after the other, and wait a second for each.
-        processes.kill([process for process in found if process not in ingress])
-        # Last, and softly: whoever still asks gets a 503 and then finds the port closed, not a broken connection.
-        processes.end(ingress, signal.SIGUSR1, grace_s=_INGRESS_GRACE_S)
-        for _ in range(3):  # one that was being started by another; more often means that it cannot be killed
-            if not (late := self._processes()):
-                break
-            processes.kill(late)
-        if self.process is not None:
-            processes.reap(self.process.pid)
-        shutil.rmtree(self.temp_dir, ignore_errors=True)
-
-
-def of(state: InstanceState) -> Head:
-    """The head of an instance, whether it lives or not."""
-    return Head(state.instance_id, state.head, state.temp_dir, state.dashboard_url)
-
-
-def ray_dir(temp_dir: Path) -> Path:
-    """Ray's sockets and logs; a folder below ours, because Ray opens its own (0777) to every user of the machine."""
-    return temp_dir / "ray"
-
-
-def _scratch(temp_dir: Path) -> Path:
-    """The TMPDIR of all its processes, which are killed, and so leave behind whatever they have there."""
-    return temp_dir / "tmp"
+    @property
+    def scratch_dir(self) -> Path:
+        """The TMPDIR of all its processes, which are killed, and so leave behind whatever they have there."""
+        return self.temp_dir / "tmp"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """Where a head is going to live; known before anything exists, so that it can be written down first.
+class HeadPlan:
+    """A head that is about to be started.
 
     Attributes:
-        instance_id: random.
-        temp_dir: not there yet.
+        record: to be written down before anything exists; its folder does not exist yet.
         ports: free now.
     """
 
-    instance_id: str
-    temp_dir: Path
+    record: HeadRecord
     ports: ports.Ports
 
-    @property
-    def dashboard_url(self) -> str:
-        """Where Serve's REST interface will listen."""
-        return f"http://127.0.0.1:{self.ports.dashboard}"
+
+def plan(host: str, port: int) -> HeadPlan:
+    """Choose what a new head needs, for a service at this address; changes nothing."""
+    chosen = ports.choose(port)
+    temp_dir = Path(_short_folder()) / f"dctl-{secrets.token_hex(4)}"
+    dashboard_url = f"http://127.0.0.1:{chosen.dashboard}"
+    return HeadPlan(HeadRecord(secrets.token_hex(8), None, temp_dir, dashboard_url, host, port), chosen)
 
 
-def plan(port: int) -> Plan:
-    """Choose what a new head needs, beside the port of the service; changes nothing."""
-    return Plan(secrets.token_hex(8), Path(_short_folder()) / f"dctl-{secrets.token_hex(4)}", ports.choose(port))
+def spawn(planned: HeadPlan, environ: Mapping[str, str]) -> HeadRecord:
+    """Start a head that is ours alone; its process outlives this one and its terminal. Returns the record with it.
 
-
-def spawn(planned: Plan, environ: Mapping[str, str], *, with_haproxy: bool, host: str, port: int) -> processes.Process:
-    """Start a head that is ours alone; its process outlives this one and its terminal.
-
-    Whoever calls this has written the plan down, and calls `Head.stop` if it fails.
+    Whoever calls this has written the plan's record down, and calls `LocalHost.stop` if it fails.
 
     Args:
         planned: from `plan`.
-        environ: the caller's environment; Ray's settings and W&B's key in it are left out.
-        with_haproxy: HAProxy in front of the replicas, instead of Serve's Python proxy.
-        host: the address the service listens at.
-        port: the port the service listens at.
+        environ: the caller's environment, which the head inherits except for Ray's settings, ours, and W&B's key.
 
     Raises:
-        NotReady: the system did not let it; most often the disk is full.
+        NotReady: the system did not allow it; most often the disk is full.
     """
     try:
-        return _spawn(planned, environ, with_haproxy=with_haproxy, host=host, port=port)
+        return replace(planned.record, head=_spawn(planned, environ))
     except OSError as error:
         where = "" if error.filename is None else f": {error.filename}"
         raise NotReady(
             "the Ray head could not be started",
-            why=f"{error.strerror or error}{where}",
-            hint=f"free some space in {planned.temp_dir.parent}, then run this command again",
+            why=reason(error) + where,
+            hint=f"free some space in {planned.record.temp_dir.parent}, then run this command again",
         ) from error
 
 
-def _spawn(planned: Plan, environ: Mapping[str, str], *, with_haproxy: bool, host: str, port: int) -> processes.Process:
-    temp_dir, chosen = planned.temp_dir, planned.ports
-    for folder in (temp_dir, temp_dir / "requests", _scratch(temp_dir)):
+def _spawn(planned: HeadPlan, environ: Mapping[str, str]) -> processes.Process:
+    record, chosen = planned.record, planned.ports
+    for folder in (record.temp_dir, record.requests_dir, record.scratch_dir):
         folder.mkdir(mode=0o700)
-    env = _environment(environ, planned.instance_id, temp_dir, chosen)
-    if with_haproxy:
-        env |= haproxy.prepare(temp_dir / "in", chosen, host, port)
+    env = _environment(environ, planned)
+    if haproxy.is_available():
+        env |= haproxy.prepare(record.temp_dir / "in", chosen, record.host, record.port)
     else:
-        # Else a proxy that was killed and started again could not have its port back while old connections fade away.
-        # That nobody else listens there has been seen to before.
+        # Otherwise a proxy that was killed and started again could not get its port back while old connections fade
+        # away. That nobody else listens there has been checked before.
         env["SERVE_SOCKET_REUSE_PORT_ENABLED"] = "1"
     command = [
         *(sys.executable, "-m", "detectctl.hosts.local.ray_head_child", "start", "--head", "--block"),
@@ -223,17 +142,17 @@ def _spawn(planned: Plan, environ: Mapping[str, str], *, with_haproxy: bool, hos
         f"--dashboard-port={chosen.dashboard}",
         f"--dashboard-agent-listen-port={chosen.dashboard_agent}",
         *("--min-worker-port=0", "--max-worker-port=0"),
-        f"--temp-dir={ray_dir(temp_dir)}",
+        f"--temp-dir={record.ray_dir}",
         f"--object-store-memory={_OBJECT_STORE_BYTES}",
         "--include-log-monitor=False",  # nobody reads the workers' output from the driver
         "--disable-usage-stats",
-        "--no-monitor",  # of Ray's own autoscaler, for clusters that can grow; Serve's is another
+        "--no-monitor",  # Ray's own autoscaler, for clusters that can grow; Serve has another
     ]
-    with (temp_dir / "head.log").open("wb") as log:
+    with record.head_log.open("wb") as log:
         started = subprocess.Popen(
             command,
             env=env,
-            cwd=temp_dir,
+            cwd=record.temp_dir,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -248,27 +167,23 @@ def _short_folder() -> str:
     return tempfile.gettempdir() if len(tempfile.gettempdir()) <= 10 else "/tmp"  # noqa: S108 - an unguessable 0700 folder in it
 
 
-def _environment(environ: Mapping[str, str], instance_id: str, temp_dir: Path, chosen: ports.Ports) -> dict[str, str]:
-    token_file = temp_dir / "token"
-    descriptor = os.open(token_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+def _environment(environ: Mapping[str, str], planned: HeadPlan) -> dict[str, str]:
+    record = planned.record
+    descriptor = os.open(record.token_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_hex(32))
-    kept = _MALLOC | {
-        key: value
-        for key, value in environ.items()
-        if not key.startswith(("RAY_", "SERVE_")) and key not in _NOT_INHERITED
-    }
+    kept = _MALLOC | {key: value for key, value in environ.items() if not key.startswith(_NOT_INHERITED)}
     return kept | {
-        processes.MARKER: instance_id,
-        "TMPDIR": str(_scratch(temp_dir)),
+        processes.MARKER: record.instance_id,
+        "TMPDIR": str(record.scratch_dir),
         "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(token_file),
+        "RAY_AUTH_TOKEN_PATH": str(record.token_file),
         "RAY_USAGE_STATS_ENABLED": "0",
         # Ray's switch for "other machines may join", whatever its name says. Without it Ray replaces the loopback
         # address that we give it by the machine's own, and all its servers listen on every interface.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # `down` has drained Serve before
-        "DASHBOARD_METRIC_PORT": str(chosen.dashboard_metrics),
+        "DASHBOARD_METRIC_PORT": str(planned.ports.dashboard_metrics),
         # Serve replaces an ingress after three failed looks, ten seconds apart by default.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         "RAY_SERVE_LOG_TO_STDERR": "0",

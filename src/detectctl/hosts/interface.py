@@ -1,0 +1,82 @@
+"""What `lifecycle` needs of the place where a service runs: a Ray head of our own, or somebody else's cluster."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from typing import Any
+
+    from detectctl.hosts.serve_rest import ServeStatus
+    from detectctl.serving.request_stats import RequestStats
+    from detectctl.waiting import Deadline
+
+
+class Host(Protocol):
+    """The place of one service, found again from what the state file records of it. Close it, or use it in `with`."""
+
+    @property
+    def endpoint(self) -> str:
+        """Where a client on this machine reaches the service."""
+
+    @property
+    def alive(self) -> bool:
+        """Whether Ray runs there; says nothing about the service."""
+
+    def require_running(self, doing: str) -> None:
+        """Return if Ray runs there.
+
+        Raises:
+            NotReady: it ended while `doing`; gives its last words.
+        """
+
+    def wait_until_up(self, deadline: Deadline) -> str:
+        """Return when Serve's REST interface answers; says what answers, for people.
+
+        Raises:
+            NotReady: Ray ended; gives its last words.
+            DeadlineExceeded: it did not answer in time.
+        """
+
+    def status(self, deadline: Deadline | None = None) -> ServeStatus:
+        """The service as Serve sees it.
+
+        Raises:
+            ServeApiError: Serve did not answer, or reported an error.
+        """
+
+    def deploy(self, application: Mapping[str, Any]) -> None:
+        """Hand Serve the application, with the files on this machine that it names, in place of what is deployed.
+
+        Returns when Serve has accepted it; `status` shows what becomes of it.
+
+        Args:
+            application: as `Deployment.application` gives it: it knows nothing of the host.
+
+        Raises:
+            ServeApiError: Serve did not accept it; the text has Serve's own words.
+        """
+
+    def drain(self, deadline: Deadline) -> bool:
+        """Withdraw the application; returns whether every accepted request was answered in time.
+
+        A host that does not answer has nothing left to finish, and cannot say so: that is False.
+        """
+
+    def stats(self) -> RequestStats:
+        """The counters of all replicas since the service was started there."""
+
+    def log_files(self) -> list[Path]:
+        """The log files of the replicas, of Serve and of Ray."""
+
+    def stop(self) -> None:
+        """End what `up` started there, and nothing else. Not an error if that has ended already."""
+
+    def close(self) -> None:
+        """Close the connections to it."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...

@@ -1,0 +1,159 @@
+"""A service on this machine, under a Ray head of our own."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from typing import TYPE_CHECKING, Any, Self
+
+from detectctl import processes
+from detectctl.errors import DeadlineExceeded, NotReady
+from detectctl.files import reason
+from detectctl.hosts.local import haproxy
+from detectctl.hosts.serve_rest import ServeApi, ServeApiError, ServeStatus
+from detectctl.serving.request_stats import RequestStats, read_all
+from detectctl.waiting import NotYet, until
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import psutil
+
+    from detectctl.hosts.local.ray_head import HeadRecord
+    from detectctl.waiting import Deadline
+
+_POLL_S = 0.1
+_INGRESS_GRACE_S = 1.0
+
+
+class LocalHost:
+    """See `hosts.interface.Host`.
+
+    Args:
+        record: of the head, whether it lives or not.
+    """
+
+    def __init__(self, record: HeadRecord) -> None:
+        self._record = record
+        self._api: ServeApi | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._api is not None:
+            self._api.close()
+
+    @property
+    def endpoint(self) -> str:
+        host, port = self._record.host, self._record.port
+        host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - read, not bound
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    @property
+    def alive(self) -> bool:
+        return self._record.head is not None and self._record.head.find() is not None
+
+    def require_running(self, doing: str) -> None:
+        if self._record.head is not None:
+            processes.reap(self._record.head.pid)
+        if not self.alive:
+            raise NotReady(
+                f"the Ray head ended while {doing}",
+                why=self._last_words(),
+                hint="run the command again; `detectctl logs` may show more",
+            )
+
+    def _last_words(self) -> str:
+        try:
+            lines = self._record.head_log.read_text(errors="replace").strip().splitlines()
+        except OSError as error:
+            return f"its log cannot be read: {reason(error)}"
+        return lines[-1] if lines else "it said nothing"
+
+    def wait_until_up(self, deadline: Deadline) -> str:
+        def answer() -> str | NotYet:
+            try:
+                self.status(deadline)
+            except ServeApiError as error:
+                self.require_running("starting")
+                return NotYet(str(error))
+            return f"head process {self._record.head.pid if self._record.head else 'unknown'}"
+
+        def late(seen: str) -> DeadlineExceeded:
+            return DeadlineExceeded(
+                "the Ray head did not answer in time", why=f"last seen: {seen}", hint="allow more time with `--timeout`"
+            )
+
+        return until(answer, deadline, every_s=_POLL_S, late=late)
+
+    def _serve(self) -> ServeApi:
+        if self._api is None:
+            try:
+                token = self._record.token_file.read_text()
+            except OSError as error:
+                raise ServeApiError(f"its token cannot be read: {reason(error)}") from error
+            self._api = ServeApi(self._record.dashboard_url, token)
+        return self._api
+
+    def status(self, deadline: Deadline | None = None) -> ServeStatus:
+        return self._serve().status(deadline)
+
+    def deploy(self, application: Mapping[str, Any]) -> None:
+        # Replicas run on this machine: the paths that the application names are right for them as they are.
+        args = {**application["args"], "stats_dir": str(self._record.requests_dir)}
+        self._put([{**application, "args": args}])
+
+    def drain(self, deadline: Deadline) -> bool:
+        def gone() -> bool | NotYet:
+            status = self.status(deadline)  # replicas stop only after their last answer
+            return NotYet(str(status)) if status.application or status.replicas else True
+
+        try:
+            self._put([], deadline)
+            return until(gone, deadline, every_s=_POLL_S, late=DeadlineExceeded)
+        except (ServeApiError, DeadlineExceeded):
+            return False
+
+    def _put(self, applications: list[dict[str, Any]], deadline: Deadline | None = None) -> None:
+        config = {
+            "proxy_location": "HeadOnly",
+            "http_options": {  # Serve's default is every interface
+                "host": haproxy.serve_host(self._record.host),
+                "port": self._record.port,
+            },
+            "logging_config": {"encoding": "JSON", "enable_access_log": False},
+            "applications": applications,
+        }
+        self._serve().put(config, deadline)
+
+    def stats(self) -> RequestStats:
+        return read_all(self._record.requests_dir)
+
+    def log_files(self) -> list[Path]:
+        serve = self._record.ray_dir / "session_latest" / "logs" / "serve"
+        return sorted([*serve.glob("*.log*"), *self._record.requests_dir.glob("*.log*"), self._record.head_log])
+
+    def stop(self) -> None:
+        # They hold nothing of value: Serve has been drained before, if that was wanted.
+        found = self._processes()
+        ingress = [process for process in found if haproxy.is_one(process)]
+        # All at once: the head would end its own one after the other, and wait a second for each.
+        processes.kill([process for process in found if process not in ingress])
+        # Last, and softly: whoever still asks gets a 503 and then finds the port closed, not a broken connection.
+        processes.end(ingress, signal.SIGUSR1, grace_s=_INGRESS_GRACE_S)
+        for _ in range(3):  # one that was being started by another; more often means that it cannot be killed
+            if not (late := self._processes()):
+                break
+            processes.kill(late)
+        if self._record.head is not None:
+            processes.reap(self._record.head.pid)
+        shutil.rmtree(self._record.temp_dir, ignore_errors=True)
+
+    def _processes(self) -> list[psutil.Process]:
+        found = processes.family(self._record.instance_id, self._record.head, self._record.temp_dir)
+        return [process for process in found if not processes.ended(process)]
