@@ -101,14 +101,6 @@ class Client:
         except (KeyError, TypeError) as error:
             raise unexpected_answer(answer, self._endpoint.url) from error
 
-    def deployment(self) -> str:
-        """The fingerprint of the deployment that answers `/readyz`, asked once; raises what `info` raises."""
-        answer = self._endpoint.ask("GET", "/readyz", deadline=self._deadline(), retry=False)
-        try:
-            return str(answer.json()["deployment"])
-        except (KeyError, TypeError) as error:
-            raise strange(answer, self._endpoint.url) from error
-
     def ready(self) -> bool:
         """Whether a model answers."""
         try:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import httpx
-
+from detectctl.http import NoAnswer, Server
 from detectctl.serving.service_config import APPLICATION, DEPLOYMENT
-
-if TYPE_CHECKING:
-    from detectctl.waiting import Deadline
+from detectctl.waiting import Deadline
 
 _PATH = "/api/serve/applications/"
 _PATIENCE_S = 60.0  # the first PUT starts Serve's controller
@@ -75,15 +73,13 @@ class ServeApi:
     """
 
     def __init__(self, dashboard_url: str, token: str) -> None:
-        self._client = httpx.Client(
-            base_url=dashboard_url,
-            headers={"Authorization": f"Bearer {token}"},
-            trust_env=False,  # a proxy of the environment must not see the token
+        self._server = Server(
+            dashboard_url, headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
         )
 
     def close(self) -> None:
         """Close the connections."""
-        self._client.close()
+        self._server.close()
 
     def status(self, deadline: Deadline | None = None) -> ServeStatus:
         """What runs now.
@@ -91,7 +87,7 @@ class ServeApi:
         Raises:
             ServeApiError: the dashboard did not answer, not before `deadline`, or reported an error.
         """
-        data = self._request("GET", deadline).json()
+        data = self._ask("GET", deadline)
         return _parse(data.get("applications", {}).get(APPLICATION) or {})
 
     def put(self, config: dict[str, Any], deadline: Deadline | None = None) -> None:
@@ -100,19 +96,19 @@ class ServeApi:
         Raises:
             ServeApiError: as for `status`; its text has Serve's own words.
         """
-        self._request("PUT", deadline, json=config)
+        self._ask("PUT", deadline, json.dumps(config).encode())
 
-    def _request(self, method: str, deadline: Deadline | None, **kwargs: Any) -> httpx.Response:
+    def _ask(self, method: str, deadline: Deadline | None, body: bytes | None = None) -> dict[str, Any]:
         # One second at least: the last look of a wait should say what it saw, not that there was no time to look.
-        left = _PATIENCE_S if deadline is None else min(_PATIENCE_S, max(1.0, deadline.left_s))
-        timeout = httpx.Timeout(min(10.0, left), read=left)
+        left_s = _PATIENCE_S if deadline is None else min(_PATIENCE_S, max(1.0, deadline.left_s))
         try:
-            response = self._client.request(method, _PATH, timeout=timeout, **kwargs)
-        except httpx.HTTPError as error:
-            raise ServeApiError(f"{type(error).__name__}: {error}") from error
-        if not response.is_success:
-            raise ServeApiError(f"HTTP {response.status_code}: {response.text.strip()[-500:]}")
-        return response
+            answer = self._server.ask(method, _PATH, Deadline.after(left_s), body=body)
+        except NoAnswer as error:
+            raise ServeApiError(str(error)) from error
+        if answer.status != 200:
+            raise ServeApiError(f"HTTP {answer.status}: {answer.body.decode(errors='replace').strip()[-500:]}")
+        data = answer.json()
+        return data if isinstance(data, dict) else {}
 
 
 def _parse(application: dict[str, Any]) -> ServeStatus:

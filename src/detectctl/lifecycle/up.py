@@ -345,7 +345,7 @@ def _result(job: UpJob, host: Host, action: str, state: InstanceState) -> UpResu
 
 def _info(endpoint: str, key: str | None, deadline: Deadline) -> ServiceInfo:
     """What the service says of itself. It answered a moment ago, so whatever is in the way now may pass."""
-    with Client(endpoint, api_key=key, timeout_s=max(_ANSWER_S, deadline.left_s), patient=True) as client:
+    with Client(endpoint, api_key=key, timeout_s=max(_ANSWER_S, deadline.left_s), wait_for_restart=True) as client:
         try:
             return ServiceInfo.from_json(client.info())
         except DetectctlError as error:
