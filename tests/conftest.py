@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from detectctl.engine.convert import CompiledModel, compile_checkpoint
+from detectctl.engine.convert import compile_checkpoint
 from detectctl.engine.int8.calibration import choose
 from detectctl.engine.int8.quantise import quantise
+from detectctl.progress import silent
 from edge_service import Edge, edge_up
 from installed import Home, Service, file_server, up
 from wandb_forks import Forks
@@ -24,6 +25,8 @@ from wandb_site import Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from detectctl.engine.compiled import CompiledModel
 
 pytest_plugins = ["tiers"]
 
@@ -134,7 +137,7 @@ def _compiled(checkpoint: Path, sha256: str) -> CompiledModel:
     # Kept between runs, under a key that changes with everything that the outcome depends on.
     cache = ROOT / ".cache" / "models"
     return compile_checkpoint(
-        checkpoint, sha256, cache=cache, trust_checkpoint=False, timeout_s=200, environ=os.environ
+        checkpoint, sha256, cache=cache, trust_checkpoint=False, timeout_s=200, environ=os.environ, report=silent
     )
 
 
@@ -163,9 +166,11 @@ def yolov8n_int8(yolov8n_compiled: CompiledModel, eight_folder: Path) -> Compile
         yolov8n_compiled,
         choose(eight_folder),
         imgsz=640,
+        most_loss=1.0,
         cache=yolov8n_compiled.directory.parent.parent,
         timeout_s=280,
         environ=os.environ,
+        report=silent,
         name="yolov8n",
     )
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import textwrap
-import time
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 
 from detectctl import child
+from detectctl.progress import Progress, silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,13 +21,16 @@ Run = Any
 
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., Any]:
-    """Runs a child whose `work(request, send)` has the given body."""
+    """Runs a child whose `work(request, report)` has the given body; `say(x)` reports x as a message."""
 
     def start(body: str, request: dict[str, Any] | None = None, *, timeout_s: float = 20, **options: Any) -> Any:
-        source = "from detectctl.child import ChildFailed, serve_parent\nimport os, sys, time, subprocess\n"
-        source += "def work(request, send):\n" + textwrap.indent(textwrap.dedent(body), "    ")
+        source = "from detectctl.child import ChildFailed, serve_parent\nfrom detectctl.progress import Progress\n"
+        source += "import os, sys, time, subprocess\ndef work(request, report):\n"
+        source += "    say = lambda message: report(Progress('convert', str(message)))\n"
+        source += textwrap.indent(textwrap.dedent(body), "    ")
         (tmp_path / "the_child.py").write_text(source + "\nserve_parent(work)\n")
         env = os.environ | {"PYTHONPATH": str(tmp_path)}
+        options = {"report": silent} | options
         return child.run("the_child", request or {}, timeout_s=timeout_s, env=env, **options)
 
     return start
@@ -37,18 +40,18 @@ def _gone(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
-def test_request_events_and_result_make_the_round(run: Run) -> None:
-    """The request arrives, events come in order, the result ends it; what libraries print is no answer."""
-    events: list[Any] = []
+def test_a_request_comes_back_as_progress_and_a_result(run: Run) -> None:
+    """The request arrives, progress comes in order, the result ends it; what libraries print is not an answer."""
+    reported: list[Progress] = []
     body = """
         print("a library says hello")
         subprocess.run(["echo", "so does its child"])
-        send({"event": 1})
-        send({"event": 2})
+        say("half")
+        report(Progress("convert", "whole", done=True, fraction=1.0))
         return {"doubled": request["number"] * 2}
     """
-    assert run(body, {"number": 21}, on_event=events.append) == {"doubled": 42}
-    assert events == [{"event": 1}, {"event": 2}]
+    assert run(body, {"number": 21}, report=reported.append) == {"doubled": 42}
+    assert reported == [Progress("convert", "half"), Progress("convert", "whole", done=True, fraction=1.0)]
 
 
 def test_a_reported_error_arrives_with_its_kind(run: Run) -> None:
@@ -67,19 +70,20 @@ def test_a_crash_brings_the_last_words(run: Run) -> None:
 
 
 def test_a_late_child_is_killed_with_its_family(run: Run) -> None:
-    """Also a grandchild in a session of its own; the last event is remembered."""
-    pids: list[int] = []
+    """Also a grandchild in a session of its own, and one whose parent has ended; the last report is remembered."""
     body = """
-        grandchild = subprocess.Popen(["sleep", "60"], start_new_session=True)
-        send({"pids": [os.getpid(), grandchild.pid]})
-        time.sleep(60)
+        command = ["sh", "-c", "sleep 600 & echo $! $$; exec sleep 600"]
+        family = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE)
+        daemon = ["sh", "-c", "sleep 600 >&- & echo $!"]
+        orphan = subprocess.run(daemon, start_new_session=True, stdout=subprocess.PIPE, text=True)
+        say(f"{os.getpid()} {family.stdout.readline().decode()} {orphan.stdout}")
+        time.sleep(600)
     """
-    begun = time.monotonic()
     with pytest.raises(child.ChildTimeout) as caught:
-        run(body, timeout_s=3, on_event=lambda event: pids.extend(event["pids"]))
-    assert time.monotonic() - begun < 8
-    assert caught.value.last_event == {"pids": pids}
-    assert len(pids) == 2
+        run(body, timeout_s=3)
+    assert caught.value.last is not None
+    pids = [int(word) for word in caught.value.last.message.split()]
+    assert len(pids) == 4
     assert all(_gone(pid) for pid in pids)
 
 
@@ -87,12 +91,12 @@ def test_an_interrupted_parent_leaves_no_child(run: Run) -> None:
     """Ctrl-C while the child works: the exception goes on, the child is gone."""
     pids: list[int] = []
 
-    def interrupt(event: dict[str, Any]) -> None:
-        pids.append(event["pid"])
+    def interrupt(progress: Progress) -> None:
+        pids.append(int(progress.message))
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run('send({"pid": os.getpid()})\ntime.sleep(60)', on_event=interrupt)
+        run("say(os.getpid())\ntime.sleep(60)", report=interrupt)
     assert _gone(pids[0])
 
 

@@ -1,11 +1,12 @@
-"""int8 is made on the user's images, runs in int8, and says truly how far it is from fp32."""
+"""int8 is calibrated on the user's images, computes in int8, and reports truly how closely it agrees with fp32."""
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import os
 import shutil
-import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,10 @@ from detectctl.engine.detector import Detector
 from detectctl.engine.detector_settings import DetectorSettings
 from detectctl.engine.int8 import calibration
 from detectctl.engine.int8.agreement import compare
-from detectctl.engine.int8.calibration import MOST_IMAGES, Calibration
-from detectctl.engine.int8.quantise import quantise
-from detectctl.errors import ConversionFailed, UsageError
+from detectctl.engine.int8.calibration import MOST_IMAGES
+from detectctl.engine.int8.quantise import prepare, quantise
+from detectctl.errors import ConversionFailed, ModelError, UsageError
+from detectctl.progress import Progress, silent
 from detectctl.wire import Agreement, Detection
 
 if TYPE_CHECKING:
@@ -28,7 +30,14 @@ if TYPE_CHECKING:
 
 
 def make(model: CompiledModel, folder: Path, cache: Path, **options: Any) -> CompiledModel:
-    settings: dict[str, Any] = {"imgsz": 640, "timeout_s": 250, "environ": os.environ, "name": "yolov8n"} | options
+    settings: dict[str, Any] = {
+        "imgsz": 640,
+        "most_loss": 1.0,
+        "timeout_s": 250,
+        "environ": os.environ,
+        "report": silent,
+        "name": "yolov8n",
+    } | options
     return quantise(model, calibration.choose(folder), cache=cache, **settings)
 
 
@@ -66,7 +75,7 @@ def test_int8_agrees_with_fp32_as_well_as_it_says(
 
 
 def test_convolutions_run_in_int8_and_logits_leave_in_fp32(yolov8n_int8: CompiledModel) -> None:
-    """What is called int8 is int8, and nothing behind the last convolutions is rounded to it."""
+    """Convolutions really run in int8, and nothing after the last of them is rounded to it."""
     import openvino as ov
 
     core = ov.Core()
@@ -93,15 +102,14 @@ def test_convolutions_run_in_int8_and_logits_leave_in_fp32(yolov8n_int8: Compile
 def test_the_same_images_elsewhere_need_no_second_calibration(
     yolov8n_compiled: CompiledModel, yolov8n_int8: CompiledModel, eight_folder: Path, tmp_path: Path
 ) -> None:
-    """Contents count, not paths and times; one changed byte, another size of input or a lost file is another model."""
+    """Contents count, not paths and times; one changed byte, another input size or a missing file is another model."""
     moved = tmp_path / "moved"
     shutil.copytree(eight_folder, moved, copy_function=shutil.copyfile)
-    events: list[dict[str, Any]] = []
+    reported: list[Progress] = []
     cache = yolov8n_int8.directory.parent.parent
-    begun = time.monotonic()
-    assert make(yolov8n_compiled, moved, cache, on_event=events.append) == yolov8n_int8
-    assert events == []
-    assert time.monotonic() - begun < 10
+    assert make(yolov8n_compiled, moved, cache, report=reported.append) == yolov8n_int8
+    told = f"{yolov8n_int8.agreement}; 2 skipped"
+    assert reported == [Progress("quantise", "yolov8n"), Progress("quantise", told, done=True)]
 
     chosen = calibration.choose(moved)
     with (moved / "bus.jpg").open("r+b") as file:
@@ -111,7 +119,7 @@ def test_the_same_images_elsewhere_need_no_second_calibration(
     assert changed.digest != chosen.digest
     (moved / "flower.jpg").unlink()
     assert calibration.choose(moved).digest not in {chosen.digest, changed.digest}
-    with pytest.raises(ConversionFailed, match="within the time"):
+    with pytest.raises(ConversionFailed, match="in time"):
         make(yolov8n_compiled, eight_folder, cache, imgsz=320, timeout_s=0.5)
 
 
@@ -141,10 +149,10 @@ def test_a_folder_without_images_is_refused_by_its_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "why"), [("broken", "none of 3 files"), ("grey", "finds nothing in 3 images")])
-def test_images_that_tell_nothing_are_refused(
+def test_images_that_show_nothing_are_refused(
     yolov8n_compiled: CompiledModel, tmp_path: Path, bus_jpg: Path, kind: str, why: str
 ) -> None:
-    """An int8 model that nobody could compare is not made."""
+    """An int8 model that cannot be compared with fp32 is not made."""
     folder = tmp_path / "images"
     folder.mkdir()
     for index in range(3):
@@ -159,21 +167,21 @@ def test_images_that_tell_nothing_are_refused(
     assert [path for path in (tmp_path / "compiled").iterdir() if path.suffix != ".lock"] == []
 
 
-def test_an_image_that_changes_meanwhile_is_noticed(
+def test_an_image_that_is_written_to_meanwhile_is_noticed(
     yolov8n_compiled: CompiledModel, tmp_path: Path, bus_jpg: Path
 ) -> None:
-    """What is kept under a digest was made of the bytes that have it."""
+    """A model is cached under the digest of the very bytes it was made from."""
     folder = tmp_path / "images"
     folder.mkdir()
     for name in ("a.jpg", "b.jpg"):
         shutil.copyfile(bus_jpg, folder / name)
 
-    def vandalise(event: dict[str, Any]) -> None:
-        if event["stage"] == "import":
+    def vandalise(progress: Progress) -> None:
+        if progress.message == "yolov8n: import":
             (folder / "b.jpg").unlink()
 
     with pytest.raises(ConversionFailed, match="could not be quantised") as caught:
-        make(yolov8n_compiled, folder, tmp_path, on_event=vandalise)
+        make(yolov8n_compiled, folder, tmp_path, report=vandalise)
     assert caught.value.why is not None
     assert "b.jpg" in caught.value.why
 
@@ -181,7 +189,7 @@ def test_an_image_that_changes_meanwhile_is_noticed(
 def test_a_deadline_ends_the_calibration_and_leaves_nothing(
     yolov8n_compiled: CompiledModel, eight_folder: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConversionFailed, match="within the time"):
+    with pytest.raises(ConversionFailed, match="in time"):
         make(yolov8n_compiled, eight_folder, tmp_path, timeout_s=1)
     assert [path for path in (tmp_path / "compiled").iterdir() if path.suffix != ".lock"] == []
 
@@ -210,7 +218,7 @@ def box(x: float, confidence: float = 0.9, class_id: int = 0) -> Detection:
 
 
 def test_agreement_counts_pairs_of_one_class_once() -> None:
-    """Of two boxes near one, one is made up; another class is another thing; what is far off is lost."""
+    """Of two boxes near one, one is invented; another class is another object; a box far off is missed."""
     expected = [[box(0), box(500, 0.5)], [box(0)], [box(0), box(40)]]
     found = [[box(10, 0.8), box(-10, 0.7), box(900)], [box(0, class_id=1)], [box(40), box(0)]]
     told = compare(expected, found, skipped=1)
@@ -228,8 +236,57 @@ def test_a_network_that_finds_nothing_has_lost_everything() -> None:
     assert compare([[box(0)]], [[box(60)]], skipped=0) == Agreement(1, 0, 1, 1, 0.0, 0.0, 0.0, 0.0)
 
 
-def test_the_choice_of_images_is_data(eight_folder: Path) -> None:
-    """It travels to the child as JSON, and hides no file handle or state."""
-    chosen = calibration.choose(eight_folder)
-    assert Calibration(chosen.folder, chosen.images) == chosen
-    assert len({sha256 for _, sha256 in chosen.images}) == len(chosen.images) == 10
+def test_int8_is_refused_without_images(eight_folder: Path) -> None:
+    reported: list[Progress] = []
+    with pytest.raises(UsageError, match="needs images") as caught:
+        prepare("int8", None, reported.append)
+    assert caught.value.hint is not None
+    assert "--calibrate DIR" in caught.value.hint
+    assert prepare("int8", eight_folder, reported.append) == calibration.choose(eight_folder)
+    assert reported == []
+
+
+def test_without_nncf_the_error_says_what_to_install(eight_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "nncf" else find(name, *rest))
+    with pytest.raises(UsageError, match="NNCF") as caught:
+        prepare("int8", eight_folder, silent)
+    assert "detectctl[int8]" in str(caught.value.hint)
+
+
+def test_images_for_another_precision_are_reported_to_have_no_effect(eight_folder: Path) -> None:
+    reported: list[Progress] = []
+    assert prepare("auto", eight_folder, reported.append) is None
+    (told,) = reported
+    assert told.warning
+    assert "no effect with --precision auto" in told.message
+
+
+@pytest.mark.parametrize(("recall", "precision"), [(0.7, 1.0), (1.0, 0.7)])
+def test_too_much_loss_is_an_error_that_says_how_much(
+    yolov8n_compiled: CompiledModel,
+    yolov8n_int8: CompiledModel,
+    eight_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    recall: float,
+    precision: float,
+) -> None:
+    """Missed boxes count, and invented ones; a model at the limit is accepted."""
+    poor = Agreement(8, 2, 10, 10, recall, precision, 0.9, 0.2)
+    kept = replace(yolov8n_int8, agreement=poor)
+    monkeypatch.setattr("detectctl.engine.int8.quantise.make_once", lambda *_, **__: kept)
+    reported: list[Progress] = []
+
+    def quantised(most: float) -> CompiledModel:
+        cache = yolov8n_int8.directory.parent.parent
+        return make(yolov8n_compiled, eight_folder, cache, most_loss=most, report=reported.append)
+
+    with pytest.raises(ModelError, match="yolov8n: in 30% of the boxes") as caught:
+        quantised(0.29)
+    assert caught.value.why is not None
+    assert "allows 29%" in caught.value.why
+    assert caught.value.hint is not None
+    assert "--max-int8-loss" in caught.value.hint
+    assert not any(progress.done for progress in reported)
+    assert quantised(0.31).agreement == poor
+    assert [progress.message for progress in reported if progress.done] == [f"{poor}; 2 skipped"]

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from detectctl.engine.yolo_head import decode, least_logit
+from detectctl.engine.yolo_head import boxes, least_logit
 
 SHAPE, STRIDES, BINS = (64, 96), (8, 16, 32), 16
 ANCHORS = 8 * 12 + 4 * 6 + 2 * 3
@@ -25,7 +25,7 @@ def certain(*distances: int) -> np.ndarray:
     [(0, (4, 4), 8), (13, (12, 12), 8), (96, (8, 8), 16), (96 + 24, (16, 16), 32), (ANCHORS - 1, (80, 48), 32)],
 )
 def test_anchors_count_level_by_level_and_row_by_row(anchor: int, centre: tuple[int, int], stride: int) -> None:
-    box = decode(
+    box = boxes(
         certain(1, 2, 1, 2),
         np.array([[3.0]], np.float32),
         np.array([anchor]),
@@ -38,7 +38,7 @@ def test_anchors_count_level_by_level_and_row_by_row(anchor: int, centre: tuple[
 
 
 def test_unequal_distances_move_the_centre() -> None:
-    box = decode(
+    box = boxes(
         certain(1, 0, 3, 4), np.zeros((1, 1), np.float32), np.array([0]), confidence=0.1, shape=SHAPE, strides=STRIDES
     )
     assert box[:4, 0].tolist() == pytest.approx([4 + 8, 4 + 16, 32, 32])
@@ -50,7 +50,7 @@ def test_the_threshold_is_strict_and_loses_nobody(confidence: float) -> None:
     logits = np.linspace(-12, 12, ANCHORS, dtype=np.float32)[np.newaxis]
     confidences = 1 / (1 + np.exp(-logits[0]))
     chosen = np.flatnonzero(logits[0] > least_logit(confidence))
-    found = decode(
+    found = boxes(
         np.zeros((4 * BINS, len(chosen)), np.float32),
         logits[:, chosen],
         chosen,
@@ -63,7 +63,7 @@ def test_the_threshold_is_strict_and_loses_nobody(confidence: float) -> None:
 
 def test_logits_far_out_overflow_nowhere() -> None:
     """Under filterwarnings = error, a warning of numpy would fail this."""
-    found = decode(
+    found = boxes(
         np.full((4 * BINS, 1), 1000, np.float32),
         np.array([[1000], [-1000]], np.float32),
         np.array([0]),

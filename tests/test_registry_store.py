@@ -95,7 +95,7 @@ def test_a_lost_story_costs_no_bytes(store: Store, file: Path) -> None:
 
 def _model(store: Store) -> ModelVersion:
     path = store.cache / "checkpoints" / SHA256 / "checkpoint.pt"
-    return ModelVersion("acme/p/yolo:latest", "wandb", "yolo", "v1", SHA256, path, 5, "d1", ("latest",), {"a": 1})
+    return ModelVersion("acme/p/yolo:latest", "wandb", "yolo", "v1", SHA256, path, 5, "d1")
 
 
 def test_a_reference_is_remembered_per_host(store: Store) -> None:
@@ -105,7 +105,7 @@ def test_a_reference_is_remembered_per_host(store: Store) -> None:
     store.remember(replace(model, version="v2"), site="https://one")
     pin = store.recall("acme/p/yolo:latest", site="https://one")
     assert pin is not None
-    assert (pin["version"], pin["sha256"], pin["metadata"]) == ("v2", SHA256, {"a": 1})
+    assert (pin["version"], pin["sha256"], pin["artifact_digest"]) == ("v2", SHA256, "d1")
     assert "checkpoint" not in pin  # the cache may have been moved since
     assert store.recall("acme/p/yolo:latest", site="https://two") is None
     assert store.recall("acme/p/yolo:prod", site="https://one") is None

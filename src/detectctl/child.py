@@ -1,7 +1,7 @@
 """Runs one of our own modules as a child process, with a deadline it cannot outlive.
 
-The child speaks JSON lines: one request on its stdin, which is then at its end, so nothing can prompt; events and one
-result or error on its stdout. Its own session makes the whole family killable at once.
+The two speak JSON lines. The child reads one request from stdin, which then ends, so that nothing can prompt; it writes
+its progress, then one result or error, to stdout. Everything it starts carries its mark, so that all can be killed.
 """
 
 from __future__ import annotations
@@ -10,32 +10,35 @@ import contextlib
 import json
 import os
 import queue
+import secrets
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+from dataclasses import asdict
 from typing import IO, TYPE_CHECKING, Any
+
+from detectctl.progress import Progress, Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    import psutil
-
-Event = dict[str, Any]
+Message = dict[str, Any]
+"""JSON data: a request or a result."""
 
 
 class ChildTimeout(Exception):
     """The deadline passed, and the child and its children were killed.
 
     Attributes:
-        last_event: the last event the child had sent, or None.
+        last: what the child reported last, or None.
     """
 
-    def __init__(self, last_event: Event | None) -> None:
+    def __init__(self, last: Progress | None) -> None:
         super().__init__("the child process passed its deadline")
-        self.last_event = last_event
+        self.last = last
 
 
 class ChildCrashed(Exception):
@@ -43,7 +46,7 @@ class ChildCrashed(Exception):
 
     Attributes:
         returncode: as `subprocess` gives it: negative for a signal.
-        stderr: the end of what the child printed; whoever catches this makes it a note of its error, for `--verbose`.
+        stderr: the end of what the child printed; a note for the error that it becomes, for `--verbose`.
     """
 
     def __init__(self, returncode: int, stderr: str) -> None:
@@ -56,7 +59,7 @@ class ChildFailed(Exception):
     """The child reported an error.
 
     Attributes:
-        kind: the child's own word for it; see the child's module.
+        kind: one of the kinds that the child's module lists.
         message: one line.
         detail: more, for `--verbose`.
     """
@@ -74,8 +77,8 @@ def run(
     *,
     timeout_s: float,
     env: Mapping[str, str],
-    on_event: Callable[[Event], None] | None = None,
-) -> Event:
+    report: Report,
+) -> Message:
     """Run `python -m module`, hand it `request`, and return its result.
 
     Args:
@@ -83,29 +86,34 @@ def run(
         request: JSON data.
         timeout_s: seconds from now until the child and its children are killed.
         env: the whole environment of the child; the working folder is not on its module path.
-        on_event: called in this thread for each event that is not the result.
+        report: called in this thread with what the child reports.
 
     Raises:
         ChildTimeout: the deadline passed.
         ChildCrashed: it ended without a result.
         ChildFailed: it reported an error.
     """
+    from detectctl import processes  # psutil, which the child's side does without
+
     deadline = time.monotonic() + timeout_s
-    with tempfile.TemporaryFile() as stderr:
-        process = subprocess.Popen(
+    mark = secrets.token_hex(8)
+    with (
+        tempfile.TemporaryFile() as stderr,
+        subprocess.Popen(
             [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=stderr,
             # The user's folder may hold a json.py or torch.py; Python would run it instead of the real one.
-            env={**env, "PYTHONSAFEPATH": "1"},
+            env={**env, "PYTHONSAFEPATH": "1", processes.MARKER: mark},
             start_new_session=True,
-        )
+        ) as process,
+    ):
         try:
-            return _converse(process, request, deadline, stderr, on_event)
+            return _converse(process, request, deadline, stderr, report)
         finally:
-            # Also on Ctrl-C and on a failing `on_event`: nobody else knows of this process.
-            _kill_family(process)
+            # Also on Ctrl-C and when `report` fails: nobody else knows of this process.
+            processes.kill_family(mark)
 
 
 def _converse(
@@ -113,32 +121,30 @@ def _converse(
     request: Mapping[str, Any],
     deadline: float,
     stderr: IO[bytes],
-    on_event: Callable[[Event], None] | None,
-) -> Event:
+    report: Report,
+) -> Message:
     assert process.stdin is not None  # noqa: S101 - narrows the type; both are pipes
     assert process.stdout is not None  # noqa: S101
-    with contextlib.suppress(BrokenPipeError):  # it died at once; its end says why
+    with contextlib.suppress(BrokenPipeError), process.stdin:  # it died at once; its exit says why
         process.stdin.write(json.dumps(request).encode() + b"\n")
-        process.stdin.close()
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_read_lines, args=(process.stdout, lines), daemon=True).start()
-    last_event = None
+    last = None
     while True:
         try:
             line = lines.get(timeout=max(0.0, deadline - time.monotonic()))
         except queue.Empty:
-            raise ChildTimeout(last_event) from None
+            raise ChildTimeout(last) from None
         if not line:
             raise ChildCrashed(process.wait(), _tail(stderr))
         message = json.loads(line)
         if "result" in message:
-            result: Event = message["result"]
+            result: Message = message["result"]
             return result
         if "error" in message:
             raise ChildFailed(**message["error"])
-        last_event = message
-        if on_event is not None:
-            on_event(message)
+        last = Progress(**message)
+        report(last)
 
 
 def _read_lines(stream: IO[bytes], lines: queue.SimpleQueue[bytes]) -> None:
@@ -153,59 +159,27 @@ def _tail(stderr: IO[bytes], limit: int = 8000) -> str:
     return stderr.read().decode(errors="replace")
 
 
-def _kill_family(process: subprocess.Popen[bytes]) -> None:
-    import psutil
+def serve_parent(work: Callable[[Message, Report], Message]) -> None:
+    """The child's side: read the request, call `work(request, report)`, send its result.
 
-    # A grandchild may have made a session of its own, so ask for the family before the parent is gone.
-    family: list[psutil.Process] = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        family = psutil.Process(process.pid).children(recursive=True)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    for relative in family:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            relative.kill()
-    process.wait()
-    deadline = time.monotonic() + 5
-    while any(map(_runs, family)) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            with contextlib.suppress(OSError):
-                pipe.close()
-
-
-def _runs(process: psutil.Process) -> bool:
-    """A zombie runs no more; it waits for whoever is init here, who may take seconds."""
-    import psutil
-
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def serve_parent(work: Callable[[Event, Callable[[Event], None]], Event]) -> None:
-    """The child's side: read the request, do `work(request, send_event)`, send its result.
-
-    `work` raises `ChildFailed` for errors that the parent should understand. Whatever libraries print on stdout goes
-    to stderr, so that it cannot be taken for an answer.
+    `work` raises `ChildFailed` for errors that the parent should understand. Whatever libraries print to stdout goes
+    to stderr, so that it cannot be mistaken for an answer.
     """
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     _die_with_parent()
 
-    def send(message: Event) -> None:
+    def send(message: Message) -> None:
         answers.write(json.dumps(message) + "\n")
 
     try:
-        send({"result": work(json.loads(sys.stdin.readline()), send)})
+        send({"result": work(json.loads(sys.stdin.readline()), lambda progress: send(asdict(progress)))})
     except ChildFailed as error:
         send({"error": {"kind": error.kind, "message": error.message, "detail": error.detail}})
 
 
 def _die_with_parent() -> None:
-    """Ask Linux for SIGKILL when the parent is gone, so that even its `kill -9` leaves no orphan."""
+    """Ask Linux for SIGKILL when the parent dies, so that even a `kill -9` of the parent leaves no orphan."""
     if sys.platform == "linux":
         import ctypes
 

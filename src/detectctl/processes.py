@@ -120,18 +120,12 @@ def kill(found: list[psutil.Process]) -> None:
     _alive_after(found, 5.0)
 
 
-def kill_family(leader: int) -> None:
-    """SIGKILL for the leader of a session, the rest of the session, and all descendants; returns when they have ended.
-
-    A descendant may have a session of its own, so the family is listed before its leader is killed.
-    """
-    family: list[psutil.Process] = []
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process = psutil.Process(leader)
-        family = [process, *process.children(recursive=True)]
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(leader, signal.SIGKILL)
-    kill(family)
+def kill_family(mark: str) -> None:
+    """SIGKILL every process that carries the mark, and its descendants; returns when all have ended."""
+    for _ in range(3):  # again for one that was just being started; more often means that it cannot be killed
+        if not (found := [process for process in family(mark) if not ended(process)]):
+            return
+        kill(found)
 
 
 def _send(found: list[psutil.Process], signum: int) -> None:

@@ -1,4 +1,4 @@
-"""What `up` and `down` say while they work."""
+"""What `up` and `down` report while they work, also from child processes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Step = Literal["lock", "resolve", "convert", "quantise", "start Ray", "deploy", 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One thing to tell.
+    """One thing to report.
 
     Attributes:
-        step: which step is under way.
-        message: what is known of it now.
+        step: which step is in progress.
+        message: what it is doing now, or how it ended.
         done: whether the step is finished.
-        fraction: 0 to 1 where it can be said.
+        fraction: how much of it is done, from 0 to 1, where that is known.
         warning: whether a person should notice although nothing failed.
     """
 

@@ -1,22 +1,35 @@
-"""A compiled model on disk: what a replica needs to serve it, verified against its manifest."""
+"""Compiled models on disk: what a replica needs to serve one, sealed by a manifest, and the cache that keeps them.
+
+A child process makes each model once for all who ask, whole or not at all.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
+import shutil
+import tempfile
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detectctl.errors import ModelCorrupt
+from detectctl import child
+from detectctl.errors import ConversionFailed, ModelCorrupt, ModelError
+from detectctl.files import reason, sha256_of
+from detectctl.waiting import Deadline
 from detectctl.wire import Agreement
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Mapping, Sequence
+
+    from detectctl.progress import Report
+
+    # Scratch folder, empty folder to fill and seal, deadline.
+    Make = Callable[[Path, Path, Deadline], None]
 
 MANIFEST = "manifest.json"
 NETWORK = "model.xml"
 WEIGHTS = "model.bin"
+_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONUSERBASE", "VIRTUAL_ENV")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +41,11 @@ class CompiledModel:
     down in strides; `(B, classes, anchors)`, logits of the classes; `(B, anchors)`, the greatest of these.
 
     Attributes:
-        directory: the folder that holds the network, its weights and the manifest.
+        directory: holds the network, its weights and the manifest.
         checkpoint_sha256: hex digest of the checkpoint it was made from.
-        labels: the model's own name of each class id.
+        labels: the model's own name for each class id.
         strides: pixels between the anchors of each level.
-        agreement: with the fp32 network that an int8 one was made of; None for that network itself.
+        agreement: of an int8 network with the fp32 one it was made from; None for the fp32 one.
     """
 
     directory: Path
@@ -48,7 +61,7 @@ class CompiledModel:
 
     @property
     def network(self) -> Path:
-        """The IR's XML file; its weights lie beside it."""
+        """The IR's XML file; its weights are beside it."""
         return self.directory / NETWORK
 
 
@@ -66,7 +79,7 @@ def write_manifest(
         "labels": {str(class_id): label for class_id, label in labels.items()},
         "strides": list(strides),
         "agreement": None if agreement is None else asdict(agreement),
-        "files": {name: _sha256(directory / name) for name in (NETWORK, WEIGHTS)},
+        "files": {name: sha256_of(directory / name) for name in (NETWORK, WEIGHTS)},
     }
     (directory / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
@@ -88,18 +101,18 @@ def load_compiled(directory: Path, *, checkpoint_sha256: str) -> CompiledModel:
             tuple(int(stride) for stride in manifest["strides"]),
             None if agreement is None else Agreement(**agreement),
         )
-        changed = [name for name, digest in files.items() if _sha256(directory / name) != digest]
+        changed = [name for name, digest in files.items() if sha256_of(directory / name) != digest]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _corrupt(directory, f"{type(error).__name__}: {error}") from error
     if changed:
-        raise _corrupt(directory, f"{', '.join(changed)} changed since it was made")
+        raise _corrupt(directory, f"{', '.join(changed)} changed after it was made")
     if model.checkpoint_sha256 != checkpoint_sha256:
         raise _corrupt(directory, f"it was made from the checkpoint {model.checkpoint_sha256}")
     return model
 
 
 def read_agreement(directory: Path) -> Agreement | None:
-    """That of an int8 model, for people to read: nothing is verified. None for other models, and where none is left."""
+    """The agreement of an int8 model, unverified; None for other models, and where the folder is gone."""
     try:
         agreement = json.loads((directory / MANIFEST).read_text(encoding="utf-8")).get("agreement")
         return None if agreement is None else Agreement(**agreement)
@@ -116,10 +129,93 @@ def _corrupt(directory: Path, why: str) -> ModelCorrupt:
     return ModelCorrupt(
         f"the compiled model in {directory} is damaged",
         why=why,
-        hint="run `detectctl up` again: it makes the compiled model anew",
+        hint="run `detectctl up` again: it recreates the compiled model",
     )
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def make_once(directory: Path, make: Make, *, checkpoint_sha256: str, timeout_s: float, name: str) -> CompiledModel:
+    """The model in `directory`; made now if it is missing or damaged.
+
+    Args:
+        directory: named after everything that the outcome depends on.
+        make: called with a scratch folder, an empty folder to fill and seal, and the deadline.
+        checkpoint_sha256: of the checkpoint it is made from.
+        timeout_s: seconds for everything, including the wait for another process that makes the same.
+        name: what errors call the model.
+
+    Raises:
+        ConversionFailed: the deadline passed; and what `make` raises.
+        ModelError: the folder cannot be written.
+    """
+    from filelock import FileLock, Timeout  # a replica does without
+
+    deadline = Deadline.after(max(0.0, timeout_s))  # to filelock a negative timeout means to wait for ever
+    lock = FileLock(directory.with_name(directory.name + ".lock"), timeout=deadline.left_s, mode=0o600)
+    try:
+        directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with lock:
+            try:
+                return load_compiled(directory, checkpoint_sha256=checkpoint_sha256)
+            except ModelCorrupt:  # or not there yet
+                shutil.rmtree(directory, ignore_errors=True)
+            # In the same folder, so that the last step is one rename, and a failure before it leaves nothing.
+            with tempfile.TemporaryDirectory(prefix=".converting-", dir=directory.parent) as scratch:
+                output = Path(scratch) / "output"
+                output.mkdir(mode=0o700)
+                make(Path(scratch), output, deadline)
+                output.replace(directory)
+            return load_compiled(directory, checkpoint_sha256=checkpoint_sha256)
+    except Timeout as error:
+        raise ConversionFailed(
+            f"{name} was not converted within {max(0.0, timeout_s):.0f} s",
+            why="another process is converting the same model and has not finished",
+            hint="try again, or raise `--timeout`",
+        ) from error
+    except OSError as error:
+        raise ModelError(
+            f"{name} cannot be converted in {directory.parent}",
+            why=reason(error) + (f": {error.filename}" if error.filename else ""),
+            hint="check the folder's owner and free space, or point XDG_CACHE_HOME elsewhere",
+        ) from error
+
+
+def run_child(
+    module: str,
+    request: Mapping[str, Any],
+    *,
+    env: Mapping[str, str],
+    timeout_s: float,
+    report: Report,
+    name: str,
+) -> child.Message:
+    """`child.run` with errors that users understand.
+
+    Raises:
+        ChildFailed: as the child reported it.
+        ConversionFailed: the child crashed, or the deadline passed.
+    """
+    try:
+        return child.run(module, request, timeout_s=timeout_s, env=env, report=report)
+    except child.ChildTimeout as error:
+        raise ConversionFailed(
+            f"{name} was not converted in time",
+            why=f"the converter was stopped {f'at {error.last.message!r}' if error.last else 'while it started'}",
+            hint="try again, or raise `--timeout`",
+        ) from error
+    except child.ChildCrashed as error:
+        lines = error.stderr.strip().splitlines() or [f"exit status {error.returncode}"]
+        failed = ConversionFailed(
+            f"{name} could not be converted", why=lines[-1], hint="run again with `--verbose` for the whole output"
+        )
+        failed.add_note(error.stderr)
+        raise failed from error
+
+
+def child_environment(environ: Mapping[str, str], scratch: Path) -> dict[str, str]:
+    """The little of the environment that a child sees; what it writes goes into `scratch`."""
+    env = {name: environ[name] for name in _PASSED_ON if name in environ}
+    return env | {
+        "MPLCONFIGDIR": str(scratch / "matplotlib"),
+        "TMPDIR": str(scratch),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }

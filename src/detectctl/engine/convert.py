@@ -1,4 +1,4 @@
-"""Checkpoint to compiled model: made once by a child process, kept by content, verified at every use."""
+"""Turn a checkpoint into a compiled model: once, in a child process; kept by content, verified at every use."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 from detectctl import child
 from detectctl.engine.checkpoint import refuse_at_sight
-from detectctl.engine.compiled import CompiledModel, load_compiled, write_manifest
-from detectctl.engine.making import child_environment, make_once, run_child
+from detectctl.engine.compiled import CompiledModel, child_environment, make_once, run_child, write_manifest
 from detectctl.errors import CheckpointRefused, ModelCorrupt
+from detectctl.files import reason, sha256_of
+from detectctl.progress import silent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from detectctl.engine.making import OnEvent
-
-__all__ = ["CompiledModel", "compile_checkpoint", "load_compiled"]
+    from detectctl.progress import Report
+    from detectctl.waiting import Deadline
 
 
 def compile_checkpoint(
@@ -31,39 +31,38 @@ def compile_checkpoint(
     trust_checkpoint: bool,
     timeout_s: float,
     environ: Mapping[str, str],
-    on_event: OnEvent | None = None,
+    report: Report = silent,
     name: str | None = None,
 ) -> CompiledModel:
-    """The checkpoint's compiled model, from the cache if it is there and sound, else converted now.
+    """The checkpoint's compiled model, from the cache, or converted now if it is missing or damaged there.
 
     Args:
         checkpoint: a PyTorch checkpoint of Ultralytics.
         sha256: hex digest that its bytes must have.
-        cache: detectctl's cache folder; models lie in `compiled/` below it.
-        trust_checkpoint: load it even if that runs code it brings along.
-        timeout_s: seconds for everything, the wait for another process that converts the same included.
-        environ: the environment; the child sees little of it.
-        name: what errors call the model; the file's name if None.
-        on_event: called with `{"stage": "import" | "load" | "export" | "save"}` while the child works.
+        cache: detectctl's cache folder; compiled models are in `compiled/` below it.
+        trust_checkpoint: load it even if that runs code from the file.
+        timeout_s: seconds for everything, including the wait for another process that converts the same.
+        environ: the process environment; the child sees little of it.
+        report: told each stage of the conversion.
+        name: what errors and reports call the model; the file's name if None.
 
     Raises:
         ModelCorrupt: the checkpoint's bytes are not those of `sha256`.
         CheckpointRefused: it wants to run code, is damaged, or holds no detection model of the YOLOv8 kind.
-        ConversionFailed: the child failed, or the time is over.
+        ConversionFailed: the child failed, or the deadline passed.
     """
     called = name or checkpoint.name
 
-    def convert(scratch: Path, output: Path, left_s: float) -> None:
+    def convert(scratch: Path, output: Path, deadline: Deadline) -> None:
         copy = scratch / "model.pt"
         _copy_verified(checkpoint, copy, sha256)
         if not trust_checkpoint:
             _refuse_at_sight(copy, called)
-        request = {"checkpoint": str(copy), "output": str(output), "trust": trust_checkpoint}
+        request = {"checkpoint": str(copy), "output": str(output), "trust": trust_checkpoint, "name": called}
         env = child_environment(environ, scratch) | _environment_of_ultralytics(scratch, trust=trust_checkpoint)
         try:
-            result = run_child(
-                "detectctl.engine.convert_child", request, env=env, timeout_s=left_s, on_event=on_event, name=called
-            )
+            module = "detectctl.engine.convert_child"
+            result = run_child(module, request, env=env, timeout_s=deadline.left_s, report=report, name=called)
         except child.ChildFailed as error:
             why, hint = json.loads(error.detail)
             raise _refused(called, error.message, why, hint) from error
@@ -75,8 +74,8 @@ def compile_checkpoint(
 
 
 def _key(sha256: str, *, trust_checkpoint: bool) -> str:
-    """What the outcome depends on; the converter's source stands for its version, which one would forget to raise."""
-    converter = hashlib.sha256(Path(__file__).with_name("convert_child.py").read_bytes()).hexdigest()
+    """What the outcome depends on; the converter's source is its version number, which one would forget to raise."""
+    converter = sha256_of(Path(__file__).with_name("convert_child.py"))
     versions = [version("openvino"), version("ultralytics-opencv-headless"), version("torch"), converter]
     return hashlib.sha256(json.dumps([sha256, trust_checkpoint, versions]).encode()).hexdigest()[:32]
 
@@ -93,16 +92,15 @@ def _refused(name: str, what: str, why: str | None, hint: str | None) -> Checkpo
 
 
 def _copy_verified(source: Path, target: Path, sha256: str) -> None:
-    """Copy, so that what is loaded is what was hashed, whoever writes to the original meanwhile."""
+    """Copy, so that what is loaded is what was hashed, even if the original is written to meanwhile."""
     try:
         with source.open("rb") as reader, target.open("wb") as writer:
             shutil.copyfileobj(reader, writer, 1 << 20)
     except OSError as error:
         raise ModelCorrupt(
-            f"{source} cannot be read", why=str(error), hint="check the file, and that it is readable"
+            f"{source} cannot be read", why=reason(error), hint="check that the file exists and is readable"
         ) from error
-    with target.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = sha256_of(target)
     if digest != sha256:
         raise ModelCorrupt(
             f"{source} is not the file it should be",

@@ -1,8 +1,8 @@
 """The child process that turns a checkpoint into an OpenVINO network: the one place that unpickles for the CPU engine.
 
-Request: `checkpoint` (a private copy named *.pt), `output` (an existing folder), `trust`. Result: `labels`, `strides`.
-Events: `{"stage": …}`. Errors: kind `refused` for a checkpoint that is not ours to load; its
-detail is JSON: why, hint.
+Request: `checkpoint` (a private copy named *.pt), `output` (an existing folder), `trust`, `name` (for reports). Result:
+`labels`, `strides`. Error: kind `refused` for a checkpoint that must not or cannot be loaded; its detail is JSON: why,
+hint.
 """
 
 from __future__ import annotations
@@ -18,51 +18,57 @@ from detectctl.engine.checkpoint import labels_and_strides, refuse_unreadable
 from detectctl.engine.compiled import NETWORK
 from detectctl.engine.detector_settings import IMGSZ
 from detectctl.errors import CheckpointRefused
+from detectctl.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from detectctl.child import Message
+    from detectctl.progress import Report
 
-# A logit that is this far out is as good as any further out.
+# Logits beyond this differ in nothing that can be seen.
 _FAR = 1000.0
 
-# Loading weights and tracing a network reach for none of these.
+# Loading weights and tracing a network need none of these.
 _FORBIDDEN_EVENTS = re.compile(
     r"socket\.|subprocess\.|os\.(system|exec|fork|posix_spawn|spawn|forkpty|startfile)|pty\."
 )
 
 
-def convert(request: dict[str, Any], send: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def convert(request: Message, report: Report) -> Message:
     """Convert `request["checkpoint"]` into `request["output"]`; raises ChildFailed with kind `refused`."""
-    # Its converter would otherwise report each use to its maker, from forked processes.
+    # OpenVINO's converter would otherwise report each use to its maker, from forked processes.
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
     checkpoint, output = Path(request["checkpoint"]), Path(request["output"])
-    send({"stage": "import"})
-    # Everything is imported before the guard goes up: imports may look around, a checkpoint may not.
+
+    def stage(name: str) -> None:
+        report(Progress("convert", f"{request['name']}: {name}"))
+
+    stage("import")
+    # Import everything before the guard is set: imports may open files and start processes, a checkpoint may not.
     import openvino.tools.ovc  # noqa: F401 - loaded for the guard's sake
     import torch  # noqa: F401 - loaded for the guard's sake
     import ultralytics.engine.exporter  # noqa: F401 - loaded for the guard's sake
 
     if not request["trust"]:
         forbid_reaching_out()
-    send({"stage": "load"})
+    stage("load")
     try:
         yolo = _load(checkpoint, trust=request["trust"])
         labels, strides = labels_and_strides(yolo.model)
     except CheckpointRefused as error:
         raise ChildFailed("refused", error.what, json.dumps([error.why, error.hint])) from error
-    send({"stage": "export"})
+    stage("export")
     _prepare(yolo.model.model[-1])
     exported = Path(yolo.export(format="openvino", dynamic=True, imgsz=IMGSZ, device="cpu", verbose=False))
-    send({"stage": "save"})
+    stage("save")
     _save(next(exported.glob("*.xml")), output / NETWORK)
     return {"labels": {str(class_id): label for class_id, label in labels.items()}, "strides": strides}
 
 
 def forbid_reaching_out() -> None:
-    """From here on this process may not open a connection or start a process, whoever asks.
+    """From here on, nothing in this process may open a connection or start a process.
 
-    The restricted unpickler runs no foreign code, but lets a checkpoint construct the libraries' own model classes with
-    arguments of its choice, and some of these fetch things.
+    The restricted unpickler runs no foreign code, but it lets a checkpoint construct the libraries' own model classes
+    with arguments of its choice, and some of these download files.
     """
 
     def guard(event: str, _arguments: tuple[Any, ...]) -> None:
@@ -83,11 +89,11 @@ def _load(checkpoint: Path, *, trust: bool) -> Any:
 
 
 def _prepare(head: Any) -> None:
-    """Make the head exact where lower precision would hurt most, at no cost."""
+    """Make the head exact where lower precision would do most harm, at no cost."""
     import torch
 
-    # Boxes are computed from raw logits, for the few anchors that count, in fp32 whatever the network runs in. Left in
-    # the graph it is done for all anchors, and moves boxes by up to a pixel in bf16.
+    # Boxes are computed from raw logits, only for anchors above the threshold, and always in fp32. In the graph this
+    # would be done for all anchors, and in bf16 would move boxes by up to a pixel.
     head._inference = lambda raw: (raw["boxes"], raw["scores"])
     # An operation that follows the last convolutions makes the CPU plugin write their sums in fp32; it is fused away.
     for branch in (*head.cv2, *head.cv3):
@@ -95,7 +101,7 @@ def _prepare(head: Any) -> None:
 
 
 def _save(exported: Path, network: Path) -> None:
-    """Put colour scale, layout and each anchor's greatest logit into the graph, where they cost least."""
+    """Move colour scaling, layout and each anchor's greatest logit into the graph, where they cost least."""
     import numpy as np
     import openvino as ov
     import openvino.opset15 as ops

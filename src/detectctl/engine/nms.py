@@ -6,7 +6,7 @@ of different classes never suppress each other, confidence strictly above the th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,13 +25,13 @@ _CLASS_OFFSET = 7680  # pixels; further apart than any two boxes of one image
 def select(
     candidates: NDArray[np.float32], placement: Placement, *, iou: float, classes: Collection[int] | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.intp]]:
-    """The boxes that remain, by descending confidence.
+    """The boxes that NMS keeps, by descending confidence.
 
     Args:
         candidates: (4 + classes, candidates): centre x, y, width, height in letterbox pixels, then confidences; only
             anchors whose greatest confidence is above the threshold.
-        placement: where the source image lies in the letterbox.
-        iou: of two boxes of one class that overlap more than this, the less confident one goes.
+        placement: where the source image is in the letterbox.
+        iou: of two boxes of one class that overlap by more than this, the less confident is dropped.
         classes: ids of the classes to keep; None for all.
 
     Returns:
@@ -46,7 +46,7 @@ def select(
     class_ids, confidences = class_ids[order], confidences[order]
     centre, half = candidates[:2, order].T, candidates[2:4, order].T / 2
     boxes = np.concatenate((centre - half, centre + half), axis=1)
-    # In float32 like theirs: at this offset its rounding can decide which side of the threshold an overlap falls.
+    # In float32, as there: at this offset, rounding can decide on which side of the threshold an overlap falls.
     keep = suppress(boxes + (class_ids * np.float32(_CLASS_OFFSET)).astype(np.float32)[:, np.newaxis], iou)
     boxes, confidences, class_ids = boxes[keep], confidences[keep], class_ids[keep]
 
@@ -56,17 +56,22 @@ def select(
 
 
 def suppress(boxes: NDArray[np.float32], iou: float, limit: int = MAX_DETECTIONS) -> list[int]:
-    """Indices of the boxes that no better kept box overlaps more than `iou`; boxes (n, 4) by descending confidence."""
-    x1, y1, x2, y2 = boxes.T
-    areas = (x2 - x1) * (y2 - y1)
+    """Indices of the boxes to keep: none overlaps a better one by more than `iou`; boxes (n, 4), the best first."""
     alive = np.arange(len(boxes))
+    rest = np.ascontiguousarray(boxes.T)
     keep: list[int] = []
     while alive.size and len(keep) < limit:
-        best, alive = alive[0], alive[1:]
-        keep.append(int(best))
-        width = np.minimum(x2[best], x2[alive]) - np.maximum(x1[best], x1[alive])
-        height = np.minimum(y2[best], y2[alive]) - np.maximum(y1[best], y1[alive])
-        overlap = np.maximum(width, 0) * np.maximum(height, 0)
-        # As a product, since two empty boxes have no quotient.
-        alive = alive[overlap <= iou * (areas[best] + areas[alive] - overlap)]
+        keep.append(int(alive[0]))
+        shared, union = overlap(rest[:, 0], rest[:, 1:])
+        apart = shared <= iou * union  # not as a quotient: two empty boxes have none
+        alive, rest = alive[1:][apart], rest[:, 1:][:, apart]
     return keep
+
+
+def overlap(box: NDArray[Any], boxes: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Areas that a box shares with, and covers together with, each of `boxes` (4, n); all x1, y1, x2, y2."""
+    x1, y1, x2, y2 = boxes
+    width = np.minimum(box[2], x2) - np.maximum(box[0], x1)
+    height = np.minimum(box[3], y2) - np.maximum(box[1], y1)
+    shared = np.maximum(width, 0) * np.maximum(height, 0)
+    return shared, (box[2] - box[0]) * (box[3] - box[1]) + (x2 - x1) * (y2 - y1) - shared

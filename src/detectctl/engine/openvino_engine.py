@@ -1,7 +1,7 @@
-"""The engine for CPUs: an OpenVINO network, as fast as this processor can.
+"""The engine for CPUs: an OpenVINO network, as fast as this processor can run it.
 
-Two compiled forms of one network share the cores: all threads on one image when it is alone, one thread per image when
-more wait. The first gives the least latency, the second the most images per second.
+Two compiled forms of one network share the cores: all threads on one image while it is alone, one thread per image when
+others wait. The first gives the lowest latency, the second the highest throughput.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from detectctl.engine.yolo_head import decode, least_logit
+from detectctl.engine.yolo_head import boxes, least_logit
 from detectctl.errors import UsageError
 from detectctl.wire import EngineInfo, Precision
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
     from detectctl.engine.compiled import CompiledModel
 
-# The little that is not quantised in an int8 network is as fast in fp32 as in bf16.
+# The few operations that are not quantised in an int8 network are as fast in fp32 as in bf16.
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
 _NATIVE: dict[Precision, str] = {"fp32": "FP32", "bf16": "BF16", "fp16": "FP16", "int8": "INT8"}
-# What OpenVINO keeps per stream for shapes it has seen. Its own 5000 keep all 39 that letterboxes of 640 can have,
-# 200 MB a stream. Measured: eight shapes in turn cost the same CPU time with 300 as with 600; all 39 in turn cost
-# nearly twice that of 5000.
+# Kernels that OpenVINO caches per stream for shapes it has seen. Its default of 5000 keeps all 39 shapes that
+# letterboxes of 640 can have, 200 MB a stream. Measured: eight shapes in turn cost the same CPU time with 300 as with
+# 600; all 39 in turn cost nearly twice as much as with 5000.
 _KEPT_KERNELS = 300
 
 
@@ -38,20 +38,20 @@ class OpenVINOEngine:
     Args:
         model: verified.
         precision: None for bf16 where the processor computes in it, else fp32; int8 needs a model made for it.
-        threads: CPU threads to use in all.
+        threads: CPU threads to use in total.
 
     Raises:
-        UsageError: the processor does not compute in the precision asked for.
+        UsageError: the processor does not compute in that precision.
     """
 
     def __init__(self, model: CompiledModel, *, precision: Precision | None, threads: int) -> None:
         import openvino
 
-        # Its table of types is made at the first use, and of two threads that are the first at the same time one waits
-        # for the table while it holds the GIL, the other for the GIL: for ever.
+        # Its table of types is built on first use. Two threads that use it first at the same time deadlock: one waits
+        # for the table while it holds the GIL, the other for the GIL.
         openvino.Type.u8.to_dtype()
         core = openvino.Core()
-        # No CACHE_DIR: what OpenVINO would keep there it loads again unverified, to save a tenth of a second.
+        # No CACHE_DIR: OpenVINO would load what it keeps there unverified, to save a tenth of a second.
         chosen = _choose_precision(precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
         network = core.read_model(model.network)
         self.labels = model.labels
@@ -105,13 +105,13 @@ class _Pool:
         request = self._requests.get()
         try:
             request.infer([images], share_inputs=True, share_outputs=True)
-            # The tensors belong to the request: what is taken from them before its return is a copy.
+            # The tensors belong to the request, which others use once it is put back: indexing copies what is needed.
             distances, logits, best = (request.get_output_tensor(index).data for index in range(3))
             found = []
             for index, confidence in enumerate(confidences):
                 anchors = np.flatnonzero(best[index] > least_logit(confidence))
                 found.append(
-                    decode(
+                    boxes(
                         distances[index][:, anchors],
                         logits[index][:, anchors],
                         anchors,
@@ -126,7 +126,7 @@ class _Pool:
 
 
 def require_precision(asked: Precision) -> None:
-    """Nothing if this processor computes in the precision; UsageError as from the engine."""
+    """Raise the engine's UsageError unless this processor computes in the precision."""
     import openvino
 
     _choose_precision(asked, openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))

@@ -1,16 +1,16 @@
-"""The engine for CUDA: the checkpoint's own PyTorch network; runs on the CPU, too, for comparison."""
+"""The engine for CUDA: the checkpoint's own PyTorch network; also runs on the CPU, for comparison."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from typing import TYPE_CHECKING, Any
 
 from detectctl.engine.batching import Batcher
 from detectctl.engine.checkpoint import labels_and_strides, refuse_at_sight, refuse_unreadable
 from detectctl.engine.compiled import padding_stride
-from detectctl.engine.yolo_head import decode, least_logit
+from detectctl.engine.yolo_head import boxes, least_logit
 from detectctl.errors import ModelCorrupt, UsageError
+from detectctl.files import reason, sha256_of
 from detectctl.wire import Device, EngineInfo, Precision
 
 if TYPE_CHECKING:
@@ -30,13 +30,13 @@ class TorchEngine:
         device: where it computes.
         precision: None for fp16 on CUDA and fp32 on the CPU.
         threads: CPU threads to use.
-        trust_checkpoint: load it even if that runs code it brings along.
-        batch: images that it takes together at most; None for 8 on CUDA and 1 on the CPU, which gains nothing by more.
+        trust_checkpoint: load it even if that runs code from the file.
+        batch: largest batch; None for 8 on CUDA, and 1 on the CPU, which gains nothing from more.
 
     Raises:
         ModelCorrupt: the file is missing, or its bytes are not those of `sha256`.
         CheckpointRefused: it wants to run code, is damaged, or holds no detection model of the YOLOv8 kind.
-        UsageError: the device is not there, or does not compute in that precision.
+        UsageError: there is no such device, or it does not compute in that precision.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class TorchEngine:
         _verify(checkpoint, sha256)
         if not trust_checkpoint:
             refuse_at_sight(checkpoint)
-        # Read once, while it is imported: it must neither go online nor install what a checkpoint names.
+        # Ultralytics reads these while it is imported: it must neither go online nor install what a checkpoint names.
         os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_VERBOSE="false")
         import torch
 
@@ -63,7 +63,7 @@ class TorchEngine:
         model = _load(checkpoint, trust=trust_checkpoint)
         self.labels, self._strides = labels_and_strides(model)
         self.stride = padding_stride(self._strides)
-        # Boxes are computed from raw logits, in fp32: lower precisions would move them by pixels.
+        # Boxes are computed from raw logits, in fp32: a lower precision would move them by pixels.
         model.model[-1]._inference = lambda raw: (raw["boxes"], raw["scores"])
         largest = batch or (8 if device == "cuda" else 1)
         self.info = EngineInfo("torch", device, chosen, threads, streams=1, batch=largest)
@@ -71,7 +71,7 @@ class TorchEngine:
         self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[chosen]
         self._model = model.fuse().eval().to(device, self._dtype, memory_format=torch.channels_last)
         self._device = device
-        # One batch at a time: the head keeps the anchors of the last shape it saw, so two threads cannot be in it.
+        # One batch at a time: the head keeps the anchors of the last shape it saw, so it is not safe for two threads.
         self._batcher = Batcher(self._run, largest)
 
     def infer(
@@ -81,7 +81,7 @@ class TorchEngine:
         *,
         alone: bool,  # noqa: ARG002 - the protocol's
     ) -> list[NDArray[np.float32]]:
-        """See `Engine.infer`; `alone` makes no difference here: who waits shares a batch."""
+        """See `Engine.infer`; `alone` makes no difference: requests that wait share a batch."""
         return self._batcher.infer(images, confidences)
 
     def _run(self, images: NDArray[np.uint8], confidences: Sequence[float]) -> list[NDArray[np.float32]]:
@@ -90,11 +90,11 @@ class TorchEngine:
             batch = torch.from_numpy(images)
             if self._device == "cuda":
                 batch = batch.pin_memory().to("cuda", non_blocking=True)
-            # A view: NHWC memory seen as NCHW is what channels_last means.
+            # A view: channels_last means NHWC memory seen as NCHW.
             (distances, logits), _ = self._model(batch.permute(0, 3, 1, 2).to(self._dtype) / 255)
             least = torch.tensor([least_logit(confidence) for confidence in confidences], device=logits.device)
             image, anchor = (logits.amax(1) > least[:, None]).nonzero().unbind(1)
-            # Few anchors count, and they leave the device together: each transfer waits for all that runs there.
+            # Few anchors remain, and they leave the device together: each transfer waits for all work on the device.
             picked = torch.cat((distances[image, :, anchor], logits[image, :, anchor]), dim=1).float().cpu().numpy()
             places = torch.stack((image, anchor)).cpu().numpy()
         bins = distances.shape[1]
@@ -102,7 +102,7 @@ class TorchEngine:
         for index, confidence in enumerate(confidences):
             rows = picked[places[0] == index]
             found.append(
-                decode(
+                boxes(
                     rows[:, :bins].T,
                     rows[:, bins:].T,
                     places[1][places[0] == index],
@@ -122,10 +122,11 @@ class TorchEngine:
 
 def _verify(checkpoint: Path, sha256: str) -> None:
     try:
-        with checkpoint.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = sha256_of(checkpoint)
     except OSError as error:
-        raise ModelCorrupt(f"{checkpoint} cannot be read", why=str(error), hint="run `detectctl up` again") from error
+        raise ModelCorrupt(
+            f"{checkpoint} cannot be read", why=reason(error), hint="run `detectctl up` again"
+        ) from error
     if digest != sha256:
         raise ModelCorrupt(
             f"{checkpoint} is not the file it should be",
@@ -138,7 +139,7 @@ def _check_device(torch: Any, device: Device, precision: Precision) -> None:
     if precision == "int8":
         raise UsageError(
             "the precision int8 is not available with PyTorch",
-            why="only the engine openvino computes in it",
+            why="only the engine openvino computes in int8",
             hint="use --device cpu, or --precision auto",
         )
     if device == "cuda" and not torch.cuda.is_available():
@@ -152,7 +153,7 @@ def _check_device(torch: Any, device: Device, precision: Precision) -> None:
 
 
 def _load(checkpoint: Path, *, trust: bool) -> Any:
-    """As Ultralytics' `load_checkpoint` does, which takes the choice of safe loading from the environment only."""
+    """As Ultralytics' `load_checkpoint`, which takes the choice of safe loading from the environment only."""
     import torch
     from ultralytics.nn.tasks import guess_model_task, torch_safe_load
 

@@ -1,4 +1,4 @@
-"""The last step of a YOLOv8 head: from raw logits to boxes, for the few anchors that count.
+"""The last step of a YOLOv8 head: from raw logits to boxes, for the few anchors above the threshold.
 
 After `Detect._get_decode_boxes` of ultralytics 8.4.
 """
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-# Its sigmoid is 0 for every purpose; that of a lower one would overflow on the way.
+# Its sigmoid is effectively 0; computing that of a lower one would overflow.
 _NEVER = np.float32(-80)
 
 
 def least_logit(confidence: float) -> float:
-    """Anchors whose greatest logit is above this are worth `decode`; a little low, as that decides in the end."""
+    """Anchors whose greatest logit is above this are worth handing to `boxes`; a little low, since `boxes` decides."""
     if confidence <= 0:
         return -math.inf
     return math.log(confidence / (1 - confidence)) - 0.001 if confidence < 1 else math.inf
 
 
-def decode(
+def boxes(
     distances: NDArray[np.float32],
     logits: NDArray[np.float32],
     anchors: NDArray[np.intp],

@@ -15,7 +15,7 @@ from detectctl.serving.service_config import APPLICATION, DEPLOYMENT, IMPORT_PAT
 from detectctl.wire import EngineInfo
 
 if TYPE_CHECKING:
-    from detectctl.engine.convert import CompiledModel
+    from detectctl.engine.compiled import CompiledModel
     from detectctl.registry.model_version import ModelVersion
     from detectctl.settings import UpSettings
 

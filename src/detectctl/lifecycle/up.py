@@ -6,15 +6,16 @@ import contextlib
 import shutil
 import time
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 from detectctl.client.service_client import Client
+from detectctl.engine import devices
 from detectctl.engine.convert import compile_checkpoint
+from detectctl.engine.int8.quantise import prepare, quantise
 from detectctl.errors import DetectctlError, ModelError, NotReady, UsageError
 from detectctl.hosts.local import ports, ray_head
 from detectctl.hosts.serve_rest import ServeApiError
-from detectctl.lifecycle import exposure, int8
+from detectctl.lifecycle import exposure
 from detectctl.lifecycle.deployment import Deployment, plan
 from detectctl.lifecycle.lock import locked
 from detectctl.lifecycle.rollout import Rollout, note_failure, scaled_to_zero
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from detectctl.paths import Paths
     from detectctl.registry.model_version import ModelVersion
     from detectctl.settings import UpSettings
-    from detectctl.wire import EngineInfo, ModelInfo
+    from detectctl.wire import Device, EngineInfo, ModelInfo
 
 
 _ANSWER_S = 10.0  # at least, for `/info`
@@ -81,7 +82,7 @@ class UpJob:
         deadline: for the service to answer.
         folder: of the instance.
         state: of the instance that is to be changed; None if it has to be started.
-        device: to compute on: `cpu` or `cuda`.
+        device: to compute on.
         exposure: who may use the service.
         calibration: images for int8; None for another precision.
     """
@@ -94,7 +95,7 @@ class UpJob:
     deadline: Deadline
     folder: InstanceFolder
     state: InstanceState | None
-    device: str
+    device: Device
     exposure: Exposure
     calibration: Calibration | None
 
@@ -140,8 +141,7 @@ def begin(
     generate_key, key_file = settings.generate_api_key, settings.api_key_file
     exposure.check(settings.host, key_file=key_file, generate_key=generate_key, no_auth=settings.no_auth)
     parse_allow(settings.allow_url)
-    device = _choose_device(settings.device)
-    _require_precision(settings.precision, device)
+    device = devices.choose(settings.device, settings.precision)
     folder = InstanceFolder(paths.state, settings.name)
     with (
         locked(folder, "up", settings.timeout, lambda holder: report(Progress("lock", holder, warning=True))),
@@ -153,7 +153,7 @@ def begin(
             raise not_running(settings.name)
         state = _clean_remains(folder, state, report)
         _check_address(settings.host, settings.port, state)
-        calibration = int8.prepare(settings, device, report)
+        calibration = prepare(settings.precision, settings.calibrate, report)
         yield UpJob(settings, paths, environ, report, begun, deadline, folder, state, device, exposed, calibration)
 
 
@@ -192,11 +192,6 @@ def resolve(job: UpJob) -> ModelVersion:
     settings = job.settings
     job.report(Progress("resolve", settings.model))
 
-    def on_event(event: dict[str, Any]) -> None:
-        if event.get("event") == "download" and event.get("total"):
-            fraction = event["done"] / event["total"]
-            job.report(Progress("resolve", f"downloading {settings.model}", fraction=fraction))
-
     with _noting_failure(job, digest=None):
         model = resolve_reference(
             settings.model,
@@ -207,7 +202,7 @@ def resolve(job: UpJob) -> ModelVersion:
             fallback=settings.fallback,
             serving=job.state is not None,
             assets_url=settings.assets_url,
-            on_event=on_event,
+            report=job.report,
         )
     words = " ".join(filter(None, (model.name, model.version, f"sha256:{model.sha256[:12]}")))
     job.report(Progress("resolve", words, done=True))
@@ -225,10 +220,6 @@ def deployment_of(job: UpJob, model: ModelVersion) -> Deployment:
     """
     job.report(Progress("convert", model.name))
 
-    def on_event(event: dict[str, Any]) -> None:
-        if "stage" in event:
-            job.report(Progress("convert", f"{model.name}: {event['stage']}"))
-
     # For a GPU too, which runs the checkpoint itself: only this child process opens a checkpoint that nobody has
     # vetted, so what it refuses never reaches a replica, and its labels are known before anything is deployed.
     compiled = compile_checkpoint(
@@ -238,20 +229,21 @@ def deployment_of(job: UpJob, model: ModelVersion) -> Deployment:
         trust_checkpoint=job.settings.trust_checkpoint,
         timeout_s=job.deadline.left_s,
         environ=job.environ,
-        on_event=on_event,
+        report=job.report,
         name=model.reference,
     )
     job.report(Progress("convert", f"{len(compiled.labels)} classes", done=True))
     if job.calibration is not None:
-        compiled = int8.quantised(
+        compiled = quantise(
             compiled,
             job.calibration,
-            job.settings,
-            job.paths,
-            job.environ,
-            job.deadline.left_s,
-            job.report,
-            model.reference,
+            imgsz=job.settings.imgsz,
+            most_loss=job.settings.max_int8_loss,
+            cache=job.paths.cache,
+            timeout_s=job.deadline.left_s,
+            environ=job.environ,
+            report=job.report,
+            name=model.reference,
         )
     return plan(job.settings, model, compiled, job.device, job.exposure.key_file)
 
@@ -361,33 +353,3 @@ def _keep_logs(host: Host, folder: InstanceFolder) -> None:
         with contextlib.suppress(OSError):
             folder.failed_logs.mkdir(exist_ok=True)
             shutil.copy(file, folder.failed_logs)
-
-
-def _choose_device(wish: str) -> str:
-    """`auto` is the GPU if there is one and this torch can use it; UsageError for one that does not exist."""
-    if wish == "cpu":
-        return wish
-    lack = _lack_of_gpu()
-    if lack is None:
-        return "cuda"
-    if wish == "cuda":
-        raise UsageError("--device cuda is not available here", why=lack, hint="use `--device cpu` or `auto`")
-    return "cpu"
-
-
-def _lack_of_gpu() -> str | None:
-    """Why a replica could not compute on a GPU; checked without torch, whose import takes seconds."""
-    from importlib.metadata import version
-
-    if not Path("/dev/nvidiactl").exists():
-        return "this machine has no NVIDIA GPU, or no driver for it"
-    torch = version("torch")
-    return f"the installed torch {torch} is built for CPUs only" if torch.endswith("+cpu") else None
-
-
-def _require_precision(wish: str, device: str) -> None:
-    """`fp32` and `auto` always exist; int8 has a check of its own."""
-    if device == "cpu" and wish in {"bf16", "fp16"}:
-        from detectctl.engine.openvino_engine import require_precision
-
-        require_precision(cast("Any", wish))

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from detectctl.errors import ModelCorrupt, ModelNotFound, RegistryUnreachable, UsageError
+from detectctl.progress import Progress, silent
 from detectctl.registry.model_version import ModelVersion
 from detectctl.registry.store import Origin, Store, StoredCheckpoint, sha256_of, unusable
 from detectctl.waiting import Deadline
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
-    from typing import Any
 
+    from detectctl.progress import Report
 RELEASE = "v8.4.0"
 ASSETS_URL = f"https://github.com/ultralytics/assets/releases/download/{RELEASE}"
 
@@ -49,7 +49,7 @@ def base_model(
     *,
     timeout_s: float,
     assets_url: str | None = None,
-    on_event: Callable[[dict[str, Any]], None] | None = None,
+    report: Report = silent,
 ) -> ModelVersion:
     """The base model `name`; needs no network if its file is in the cache.
 
@@ -58,7 +58,7 @@ def base_model(
         store: where it is looked up and put.
         timeout_s: for the download, which also ends after `STALL_S` without a byte.
         assets_url: URL of a folder with `NAME.pt`, instead of Ultralytics' release.
-        on_event: called with `{"event": "download", "done": bytes, "total": bytes}`.
+        report: told how far the download is.
 
     Raises:
         RegistryUnreachable: the assets cannot be reached.
@@ -69,7 +69,7 @@ def base_model(
     known = KNOWN[name]
     stored = _from_store(store, known) or _from_drop_folder(name, store, known)
     if stored is None:
-        stored = _download(name, store, known, timeout_s, assets_url or ASSETS_URL, on_event)
+        stored = _download(name, store, known, timeout_s, assets_url or ASSETS_URL, report)
     return ModelVersion(name, "base", name, None, stored.sha256, stored.path, stored.size)
 
 
@@ -96,7 +96,7 @@ def _download(
     known: _Known,
     timeout_s: float,
     assets_url: str,
-    on_event: Callable[[dict[str, Any]], None] | None,
+    report: Report,
 ) -> StoredCheckpoint:
     if not assets_url.startswith(("https://", "http://")):
         raise UsageError(f"invalid assets URL {assets_url!r}", why="it must begin with https:// or http://")
@@ -115,7 +115,7 @@ def _download(
         if stored is not None:
             return stored
         target = scratch / f"{name}.pt"
-        _fetch(url, target, known.size, name=name, store=store, deadline=deadline, on_event=on_event)
+        _fetch(url, target, known.size, name=name, store=store, deadline=deadline, report=report)
         return store.add(target, Origin(name), expected=known.sha256)
 
 
@@ -127,7 +127,7 @@ def _fetch(
     name: str,
     store: Store,
     deadline: Deadline,
-    on_event: Callable[[dict[str, Any]], None] | None,
+    report: Report,
 ) -> None:
     from detectctl.http import Downloads, NoAnswer, Refused, TooLarge, TooSlow
 
@@ -141,8 +141,7 @@ def _fetch(
             for chunk in chunks:
                 file.write(chunk)
                 done += len(chunk)
-                if on_event is not None:
-                    on_event({"event": "download", "done": done, "total": size})
+                report(Progress("resolve", f"downloading {name}", fraction=done / size))
     except TooLarge:
         pass  # too many bytes are the wrong bytes, as their digest will show
     except Refused as error:

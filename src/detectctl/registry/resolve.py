@@ -1,19 +1,19 @@
-"""A reference becomes a pinned model: the asked-for one, or what stands in for it, visibly.
+"""Turn a reference into a pinned model: the requested one, or a substitute that is visibly marked as such.
 
 In this order:
 
-1. the asked-for version, verified;
+1. the requested version, verified;
 2. if W&B cannot be reached: the version that this reference last resolved to, from the store, marked `stale`;
-3. if an instance serves already: an error, and the instance stays as it is;
+3. if an instance is serving already: an error, and the instance stays as it is;
 4. the base model YOLOv8n, marked `fallback`.
 
-Steps 2 to 4 are for what an operator cannot mend at once: W&B unreachable, the artifact gone, access withdrawn.
-They are not for these, which are always errors:
+Steps 2 to 4 are for what an operator cannot fix at once: W&B unreachable, the artifact gone, access withdrawn.
+These are always errors instead:
 
 - a wrong reference or path (`UsageError`), and any local file: somebody has mistyped something;
-- wrong bytes (`ModelCorrupt`) and an artifact without a checkpoint to serve (`CheckpointRefused`): W&B has answered,
-  and a different model in place of a damaged one would hide that;
-- base models that were asked for themselves: another size is not what was asked for;
+- wrong bytes (`ModelCorrupt`), and an artifact without a checkpoint to serve (`CheckpointRefused`): W&B has answered,
+  and another model in place of a damaged one would hide that;
+- a base model that was requested by name: another size is not what was requested;
 - a store that cannot be written.
 """
 
@@ -22,9 +22,10 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from detectctl.errors import ModelAccessDenied, ModelCorrupt, ModelError, ModelNotFound, RegistryUnreachable
+from detectctl.progress import silent
 from detectctl.registry import wandb_source
 from detectctl.registry.base_weights import base_model
 from detectctl.registry.model_version import ModelVersion
@@ -32,8 +33,10 @@ from detectctl.registry.reference import DEFAULT_BASE, Artifact, BaseModel, Loca
 from detectctl.registry.store import Origin, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
+
+    from detectctl.progress import Report
 
 
 def resolve(
@@ -46,21 +49,21 @@ def resolve(
     fallback: bool = True,
     serving: bool = False,
     assets_url: str | None = None,
-    on_event: Callable[[dict[str, Any]], None] | None = None,
+    report: Report = silent,
 ) -> ModelVersion:
-    """Pin what `reference` means now; see the module for what may stand in for it.
+    """Pin what `reference` means now; see the module for what may replace it.
 
     Args:
         reference: as the user wrote it.
         cache: detectctl's cache folder.
         environ: the environment for W&B's SDK.
-        timeout_s: seconds for the asked-for model; where step 4 has to download, at most as many for that.
-        within_s: seconds for everything; None for no limit but these.
+        timeout_s: seconds for the requested model; if step 4 has to download, at most as many for that.
+        within_s: seconds for everything; None for no further limit.
         fallback: False allows step 1 only. A stale version is refused too: without W&B nobody knows whether it is
             still what the reference means.
-        serving: whether an instance serves already, which is then better left alone than given a base model.
+        serving: whether an instance is serving already, which is better left alone than given a base model.
         assets_url: where base models come from, instead of Ultralytics' release.
-        on_event: called with `{"event": …}`; downloads send `{"event": "download", "done": bytes, "total": bytes}`.
+        report: told each step, and how far a download is.
 
     Raises:
         UsageError: the reference is wrong.
@@ -72,19 +75,19 @@ def resolve(
     first_s = _left(deadline, timeout_s)
     match wanted:
         case BaseModel():
-            return base_model(wanted.name, store, timeout_s=first_s, assets_url=assets_url, on_event=on_event)
+            return base_model(wanted.name, store, timeout_s=first_s, assets_url=assets_url, report=report)
         case LocalFile():
             return _local(wanted, store)
     site = _site(wanted, environ)
     try:
-        model = wandb_source.fetch(wanted, store, environ=environ, timeout_s=first_s, on_event=on_event)
+        model = wandb_source.fetch(wanted, store, environ=environ, timeout_s=first_s, report=report)
     except (RegistryUnreachable, ModelNotFound, ModelAccessDenied) as error:
         stale = _last_resolved(wanted, store, site) if isinstance(error, RegistryUnreachable) and fallback else None
         if stale is not None:
             return replace(stale, stale=True, reason=_reason(error))
         if serving or not fallback:
             raise
-        return _fallback(wanted, error, store, _left(deadline, timeout_s), assets_url, on_event)
+        return _fallback(wanted, error, store, _left(deadline, timeout_s), assets_url, report)
     store.remember(model, site=site)
     return model
 
@@ -100,7 +103,7 @@ def _local(wanted: LocalFile, store: Store) -> ModelVersion:
 
 
 def _site(wanted: Artifact, environ: Mapping[str, str]) -> str:
-    """What gives the reference its meaning beside its words: the server, and the account where no entity is named."""
+    """What else gives the reference its meaning: the server, and the account where no entity is named."""
     host = wanted.page_host or environ.get("WANDB_BASE_URL", "").rstrip("/")
     account = () if wanted.entity else (environ.get("WANDB_ENTITY", ""), environ.get("WANDB_API_KEY", ""))
     return " ".join((host, *account))
@@ -112,7 +115,7 @@ def _last_resolved(wanted: Artifact, store: Store, site: str) -> ModelVersion | 
         return None
     try:
         stored = store.open(pin["sha256"])
-        return ModelVersion(**{**pin, "aliases": tuple(pin["aliases"]), "checkpoint": stored.path})
+        return ModelVersion(**pin, checkpoint=stored.path)
     except (ModelCorrupt, KeyError, TypeError):  # pruned, damaged, or written by another version of detectctl
         return None
 
@@ -123,10 +126,10 @@ def _fallback(
     store: Store,
     timeout_s: float,
     assets_url: str | None,
-    on_event: Callable[[dict[str, Any]], None] | None,
+    report: Report,
 ) -> ModelVersion:
     try:
-        base = base_model(DEFAULT_BASE, store, timeout_s=timeout_s, assets_url=assets_url, on_event=on_event)
+        base = base_model(DEFAULT_BASE, store, timeout_s=timeout_s, assets_url=assets_url, report=report)
     except (RegistryUnreachable, ModelNotFound, ModelCorrupt) as base_error:
         raise type(error)(
             error.what, why=f"{error.why}; and {base_error.what}: {base_error.why}", hint=base_error.hint

@@ -1,6 +1,6 @@
-"""W&B artifacts from the parent's side: a child with a deadline does the work, its errors become ours.
+"""W&B artifacts, the parent's side: a child process with a deadline does the work, and its errors become ours.
 
-The SDK never runs in this process: its transfers know no deadline and ignore Ctrl-C, and its import is heavy.
+The SDK never runs in this process: its transfers have no deadline and ignore Ctrl-C, and importing it is slow.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from detectctl.errors import (
     RegistryUnreachable,
     UsageError,
 )
+from detectctl.progress import silent
 from detectctl.registry.model_version import ModelVersion
 from detectctl.registry.store import describe
 from detectctl.registry.wandb_source_child import one_line, without_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from detectctl.progress import Report
     from detectctl.registry.reference import Artifact
     from detectctl.registry.store import Store
-
-    OnEvent = Callable[[dict[str, Any]], None]
 
 _SETTINGS = {
     "WANDB_SILENT": "true",
@@ -51,25 +51,25 @@ def fetch(
     *,
     environ: Mapping[str, str],
     timeout_s: float,
-    on_event: OnEvent | None = None,
+    report: Report = silent,
 ) -> ModelVersion:
-    """Resolve a reference to its version now, with its checkpoint verified and in the store.
+    """Resolve a reference to the version it means now, with its checkpoint verified and in the store.
 
     Args:
         reference: the artifact; its alias is resolved once, here.
-        store: where the checkpoint is put, unless exactly this version is there already.
+        store: where the checkpoint goes, unless exactly this version is there already.
         environ: the environment for the SDK: `WANDB_*`, proxies, `HOME` for its login.
-        timeout_s: seconds for everything, the wait for another process that downloads the same included.
-        on_event: called with the events of `wandb_source_child`.
+        timeout_s: seconds for everything, including the wait for another process that downloads the same.
+        report: told each step, and how far a download is.
 
     Raises:
         RegistryUnreachable: network, server, or `timeout_s` passed.
         ModelNotFound: no such entity, project, collection, alias, or file in the artifact.
         ModelAccessDenied: no key, a wrong one, or one that may not read this.
         ModelCorrupt: a byte or a digest is wrong.
-        CheckpointRefused: no checkpoint in the artifact, several, or files that no digest vouches for.
+        CheckpointRefused: the artifact has no checkpoint, several, or references to files outside W&B.
         ModelError: the store cannot be written.
-        UsageError: the reference is the address of a page of another W&B than the one that is set.
+        UsageError: the reference is a page of another W&B server than the configured one.
     """
     request = {
         "do": "fetch",
@@ -79,7 +79,7 @@ def fetch(
         "cache": str(store.cache),
         "host": reference.page_host,
     }
-    pin = _ask(reference, request, store, environ, timeout_s, on_event)
+    pin = _ask(reference, request, store, environ, timeout_s, report)
     stored = store.open(pin["sha256"])
     return ModelVersion(
         reference=str(reference),
@@ -90,10 +90,7 @@ def fetch(
         checkpoint=stored.path,
         size=stored.size,
         artifact_digest=pin["artifact_digest"],
-        aliases=tuple(pin["aliases"]),
-        metadata=pin["metadata"],
         artifact=f"{pin['artifact']}:{pin['version']}#{pin['member']}",
-        source_version=pin["source_version"],
     )
 
 
@@ -106,7 +103,7 @@ def list_versions(
         RegistryUnreachable, ModelNotFound, ModelAccessDenied, ModelError: as `fetch`.
     """
     request = {"do": "list", "path": reference.path, "alias": reference.alias, "host": reference.page_host}
-    answer = _ask(reference, request, store, environ, timeout_s, None)
+    answer = _ask(reference, request, store, environ, timeout_s, silent)
     return answer["artifact"], answer["versions"]
 
 
@@ -116,8 +113,8 @@ def _ask(
     store: Store,
     environ: Mapping[str, str],
     timeout_s: float,
-    on_event: OnEvent | None,
-) -> child.Event:
+    report: Report,
+) -> child.Message:
     # The SDK's own temporary files outlive a killed process; the path of its socket must be short.
     with store.scratch() as scratch, _temporary() as temporary:
         try:
@@ -126,15 +123,15 @@ def _ask(
                 {**request, "scratch": str(scratch), "downloads": str(scratch / "wandb_cache_dir")},
                 timeout_s=timeout_s,
                 env={**_environment(environ, scratch), "TMPDIR": temporary},
-                on_event=on_event,
+                report=report,
             )
         except child.ChildFailed as error:
             raise _translate(reference, error) from error
         except child.ChildTimeout as error:
             raise RegistryUnreachable(
                 f"W&B could not be reached for {reference}",
-                why=f"{_unfinished(error.last_event or {})} within {timeout_s:g} s",
-                hint="try again, or give it more time with --model-timeout, and no less with --timeout",
+                why=f"still {error.last.message if error.last else 'starting the SDK'} after {timeout_s:g} s",
+                hint="retry, or raise `--model-timeout` (and keep `--timeout` at least as high)",
             ) from error
         except child.ChildCrashed as error:
             lines = error.stderr.strip().splitlines() or [f"exit status {error.returncode}"]
@@ -161,32 +158,18 @@ def _temporary() -> Iterator[str]:
 
 def _no_room(error: OSError) -> ModelError:
     return ModelError(
-        "W&B's SDK has no place to work in",
+        "W&B's SDK cannot write its temporary files",
         why=describe(error),
         hint="check the temporary folder's owner and free space, or point TMPDIR elsewhere",
     )
 
 
 def _environment(environ: Mapping[str, str], scratch: Path) -> dict[str, str]:
-    """The user's own, so that key, host and proxies keep their meaning; what the SDK writes goes to `scratch`."""
+    """The user's own, so that key, host and proxies keep their meaning; what the SDK writes goes into `scratch`."""
     folders = ("WANDB_CACHE_DIR", "WANDB_DATA_DIR", "WANDB_DIR", "WANDB_ARTIFACT_DIR")
     env = {**environ, **_SETTINGS} | {name: str(scratch / name.lower()) for name in folders}
     env.pop("WANDB_SERVICE", None)  # another process's wandb-core has neither our settings nor our deadline
     return env
-
-
-def _unfinished(event: dict[str, Any]) -> str:
-    match event.get("event"):
-        case "download":
-            return f"only {event['done']} of {event['total']} bytes came"
-        case "verify":
-            return "the download was not verified"
-        case "wait":
-            return "another process downloads the same artifact and did not finish"
-        case "resolve":
-            return "the server did not answer what the reference means"
-        case _:
-            return "the server did not answer"
 
 
 def _translate(reference: Artifact, error: child.ChildFailed) -> DetectctlError:
@@ -204,17 +187,19 @@ def _translate(reference: Artifact, error: child.ChildFailed) -> DetectctlError:
             )
         case "not_found":
             return ModelNotFound(
-                f"W&B knows no {reference}", why=story, hint=f"detectctl models {reference.path!r} lists what there is"
+                f"W&B has no {reference}", why=story, hint=f"see what there is: `detectctl models {reference.path!r}`"
             )
         case "unreachable":
             return RegistryUnreachable(
-                f"W&B could not be reached for {reference}", why=story, hint="try again when the network or W&B is back"
+                f"W&B could not be reached for {reference}",
+                why=story,
+                hint="retry once the network and W&B are available",
             )
         case "corrupt":
             return ModelCorrupt(
                 f"what W&B sent for {reference} is not what it promised",
                 why=story,
-                hint="try again; if it stays, the artifact has to be logged anew",
+                hint="retry; if it persists, log the artifact to W&B again",
             )
         case _:
             return ModelError(error.message, why=why or None, hint="check the cache folder's owner and free space")

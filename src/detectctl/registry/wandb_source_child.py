@@ -1,16 +1,15 @@
-"""The child process that speaks to W&B: the only place that imports its SDK.
+"""The child process that talks to W&B: the only place that imports its SDK.
 
-`wandb` runs it with `child.run`. The request is one of
+`wandb_source` runs it. The request is one of
 
 - `{"do": "fetch", "path", "alias", "member", "cache", "scratch", "downloads"}`: resolve, choose the checkpoint, and put
   it into the store unless it is there. The result has the fields of a pinned version.
 - `{"do": "list", "path", "alias"}`: the versions of the collection, newest first.
 
-Both with the `host` of the page whose address the reference was, or null.
+Both have the `host` of the W&B page that the reference was given as, or null.
 
-Events: `{"event": "connect" | "resolve" | "wait" | "verify"}` as each step begins, and
-`{"event": "download", "done": bytes, "total": bytes}`. Errors are `ChildFailed`: of a kind
-in `KINDS`, with what failed as its message, and in `detail` why and, on a second line, what to do.
+It reports each step in words that go with "still": `downloading a/b/c:v1 (10 of 20 bytes)`. Errors are `ChildFailed`: a
+kind in `KINDS`, the message says what failed, and `detail` why and, on a second line, what to do.
 """
 
 from __future__ import annotations
@@ -25,25 +24,25 @@ from typing import TYPE_CHECKING, Any
 
 from detectctl import child
 from detectctl.errors import ModelCorrupt, ModelError
-from detectctl.registry.store import Origin, Store, sha256_of
+from detectctl.files import reason, sha256_of
+from detectctl.progress import Progress
+from detectctl.registry.store import Origin, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    Send = Callable[[child.Event], None]
+    from detectctl.progress import Report
 
 KINDS = ("access", "not_found", "unreachable", "corrupt", "refused", "elsewhere", "store")
 
 _SAMPLE_S = 0.2
-# A manifest that is no JSON; the SDK's own complaints about one are plain ValueErrors.
+# A manifest that is not JSON; the SDK's own complaints about one are plain ValueErrors.
 _UNREADABLE = (json.JSONDecodeError, UnicodeDecodeError)
 
 
-def work(request: child.Event, send: Send) -> child.Event:
+def work(request: child.Message, report: Report) -> child.Message:
     """Do what the request asks; see the module.
 
     Raises:
-        ChildFailed: for everything that can be expected to go wrong.
+        ChildFailed: anything that can be expected to go wrong.
     """
     import requests
     import wandb
@@ -51,14 +50,14 @@ def work(request: child.Event, send: Send) -> child.Event:
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
     from wandb.util import app_url
 
-    send({"event": "connect"})
+    report(Progress("resolve", "connecting to W&B"))
     try:
         _check_host(request["host"], app_url(wandb_setup.singleton().settings.base_url))
         api = wandb.Api()
-        send({"event": "resolve"})
+        report(Progress("resolve", f"looking up {request['path']}:{request['alias']}"))
         if request["do"] == "list":
             return _list(api, request)
-        return _fetch(api, request, send)
+        return _fetch(api, request, report)
     except (wandb.errors.Error, WandbApiFailedError, requests.RequestException, ValueError) as error:
         raise _by_cause(error) from error
     except ModelCorrupt as error:
@@ -66,22 +65,22 @@ def work(request: child.Event, send: Send) -> child.Event:
     except ModelError as error:
         raise child.ChildFailed("store", error.what, error.why or "") from error
     except OSError as error:
-        raise child.ChildFailed("store", f"{error.strerror or error}") from error
+        raise child.ChildFailed("store", reason(error)) from error
 
 
 def _check_host(wanted: str | None, app_url: str) -> None:
-    """The same words may mean another model on another server."""
+    """The same path may mean another model on another server."""
     ours = urllib.parse.urlsplit(app_url).netloc
     if wanted is not None and wanted.lower().removeprefix("www.") != ours.lower():
         hint = f"set WANDB_BASE_URL to the API of {wanted}, or give entity/project/name:alias"
         raise child.ChildFailed("elsewhere", f"the page is on {wanted}", f"W&B is set to be {ours}\n{hint}")
 
 
-def _list(api: Any, request: child.Event) -> child.Event:
+def _list(api: Any, request: child.Message) -> child.Message:
     try:
         artifact = _look_up(api, f"{request['path']}:{request['alias']}")
     except child.ChildFailed as error:
-        # Only its type is wanted here, and the first version is there even where nobody set that alias.
+        # Only its type matters here, and the first version exists even where nobody has set that alias.
         if error.kind != "not_found":
             raise
         artifact = _look_up(api, f"{request['path']}:v0")
@@ -102,9 +101,9 @@ def _list(api: Any, request: child.Event) -> child.Event:
     }
 
 
-def _fetch(api: Any, request: child.Event, send: Send) -> child.Event:
+def _fetch(api: Any, request: child.Message, report: Report) -> child.Message:
     artifact = _look_up(api, f"{request['path']}:{request['alias']}")
-    # The SDK computes the digest anew once it has the manifest, so what the server said is saved first.
+    # The SDK recomputes the digest once it has the manifest, so keep what the server said first.
     digest, size = artifact.digest, artifact.size
     manifest = artifact.manifest
     _check_manifest(artifact, manifest, digest)
@@ -117,20 +116,17 @@ def _fetch(api: Any, request: child.Event, send: Send) -> child.Event:
         "version": artifact.version,
         "artifact_digest": digest,
         "member": member,
-        "aliases": artifact.aliases,
-        "source_version": artifact.source_version if artifact.is_link else None,
-        "metadata": artifact.metadata,
-        "artifact_size": size,
     }
     store = Store(Path(request["cache"]))
-    send({"event": "wait"})  # for another process that downloads the same
+    version = f"{pin['artifact']}:{pin['version']}"
+    report(Progress("resolve", f"waiting for another process that downloads {version}"))
     with store.lock(f"{pin['artifact']} {digest}"):
         where = (pin["artifact"], pin["version"], digest, member)
         stored = store.find(*where)
         if stored is None:
             root = Path(request["scratch"]) / "artifact"
-            _download(artifact, root, Path(request["downloads"]), size, send)
-            send({"event": "verify"})
+            _download(artifact, root, Path(request["downloads"]), size, version, report)
+            report(Progress("resolve", f"verifying {version}"))
             _verify(artifact, manifest, root)
             file = root / member
             origin = Origin(pin["name"], *where)
@@ -139,7 +135,7 @@ def _fetch(api: Any, request: child.Event, send: Send) -> child.Event:
 
 
 def _look_up(api: Any, name: str) -> Any:
-    """The artifact, or ChildFailed: only here does the SDK's plain ValueError mean that there is none."""
+    """The artifact, or ChildFailed: only here does a plain ValueError of the SDK mean that it was not found."""
     try:
         return api.artifact(name)
     except _sdk_errors() as error:
@@ -156,7 +152,7 @@ def _check_manifest(artifact: Any, manifest: Any, digest: str) -> None:
         raise child.ChildFailed("corrupt", "the artifact's manifest does not have the digest it should", why)
     references = [path for path, entry in manifest.entries.items() if entry.ref is not None]
     if references:
-        why = f"{references[0]} points to {manifest.entries[references[0]].ref}, which no digest vouches for"
+        why = f"{references[0]} points to {manifest.entries[references[0]].ref}, whose content no digest verifies"
         hint = "log the artifact with the files themselves"
         raise child.ChildFailed("refused", f"{artifact.name} holds references to files outside W&B", f"{why}\n{hint}")
 
@@ -187,23 +183,27 @@ def _listing(paths: Any) -> str:
     return f"it holds {', '.join(there[:10]) or 'nothing'}{more}"
 
 
-def _download(artifact: Any, root: Path, cache: Path, total: int, send: Send) -> None:
-    """Into a root and a cache that are ours alone: the SDK trusts whatever has the right size in a shared one."""
+def _download(artifact: Any, root: Path, cache: Path, total: int, version: str, report: Report) -> None:
+    """Into a root and a cache that are ours alone: the SDK trusts any file of the right size in a shared one."""
     finished = threading.Event()
 
-    def report() -> None:
-        while not finished.wait(_SAMPLE_S):
-            send({"event": "download", "done": min(total, _bytes_below(cache)), "total": total})
+    def tell(done: int) -> None:
+        words = f"downloading {version} ({done} of {total} bytes)"
+        report(Progress("resolve", words, fraction=done / total if total else None))
 
-    send({"event": "download", "done": 0, "total": total})
-    reporter = threading.Thread(target=report, daemon=True)
+    def sample() -> None:
+        while not finished.wait(_SAMPLE_S):
+            tell(min(total, _bytes_below(cache)))
+
+    tell(0)
+    reporter = threading.Thread(target=sample, daemon=True)
     reporter.start()
     try:
         artifact.download(root=str(root))
     finally:
         finished.set()
         reporter.join()
-    send({"event": "download", "done": total, "total": total})
+    tell(total)
 
 
 def _bytes_below(folder: Path) -> int:
@@ -218,7 +218,7 @@ def _bytes_below(folder: Path) -> int:
 
 
 def _verify(artifact: Any, manifest: Any, root: Path) -> None:
-    """Every byte: `download` checks no digest, and tells of success even without a file."""
+    """Check every byte: `download` checks no digest, and reports success even without a file."""
     for path, entry in manifest.entries.items():
         file = root / path
         if not file.is_file():
@@ -246,7 +246,7 @@ def _by_cause(error: BaseException, *, looking_up: bool = False) -> child.ChildF
     story = _story(error)
     status = next(filter(None, map(_status, story)), None)
     message = one_line(str(error))
-    # Without a further cause, an AuthenticationError is about a key that was not even sent.
+    # Without a further cause, an AuthenticationError is about a key that was never sent.
     keyless = isinstance(story[-1], (wandb.errors.UsageError, wandb.errors.AuthenticationError))
     if keyless or status in {401, 403}:
         return child.ChildFailed("access", message, f"HTTP {status}" if status else "")
@@ -280,11 +280,11 @@ def _status(error: BaseException) -> int | None:
 
 
 def one_line(text: str) -> str:
-    """`text` as one line without secrets: signed addresses carry theirs behind the question mark."""
-    # What Go says before these words is the same again.
+    """`text` as one line without secrets: a signed URL has its signature after the question mark."""
+    # What precedes these words repeats what follows them.
     text = re.sub(r"^.* while retrying: (Post \"[^\"]*\": )?", "", text, flags=re.DOTALL)
     text = " ".join(text.split())
-    # What comes before these words of its transport says the same again.
+    # The same from the transport below it.
     text = re.sub(r'^.* while retrying: (Post "[^"]*": )?', "", text)
     return without_secrets(text)[:300]
 

@@ -1,4 +1,4 @@
-"""How far the detections of an int8 network are from those of the fp32 network it was made of."""
+"""How closely the detections of an int8 network agree with those of the fp32 network it was made from."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def compare(fp32: Iterable[Sequence[Detection]], int8: Iterable[Sequence[Detecti
 
     Args:
         fp32: the detections in each image, by descending confidence.
-        int8: the other network's, of the same images.
-        skipped: files that are no images.
+        int8: those of the other network in the same images.
+        skipped: how many files are not images.
     """
     images = fp32_boxes = int8_boxes = 0
     both: list[tuple[float, float]] = []
@@ -43,22 +43,21 @@ def compare(fp32: Iterable[Sequence[Detection]], int8: Iterable[Sequence[Detecti
 
 
 def _pairs(expected: Sequence[Detection], found: Sequence[Detection]) -> list[tuple[float, float]]:
-    """IoU and difference of confidence of each pair; the most confident box chooses first, each is taken once."""
+    """IoU and difference in confidence of each pair; the most confident box chooses first, and none is taken twice."""
+    import numpy as np
+
+    from detectctl.engine.nms import overlap  # not above: who reads an `Agreement` does without numpy
+
     left = list(found)
     pairs = []
     for box in expected:
-        near = [(_iou(box.xyxy, other.xyxy), other) for other in left if other.class_id == box.class_id]
-        iou, other = max(near, key=lambda pair: pair[0], default=(0.0, box))
-        if iou >= _SAME_IOU:
-            left.remove(other)
-            pairs.append((iou, abs(box.confidence - other.confidence)))
+        near = [other for other in left if other.class_id == box.class_id]
+        if not near:
+            continue
+        shared, union = overlap(np.array(box.xyxy), np.array([other.xyxy for other in near]).T)
+        ious = shared / np.maximum(union, np.finfo(float).tiny)
+        best = int(ious.argmax())
+        if ious[best] >= _SAME_IOU:
+            left.remove(near[best])
+            pairs.append((float(ious[best]), abs(box.confidence - near[best].confidence)))
     return pairs
-
-
-def _iou(a: tuple[float, ...], b: tuple[float, ...]) -> float:
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    if width <= 0 or height <= 0:
-        return 0.0
-    both = width * height
-    return both / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - both)

@@ -1,4 +1,4 @@
-"""The images that int8 is calibrated on: chosen from the user's folder the same way each time."""
+"""The images that int8 is calibrated on: the same choice from the same folder every time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from detectctl.sources import Source
 
 MOST_IMAGES = 300
-"""More change the ranges of activations hardly, and cost time for each."""
+"""More images barely change the activation ranges, and each costs time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,8 @@ class Calibration:
     """A sample of a folder.
 
     Attributes:
-        folder: as the user named it.
-        images: path and sha256 of each file, by path; the digest is None if the file cannot be read.
+        folder: as the user gave it.
+        images: path and sha256 of each file, sorted by path; the digest is None if the file cannot be read.
     """
 
     folder: Path
@@ -33,7 +33,7 @@ class Calibration:
 
     @property
     def digest(self) -> str:
-        """Of the contents, not of names and times: a copied or touched folder is the same, an edited one is not."""
+        """Of the files' contents, not their names and times: a copy or a touched file changes nothing, an edit does."""
         return hashlib.sha256(json.dumps([sha256 for _, sha256 in self.images]).encode()).hexdigest()
 
 
@@ -44,21 +44,20 @@ def choose(folder: Path) -> Calibration:
         UsageError: there is no such folder, or it holds no file with an image's suffix.
     """
     if not folder.is_dir():
-        raise UsageError(
-            f"--calibrate is {str(folder)!r}",
-            why="there is no such folder",
-            hint="name a folder of images such as the service will see",
-        )
+        raise unusable(folder, "there is no such folder")
     files = [source for source in resolve([str(folder.absolute())]) if source.path and source.path.is_file()]
     if not files:
-        raise UsageError(
-            f"--calibrate is {str(folder)!r}",
-            why="no file in it has an image's suffix; folders below it are not searched",
-            hint="name a folder of images such as the service will see",
-        )
+        raise unusable(folder, "no file in it has an image's suffix; folders below it are not searched")
     count = min(MOST_IMAGES, len(files))
     sample = [files[index * len(files) // count] for index in range(count)]
     return Calibration(folder, tuple((str(source.path), _sha256(source)) for source in sample))
+
+
+def unusable(folder: Path, why: str) -> UsageError:
+    """The error for a folder that int8 cannot be calibrated on."""
+    return UsageError(
+        f"--calibrate is {str(folder)!r}", why=why, hint="give a folder of images like those the service will see"
+    )
 
 
 def _sha256(source: Source) -> str | None:

@@ -1,4 +1,8 @@
-"""Compiled model to int8: calibrated and compared with fp32 by a child process, kept like any compiled model."""
+"""`--precision int8`: the one door to this package.
+
+`prepare` refuses what cannot work and chooses the images; `quantise` has a child process calibrate the network on them
+and compare it with fp32, judges the outcome, and keeps the model like any compiled model.
+"""
 
 from __future__ import annotations
 
@@ -10,52 +14,94 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detectctl import child
-from detectctl.engine.compiled import NETWORK, WEIGHTS, CompiledModel, write_manifest
-from detectctl.engine.making import child_environment, make_once, run_child
-from detectctl.errors import ConversionFailed, UsageError
+from detectctl.engine.compiled import (
+    NETWORK,
+    WEIGHTS,
+    CompiledModel,
+    child_environment,
+    make_once,
+    run_child,
+    write_manifest,
+)
+from detectctl.engine.int8 import calibration
+from detectctl.errors import ConversionFailed, ModelError, UsageError
+from detectctl.progress import Progress, silent
 from detectctl.wire import Agreement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from detectctl.engine.int8.calibration import Calibration
-    from detectctl.engine.making import OnEvent
+    from detectctl.progress import Report
+    from detectctl.waiting import Deadline
+
+
+def prepare(precision: str, folder: Path | None, report: Report) -> Calibration | None:
+    """The images to calibrate on; None for another precision than int8.
+
+    Args:
+        precision: as asked for.
+        folder: that of `--calibrate`; a warning if it is given and not needed.
+        report: told the warning.
+
+    Raises:
+        UsageError: int8 is asked for and there is no folder, no image in it, or no NNCF.
+    """
+    if precision != "int8":
+        if folder is not None:
+            report(Progress("quantise", f"--calibrate has no effect with --precision {precision}", warning=True))
+        return None
+    if folder is None:
+        raise UsageError(
+            "--precision int8 needs images",
+            why="the range of each layer's values is measured on images like those the service will see",
+            hint="add `--calibrate DIR`, a folder with a hundred or more of them",
+        )
+    if importlib.util.find_spec("nncf") is None:
+        raise UsageError(
+            "--precision int8 needs NNCF, which is not installed",
+            why="it adds 200 MB that no other precision needs",
+            hint="install it: `pip install 'detectctl[int8]'`",
+        )
+    return calibration.choose(folder)
 
 
 def quantise(
     model: CompiledModel,
-    calibration: Calibration,
+    images: Calibration,
     *,
     imgsz: int,
+    most_loss: float,
     cache: Path,
     timeout_s: float,
     environ: Mapping[str, str],
-    on_event: OnEvent | None = None,
+    report: Report = silent,
     name: str,
 ) -> CompiledModel:
-    """The int8 form of a compiled model with its agreement, from the cache if it is there and sound, else made now.
+    """The int8 form of a compiled model, from the cache, or made now if it is missing or damaged there.
 
     It starts from the network that fp32 and bf16 run, not from the checkpoint: nothing is unpickled or traced again,
-    and the process that decodes the user's images is not one that has loaded a checkpoint.
+    and the process that decodes the user's images has never loaded a checkpoint.
 
     Args:
-        model: that fp32 runs.
-        calibration: the images.
-        imgsz: as in `DetectorSettings`; calibration sees images as requests will be seen.
-        cache: detectctl's cache folder; models lie in `compiled/` below it.
-        timeout_s: seconds for everything, the wait for another process that makes the same included.
-        environ: the environment; the child sees little of it.
-        name: what errors call the model.
-        on_event: called with `{"stage": "import" | "fp32" | "calibrate" | "save" | "int8"}` while the child works; some
-            say in `fraction` how far the stage is.
+        model: the one that fp32 runs.
+        images: from `prepare`.
+        imgsz: pixels of the longer side; calibration scales images as the service will.
+        most_loss: the greatest `Agreement.loss` that is accepted.
+        cache: detectctl's cache folder; compiled models are in `compiled/` below it.
+        timeout_s: seconds for everything, including the wait for another process that makes the same.
+        environ: the process environment; the child sees little of it.
+        report: told each stage, and how far it is.
+        name: what errors and reports call the model.
 
     Raises:
-        UsageError: none of the images can be decoded, or fp32 finds nothing in them; or NNCF is not installed.
-        ConversionFailed: the child failed, or the time is over.
+        UsageError: none of the images can be decoded, or fp32 finds nothing in them.
+        ConversionFailed: the child failed, or the deadline passed.
+        ModelError: int8 differs from fp32 in more than `most_loss` of the boxes.
     """
-    require_nncf()
+    report(Progress("quantise", name))
 
-    def make(scratch: Path, output: Path, left_s: float) -> None:
+    def make(scratch: Path, output: Path, deadline: Deadline) -> None:
         # Linked, so that what OpenVINO keeps beside a network it compiles goes away with the scratch folder.
         linked = scratch / "fp32"
         linked.mkdir()
@@ -68,15 +114,15 @@ def quantise(
             "labels": model.labels,
             "strides": model.strides,
             "imgsz": imgsz,
-            "images": calibration.images,
+            "images": images.images,
+            "name": name,
         }
         env = child_environment(environ, scratch)
         try:
-            result = run_child(
-                "detectctl.engine.int8.quantise_child", request, env=env, timeout_s=left_s, on_event=on_event, name=name
-            )
+            module = "detectctl.engine.int8.quantise_child"
+            result = run_child(module, request, env=env, timeout_s=deadline.left_s, report=report, name=name)
         except child.ChildFailed as error:
-            raise _told(error, calibration, name) from error
+            raise _translate(error, images, name) from error
         write_manifest(
             output,
             checkpoint_sha256=model.checkpoint_sha256,
@@ -85,33 +131,33 @@ def quantise(
             agreement=Agreement(**result),
         )
 
-    directory = cache / "compiled" / _key(model, calibration, imgsz)
-    return make_once(directory, make, checkpoint_sha256=model.checkpoint_sha256, timeout_s=timeout_s, name=name)
-
-
-def require_nncf() -> None:
-    """Raises UsageError if NNCF, which quantises, is not installed."""
-    if importlib.util.find_spec("nncf") is None:
-        raise UsageError(
-            "--precision int8 needs NNCF, which is not installed",
-            why="it brings 200 MB that no other precision needs",
-            hint="install the package nncf, as in pip install -c constraints.txt '.[int8]' in a checkout of detectctl",
+    directory = cache / "compiled" / _key(model, images, imgsz)
+    found = make_once(directory, make, checkpoint_sha256=model.checkpoint_sha256, timeout_s=timeout_s, name=name)
+    if found.agreement is None:
+        raise TypeError("an int8 model without its agreement")
+    if found.agreement.loss > most_loss:
+        raise ModelError(
+            f"int8 differs too much from fp32 for {name}: in {found.agreement.loss:.0%} of the boxes",
+            why=f"{found.agreement}; --max-int8-loss allows {most_loss:.0%}",
+            hint="calibrate on more images like those the service will see, use `--precision auto`, "
+            "or raise `--max-int8-loss`",
         )
+    skipped = f"; {found.agreement.skipped} skipped" if found.agreement.skipped else ""
+    report(Progress("quantise", f"{found.agreement}{skipped}", done=True))
+    return found
 
 
-def _key(model: CompiledModel, calibration: Calibration, imgsz: int) -> str:
+def _key(model: CompiledModel, images: Calibration, imgsz: int) -> str:
     sources = [Path(__file__).with_name(name).read_text("utf-8") for name in ("quantise_child.py", "agreement.py")]
-    depends_on: list[Any] = [model.directory.name, calibration.digest, imgsz, version("nncf"), sources]
+    depends_on: list[Any] = [model.directory.name, images.digest, imgsz, version("nncf"), sources]
     return hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:32]
 
 
-def _told(error: child.ChildFailed, calibration: Calibration, name: str) -> UsageError | ConversionFailed:
+def _translate(error: child.ChildFailed, images: Calibration, name: str) -> UsageError | ConversionFailed:
     if error.kind == "changed":
         return ConversionFailed(
-            f"{name} could not be quantised", why=error.message, hint="run `detectctl up` again when they are at rest"
+            f"{name} could not be quantised",
+            why=error.message,
+            hint="run `detectctl up` again once nothing writes to that folder",
         )
-    return UsageError(
-        f"--calibrate is {str(calibration.folder)!r}",
-        why=error.message,
-        hint="name a folder of images such as the service will see",
-    )
+    return calibration.unusable(images.folder, error.message)

@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING
 import pytest
 from filelock import FileLock
 
-from detectctl.engine.making import make_once, run_child
+from detectctl.engine.compiled import make_once, run_child
 from detectctl.errors import ConversionFailed, ModelError
+from detectctl.progress import silent
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
 def _never(*_: object) -> None:
-    raise AssertionError("nothing is to be made")
+    raise AssertionError("nothing must be made")
 
 
-def test_no_time_left_is_no_wait_for_ever(tmp_path: Path) -> None:
-    """Another process makes the same, and the deadline has passed already."""
+def test_no_time_left_does_not_mean_to_wait_for_ever(tmp_path: Path) -> None:
+    """Another process is making the same, and the deadline has already passed."""
     begun = time.monotonic()
     with FileLock(tmp_path / "model.lock"), pytest.raises(ConversionFailed, match="within 0 s"):
         make_once(tmp_path / "model", _never, checkpoint_sha256="0" * 64, timeout_s=-3, name="yolov8n")
@@ -29,7 +30,7 @@ def test_no_time_left_is_no_wait_for_ever(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("in_the_way", ["compiled", "compiled/model.lock/x"])
-def test_a_folder_that_cannot_be_written_is_said(in_the_way: str, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(in_the_way: str, tmp_path: Path) -> None:
     """A file where the folder should be, a folder where the lock should be: the system's words, and a next step."""
     file = tmp_path / in_the_way
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -41,10 +42,10 @@ def test_a_folder_that_cannot_be_written_is_said(in_the_way: str, tmp_path: Path
 
 
 def test_a_crash_brings_the_childs_last_words(tmp_path: Path) -> None:
-    """The hint promises the whole story with --verbose: it is a note, which the traceback shows."""
+    """The hint promises the whole output with --verbose: it is a note, which the traceback shows."""
     (tmp_path / "the_child.py").write_text("raise KeyError('the cause')")
     env = os.environ | {"PYTHONPATH": str(tmp_path)}
     with pytest.raises(ConversionFailed) as caught:
-        run_child("the_child", {}, env=env, timeout_s=20, on_event=None, name="yolov8n")
+        run_child("the_child", {}, env=env, timeout_s=20, report=silent, name="yolov8n")
     assert "Traceback" in caught.value.__notes__[0]
     assert "the cause" in caught.value.__notes__[0]
