@@ -6,7 +6,7 @@ of different classes never suppress each other, confidence strictly above the th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -57,21 +57,27 @@ def select(
 
 def suppress(boxes: NDArray[np.float32], iou: float, limit: int = MAX_DETECTIONS) -> list[int]:
     """Indices of the boxes to keep: none overlaps a better one by more than `iou`; boxes (n, 4), the best first."""
+    corners = np.ascontiguousarray(boxes.T)
+    areas = area(corners)
     alive = np.arange(len(boxes))
-    rest = np.ascontiguousarray(boxes.T)
     keep: list[int] = []
     while alive.size and len(keep) < limit:
-        keep.append(int(alive[0]))
-        shared, union = overlap(rest[:, 0], rest[:, 1:])
-        apart = shared <= iou * union  # not as a quotient: two empty boxes have none
-        alive, rest = alive[1:][apart], rest[:, 1:][:, apart]
+        best, alive = alive[0], alive[1:]
+        keep.append(int(best))
+        shared = overlap(corners[:, best], corners.take(alive, axis=1))
+        # Not as a quotient: two empty boxes have none.
+        alive = alive[shared <= iou * (areas[best] + areas[alive] - shared)]
     return keep
 
 
-def overlap(box: NDArray[Any], boxes: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Areas that a box shares with, and covers together with, each of `boxes` (4, n); all x1, y1, x2, y2."""
-    x1, y1, x2, y2 = boxes
-    width = np.minimum(box[2], x2) - np.maximum(box[0], x1)
-    height = np.minimum(box[3], y2) - np.maximum(box[1], y1)
-    shared = np.maximum(width, 0) * np.maximum(height, 0)
-    return shared, (box[2] - box[0]) * (box[3] - box[1]) + (x2 - x1) * (y2 - y1) - shared
+def area(corners: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Areas of boxes (4, n), each x1, y1, x2, y2."""
+    x1, y1, x2, y2 = corners
+    return (x2 - x1) * (y2 - y1)
+
+
+def overlap(box: NDArray[np.floating], others: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The area that a box (4,) shares with each of `others` (4, n), all x1, y1, x2, y2."""
+    low, high = np.maximum(box[:2, np.newaxis], others[:2]), np.minimum(box[2:, np.newaxis], others[2:])
+    width, height = np.maximum(high - low, 0)
+    return width * height

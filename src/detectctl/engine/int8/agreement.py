@@ -5,6 +5,9 @@ from __future__ import annotations
 from statistics import fmean
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from detectctl.engine.nms import area, overlap
 from detectctl.wire import Agreement
 
 if TYPE_CHECKING:
@@ -44,18 +47,15 @@ def compare(fp32: Iterable[Sequence[Detection]], int8: Iterable[Sequence[Detecti
 
 def _pairs(expected: Sequence[Detection], found: Sequence[Detection]) -> list[tuple[float, float]]:
     """IoU and difference in confidence of each pair; the most confident box chooses first, and none is taken twice."""
-    import numpy as np
-
-    from detectctl.engine.nms import overlap  # not above: who reads an `Agreement` does without numpy
-
     left = list(found)
     pairs = []
     for box in expected:
         near = [other for other in left if other.class_id == box.class_id]
         if not near:
             continue
-        shared, union = overlap(np.array(box.xyxy), np.array([other.xyxy for other in near]).T)
-        ious = shared / np.maximum(union, np.finfo(float).tiny)
+        one, others = np.array(box.xyxy), np.array([other.xyxy for other in near]).T
+        shared = overlap(one, others)
+        ious = shared / np.maximum(area(one) + area(others) - shared, 1e-9)  # an empty box has no union with itself
         best = int(ious.argmax())
         if ious[best] >= _SAME_IOU:
             left.remove(near[best])
