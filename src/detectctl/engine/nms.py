@@ -72,12 +72,14 @@ def suppress(boxes: NDArray[np.float32], iou: float, limit: int = MAX_DETECTIONS
 
 def area(corners: NDArray[np.floating]) -> NDArray[np.floating]:
     """Areas of boxes (4, n), each x1, y1, x2, y2."""
-    x1, y1, x2, y2 = corners
-    return (x2 - x1) * (y2 - y1)
+    width, height = corners[2:] - corners[:2]
+    areas: NDArray[np.floating] = width * height
+    return areas
 
 
 def overlap(box: NDArray[np.floating], others: NDArray[np.floating]) -> NDArray[np.floating]:
     """The area that a box (4,) shares with each of `others` (4, n), all x1, y1, x2, y2."""
     low, high = np.maximum(box[:2, np.newaxis], others[:2]), np.minimum(box[2:, np.newaxis], others[2:])
     width, height = np.maximum(high - low, 0)
-    return width * height
+    shared: NDArray[np.floating] = width * height
+    return shared
