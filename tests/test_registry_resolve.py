@@ -198,7 +198,7 @@ def test_a_store_that_cannot_be_written_is_said(folder: str, stocked: Site, fall
 
 def test_a_temporary_folder_that_cannot_be_written_is_said(stocked: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", "/proc/self/fdinfo")
-    with pytest.raises(ModelError, match="no place to work") as caught:
+    with pytest.raises(ModelError, match="cannot write its temporary files") as caught:
         stocked.resolve()
     assert "TMPDIR" in str(caught.value.hint)
 

@@ -383,7 +383,7 @@ def test_a_lock_whose_holder_does_not_finish_is_no_wait_for_ever(quick_site: Sit
     digest = quick_site.server.collections["acme", "registry", "yolo"].versions[0].digest
     with quick_site.store.lock(f"acme/registry/yolo {digest}"), pytest.raises(RegistryUnreachable) as caught:
         quick_site.fetch(timeout_s=ALONE_S)
-    assert "another process downloads the same artifact" in str(caught.value.why)
+    assert "still waiting for another process that downloads acme/registry/yolo:v0" in str(caught.value.why)
 
 
 def test_a_file_host_that_refuses_while_the_api_lives_ends_at_the_deadline(quick_site: Site) -> None:

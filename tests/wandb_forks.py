@@ -8,6 +8,7 @@ The parent's side is the real one, with its deadline and its killing; what is sh
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -39,6 +40,18 @@ class Fork:
     pid: int
     stdin: IO[bytes]
     stdout: IO[bytes]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stdout.close()
+        self.wait()
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGKILL)
 
     def wait(self, timeout: float = 20) -> int:
         """Return when it has ended; how is not known."""

@@ -113,6 +113,7 @@ def run(
             return _converse(process, request, deadline, stderr, report)
         finally:
             # Also on Ctrl-C and when `report` fails: nobody else knows of this process.
+            process.kill()
             processes.kill_family(mark)
 
 
