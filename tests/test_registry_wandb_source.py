@@ -424,7 +424,7 @@ def test_the_key_shows_nowhere(site: Site) -> None:
     watcher.start()
     try:
         with pytest.raises(Enough):
-            site.fetch(on_event=until_it_hangs)
+            site.fetch(report=until_it_hangs)
     finally:
         finished.set()
         watcher.join()
