@@ -185,7 +185,7 @@ def test_nothing_at_the_endpoint_is_reported_at_once(closed_port: int, monkeypat
 
 
 def test_one_that_is_known_to_be_there_is_waited_for_from_the_start(closed_port: int) -> None:
-    """A command begun while an instance's ingress is away is not told that nothing runs."""
+    """A command that starts while the ingress restarts does not report that nothing is running."""
     endpoint = Endpoint(
         f"http://127.0.0.1:{closed_port}", api_key=None, retries=4, connections=1, wait_for_restart=True
     )

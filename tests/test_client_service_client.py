@@ -60,7 +60,7 @@ def test_a_files_bytes_are_posted_and_the_answer_comes_back_as_data(tmp_path: Pa
     assert "authorization" not in request.headers
 
 
-def test_what_is_wanted_is_asked_for() -> None:
+def test_options_become_the_query() -> None:
     options = DetectOptions(confidence=0.5, iou=0.6, classes=("traffic light", "a&b=c"))
     with bent(found) as service, Client(service.url) as client:
         client.detect(Source("-", data=b"image"), options)

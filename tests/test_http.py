@@ -109,7 +109,7 @@ def test_an_answer_that_breaks_off_is_no_answer(get: Callable[..., object], trou
 
 
 @pytest.mark.parametrize("get", [ask, download])
-def test_nobody_there_is_told_in_the_systems_words(get: Callable[..., object], closed_port: int) -> None:
+def test_a_closed_port_is_reported_in_the_systems_words(get: Callable[..., object], closed_port: int) -> None:
     with pytest.raises(Unreachable, match=r"^Connection refused$"):
         get(f"http://127.0.0.1:{closed_port}")
 
@@ -219,7 +219,7 @@ def test_a_hanging_name_lookup_ends_a_download_too(monkeypatch: pytest.MonkeyPat
     released.set()
 
 
-def test_a_download_that_nobody_reads_any_more_ends() -> None:
+def test_closing_the_iterator_ends_the_download() -> None:
     """The server sees the connection close, once the iterator is closed."""
     ended = threading.Event()
 
@@ -295,7 +295,7 @@ def test_a_malformed_url_is_a_bad_address(url: str) -> None:
         download(url)
 
 
-def test_a_certificate_that_nobody_signed_gets_no_request(tmp_path: Path) -> None:
+def test_a_server_with_an_untrusted_certificate_gets_no_request(tmp_path: Path) -> None:
     """TLS is verified: the server sees a handshake fail, and nothing after it."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "detectctl test")])

@@ -1,4 +1,4 @@
-"""Base models: whoever hands them over, their bytes decide; without a network the error says what serves instead."""
+"""Base models: accepted by their bytes, from any source; without a network the error says what to do instead."""
 
 from __future__ import annotations
 
@@ -155,8 +155,8 @@ def test_a_refusing_server_is_named(
 
 
 @pytest.mark.parametrize("address", ["refused", "unknown host"])
-def test_an_unreachable_server_is_said_at_once(store: Store, address: str) -> None:
-    """No listener and no such host both give an error well within 20 s that says what serves instead."""
+def test_an_unreachable_server_is_reported_at_once(store: Store, address: str) -> None:
+    """No listener and no such host both give an error well within 20 s that says what to do instead."""
     began = time.monotonic()
     with pytest.raises(RegistryUnreachable) as caught:
         base_model(
@@ -167,7 +167,7 @@ def test_an_unreachable_server_is_said_at_once(store: Store, address: str) -> No
 
 
 def test_silence_ends_before_the_deadline(store: Store, assets: Assets, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that accepts and says nothing is given up after the stall time, however long the deadline."""
+    """A server that accepts and then sends nothing is given up after the stall time, however long the deadline."""
     assert base_weights.STALL_S <= 15  # so that 20 s are kept
     monkeypatch.setattr(base_weights, "STALL_S", 1.0)
     assets.files["/yolov8s.pt"] = None
@@ -179,7 +179,7 @@ def test_silence_ends_before_the_deadline(store: Store, assets: Assets, monkeypa
 
 
 def test_a_hanging_name_lookup_ends_too(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stall time also bounds what knows no timeout, such as a resolver that does not answer."""
+    """The stall time also bounds what has no timeout of its own, such as a name lookup."""
     monkeypatch.setattr(base_weights, "STALL_S", 1.0)
     released = threading.Event()
 

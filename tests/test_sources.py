@@ -40,7 +40,7 @@ def test_recursive_also_takes_the_folders_below_but_not_hidden_ones(tmp_path: Pa
 
 @pytest.mark.parametrize("bad", ["x" * 300, "a\0b", f"{'y' * 300}/*.jpg"])
 def test_a_path_that_no_system_takes_is_one_bad_source(tmp_path: Path, bad: str) -> None:
-    """It is told as such, and the others go on."""
+    """It is reported, and the others go on."""
     touch(tmp_path / "good.jpg")
     first, second = resolve([bad, str(tmp_path / "good.jpg")])
     assert problem(first).what

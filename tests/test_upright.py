@@ -1,4 +1,4 @@
-"""What the detector sees is what is drawn on, whoever draws."""
+"""The pixels that the detector sees are those that are drawn on, in the service and in the client."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ KINDS = {
     "jpeg with a profile": encoded(photograph(), "JPEG", icc_profile=PROFILE),
     "grey jpeg": encoded(photograph("L"), "JPEG"),
     "cmyk jpeg": encoded(photograph("CMYK"), "JPEG"),
-    "jpeg that only XMP says is turned": encoded(photograph(), "JPEG", xmp=XMP),
-    "webp that only XMP says is turned": encoded(photograph(), "WEBP", lossless=True, xmp=XMP),
+    "jpeg turned by XMP alone": encoded(photograph(), "JPEG", xmp=XMP),
+    "webp turned by XMP alone": encoded(photograph(), "WEBP", lossless=True, xmp=XMP),
     "jpeg with damaged EXIF": encoded(photograph(), "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\xff" * 40),
     "png": encoded(photograph(), "PNG"),
     "translucent png": encoded(translucent(), "PNG"),
@@ -82,7 +82,7 @@ def client(yolov8n_compiled: CompiledModel) -> Iterator[Client]:
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # about the damaged EXIF
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_detector_and_who_draws_see_the_same_pixels(kind: str) -> None:
+def test_detecting_and_drawing_have_the_same_pixels(kind: str) -> None:
     opened = open_upright(KINDS[kind])
     assert opened.mode == "RGB"
     np.testing.assert_array_equal(np.asarray(opened), decode(KINDS[kind], max_bytes=1 << 20, max_pixels=1 << 20))

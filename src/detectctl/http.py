@@ -49,7 +49,7 @@ _HEADERS = {"User-Agent": f"detectctl/{detectctl.__version__}"}
 
 
 class NoAnswer(Exception):
-    """No whole answer came; the text says why, in words that fit into an error's `why`."""
+    """No whole answer came; its text fits into an error's `why`."""
 
 
 class BadAddress(NoAnswer):
@@ -65,7 +65,7 @@ class Untrusted(NoAnswer):
 
 
 class TooSlow(NoAnswer):
-    """Not within the time given; `connected` says whether the connection was made."""
+    """Not within the time allowed."""
 
 
 class BrokenOff(NoAnswer):
@@ -117,7 +117,7 @@ class Answer:
 
 
 class Server:
-    """One origin, asked directly: no proxy and no redirect, so a key in `headers` reaches nobody else.
+    """One origin, asked directly: no proxy and no redirect, so a key in `headers` goes nowhere else.
 
     Safe to use from several threads. Close it, or use it in `with` through `contextlib.closing`.
 
@@ -328,7 +328,7 @@ def _no_answer(error: HTTPError | ValueError, proxy: str | None = None) -> NoAns
     cause: BaseException = error.original_error if isinstance(error, ProxyError) else error
     why = _innermost(cause)
     if isinstance(error, ProxyError):
-        why = f"the proxy {urlsplit(proxy or '').netloc.rpartition('@')[2]} did not help: {why}"
+        why = f"the proxy {urlsplit(proxy or '').netloc.rpartition('@')[2]} failed: {why}"
     kinds: list[tuple[type[BaseException] | tuple[type[BaseException], ...], type[NoAnswer]]] = [
         ((LocationValueError, ValueError), BadAddress),
         (SSLError, Untrusted),

@@ -33,7 +33,7 @@ class Source:
         path: a file; read by `read`, not before.
         url: an http(s) address.
         data: bytes that came on stdin.
-        problem: why there is no image.
+        problem: why no image can be read.
     """
 
     name: str

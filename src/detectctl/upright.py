@@ -1,4 +1,4 @@
-"""An opened image as upright RGB pixels: one answer for the detector and for whoever draws its boxes.
+"""Images as upright RGB pixels, the same for detecting and for drawing.
 
 Pixels are those that Ultralytics sees. Alpha is dropped, not composited, so what lies under transparent parts shows; of
 16 bits the upper 8 are kept; the orientation in the EXIF data is applied, and no other is looked at.
@@ -48,13 +48,17 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     """The first frame, upright, of mode RGB.
 
     Raises:
-        UnsupportedImage: 32 bits per channel, whose range nobody knows.
+        UnsupportedImage: 32 bits per channel, whose range is not known.
     """
     image.load()
     turn = _TURNS.get(orientation(image))
     upright = image if turn is None else image.transpose(turn)
     if image.mode in {"I", "F"}:
-        raise UnsupportedImage("images with 32 bits per channel are not supported")
+        raise UnsupportedImage(
+            "the image cannot be decoded",
+            why="images with 32 bits per channel are not supported",
+            hint="convert it to 8 bits per channel",
+        )
     if image.mode.startswith("I;16"):
         upright = upright.convert("I").point(lambda value: value * (1 / 256)).convert("L")
     return upright.convert("RGB")

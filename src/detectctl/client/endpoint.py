@@ -1,4 +1,4 @@
-"""The service's own address: requests that are tried again while that helps, and answers told in our own errors."""
+"""The service's own address: requests that are tried again while that helps, and answers as our own errors."""
 
 from __future__ import annotations
 
@@ -43,14 +43,14 @@ class Endpoint:
 
     Args:
         url: `http://host:port`, with a path if a proxy put one before the routes.
-        api_key: sent with each request, and to nobody else.
+        api_key: sent with each request, and nowhere else.
         retries: attempts after the first.
         connections: kept open at most.
         wait_for_restart: whether to wait from the start for a service that refuses connections, as one that is
             known to be there.
 
     Raises:
-        UsageError: `url` is not such a URL.
+        UsageError: `url` is not that of a service.
     """
 
     def __init__(
@@ -81,8 +81,8 @@ class Endpoint:
         """The service's answer of status 200.
 
         500, 502, 503 and 504, resets and timeouts are tried again, unless the answer is about the image's own server.
-        With retries at all, a service that is known to be there and refuses connections, and one that says when to come
-        back, are asked again until the deadline: an update or a crash is over by then.
+        Unless `retries` is 0, a service that is known to be there but refuses connections, and one that says when to
+        come back, are asked again until the deadline: an update or a crash is over by then.
 
         Raises:
             NotRunning: nothing answers, and nothing is known to.
@@ -110,7 +110,9 @@ class Endpoint:
         """What to raise for a request that got no whole answer."""
         why = str(error)
         if isinstance(error, Untrusted):
-            return NotReady(f"no secure connection to {self.url}", why=why, hint="check --url and its certificate")
+            return NotReady(
+                f"no secure connection to {self.url}", why=why, hint="check `--url`, and the certificate of that host"
+            )
         if isinstance(error, TooLarge):
             return NotReady(f"{self.url} sent too much", why=why, hint="check that --url is a detectctl service")
         if isinstance(error, Unreachable):
@@ -160,7 +162,7 @@ def unexpected_answer(answer: Answer, endpoint: str) -> NotReady:
     return NotReady(
         f"{endpoint} does not answer like a detectctl service",
         why=f"it sent {len(answer.body)} bytes of {answer.content_type or 'no type'}",
-        hint="check --url",
+        hint="check `--url`",
     )
 
 

@@ -52,7 +52,7 @@ def _problem(url: str, error: NoAnswer, deadline: Deadline) -> Exception:
         case BadAddress():
             return BadUrl(f"{url} cannot be opened", why=str(error), hint="check the URL, and HTTP_PROXY if it is set")
         case TooLarge():
-            return ImageTooLarge(f"{url} is too large", why=str(error))
+            return ImageTooLarge(f"{url} is too large", why=str(error), hint="use a smaller image")
         case TooSlow():
             slow = FetchTimeout(
                 f"{url} was not downloaded in time", why=str(error), hint="allow more time: `--timeout 60`"

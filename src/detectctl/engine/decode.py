@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 # Image.open() would else import every plugin there is to find these two.
 from PIL import TiffImagePlugin, WebPImagePlugin  # noqa: F401  isort: skip
@@ -38,7 +38,7 @@ _TURNS: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {  # what 
 }
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked below, from the header, and cannot be a mere warning
-warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # about metadata that nobody here reads
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # about metadata, which is not used here
 
 
 def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> NDArray[np.uint8]:
@@ -56,7 +56,11 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> NDArray[np.uint8]
         UnsupportedImage: another format, truncated, damaged, or of absurdly many parts.
     """
     if len(data) > max_bytes:
-        raise ImageTooLarge(f"the image has {len(data)} bytes; at most {max_bytes} are accepted")
+        raise ImageTooLarge(
+            f"the image has {len(data)} bytes",
+            why=f"at most {max_bytes} are accepted",
+            hint="send a smaller image, or raise the limit: `detectctl up --max-image-bytes SIZE`",
+        )
     try:
         check_parts(data)
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -68,27 +72,33 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> NDArray[np.uint8]
             return np.array(upright_rgb(image), order="C")
     except (ImageTooLarge, UnsupportedImage):
         raise
+    except UnidentifiedImageError as error:
+        raise UnsupportedImage(
+            "the image cannot be decoded",
+            why="it is not a JPEG, PNG, WebP, BMP, TIFF or GIF",
+            hint="convert it to one of these formats",
+        ) from error
     except Exception as error:  # codecs raise whatever hostile bytes lead them to
-        raise _unsupported() from error
+        raise _damaged() from error
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
-        raise ImageTooLarge(f"the image is {width} by {height} pixels; at most {max_pixels} pixels are accepted")
+        raise _too_many_pixels("image is", width, height, max_pixels)
     if isinstance(image, TiffImagePlugin.TiffImageFile):  # a tile is decoded whole, and may exceed the image
         width, height = int(image.tag_v2.get(_TILE_WIDTH, 1)), int(image.tag_v2.get(_TILE_LENGTH, 1))
         if width * height > max_pixels:
-            raise ImageTooLarge(f"its tiles are {width} by {height} pixels; at most {max_pixels} pixels are accepted")
+            raise _too_many_pixels("image's tiles are", width, height, max_pixels)
     if width < 1 or height < 1:
-        raise _unsupported()
+        raise _damaged()
 
 
 def _check_end(png: Image.Image, data: bytes) -> None:
     """Unpacking twice is worth it only where the end may be missing: the last line is black, or lines come in turns."""
     png.load()
     if (png.info.get("interlace") or not np.asarray(png)[-1].any()) and not has_all_pixels(data):
-        raise _unsupported()
+        raise _damaged()
 
 
 def _decode_jpeg(data: bytes, turned: int) -> NDArray[np.uint8]:
@@ -101,9 +111,17 @@ def _decode_jpeg(data: bytes, turned: int) -> NDArray[np.uint8]:
         np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     )
     if pixels is None:
-        raise _unsupported()
+        raise _damaged()
     return pixels if turned not in _TURNS else _TURNS[turned](pixels)
 
 
-def _unsupported() -> UnsupportedImage:
-    return UnsupportedImage("this is no JPEG, PNG, WebP, BMP, TIFF or GIF image, or it is truncated or damaged")
+def _damaged() -> UnsupportedImage:
+    return UnsupportedImage(
+        "the image cannot be decoded", why="it is truncated or damaged", hint="check that other programs can open it"
+    )
+
+
+def _too_many_pixels(what: str, width: int, height: int, limit: int) -> ImageTooLarge:
+    return ImageTooLarge(
+        f"the {what} {width}x{height} pixels", why=f"at most {limit} pixels are accepted", hint="send a smaller image"
+    )
