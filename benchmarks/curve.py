@@ -1,8 +1,8 @@
-"""How throughput and latency change with clients, image size, replicas and model: one measured axis each, plotted.
+"""Plot how throughput and latency change with the number of clients, image size, replicas and model, one at a time.
 
 Plotted as multiples of what the engine does in process on bus.jpg, measured in the same run: throughput of 8 threads,
-latency of one. Images come by POST. A client that got 503 waits a second, as Retry-After says; p50 and p99 are over all
-answers, those too.
+latency of one. Images come by POST. A client that gets 503 waits a second, as Retry-After says; p50 and p99
+include those answers.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from contestants import Measurement
 mpl.use("agg")
 
 RESULTS = Path(__file__).parent / "results"
+PICTURES = Path(__file__).parent.parent / "docs" / "pictures"
 CLIENTS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 MEGAPIXELS = (0.3, 1, 2, 4, 8, 12, 24)
 
@@ -37,9 +38,10 @@ Curve = list[tuple[float, Measurement]]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=8, help="of each load")
+    parser.add_argument("--seconds", type=float, default=8, help="length of each load")
     parser.add_argument("--quick", action="store_true", help="three points of each curve, short loads")
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder for the figures")
+    parser.add_argument("--pictures", type=Path, default=PICTURES, help="folder for the plots")
     arguments = parser.parse_args()
     wrk.require_tools(["wrk"])
     seconds = 2 if arguments.quick else arguments.seconds
@@ -66,9 +68,10 @@ def main() -> None:
         ]
         most, least = (contestants.measure_limit(detector, bus, threads, seconds) for threads in (8, 1))
     arguments.output.mkdir(parents=True, exist_ok=True)
+    arguments.pictures.mkdir(parents=True, exist_ok=True)
     unit = (most.requests_per_s, least.p50_ms)
-    plot(by_clients, "clients", unit, arguments.output / "clients.png")
-    plot(by_size, "megapixels of the JPEG", unit, arguments.output / "image-size.png")
+    plot(by_clients, "clients", unit, arguments.pictures / "clients.png")
+    plot(by_size, "megapixels of the JPEG", unit, arguments.pictures / "image-size.png")
     everything: dict[str, Any] = {
         axis: {name: [{"x": x, **asdict(measured)} for x, measured in curve] for name, curve in curves.items()}
         for axis, curves in (("clients", by_clients), ("megapixels", by_size))

@@ -122,7 +122,7 @@ def judge(rounds: Sequence[Round]) -> list[Verdict]:
         ("POST, 8 clients / the best peer's", rate("POST", 8, Round.best_peer), ">=", 1.0),
         ("POST, 1 client: p50 / FastAPI's", latency, "<=", 1.0),
         *((f"{way}, 64 clients / 8 clients", rate(way, 64, rate_of("detectctl", way)), ">=", 0.97) for way in _WAYS),
-        ("CPU ms per request beside the engine's", overhead, "<=", 3),
+        ("CPU ms per request beyond the engine's", overhead, "<=", 3),
         ("detect on 1,000 files / POST, 8 clients", client, ">=", 0.95),
         ("CPU s of detect on one file", lambda one, image: one.detect_one[image].cpu_s, "<=", 0.25),
     ]
@@ -176,4 +176,4 @@ def _agreement(rounds: Sequence[Round]) -> Verdict:
     }
     differ = [image for image, _ in found if sum(image == other for other, _ in found) > 1]
     said = f"they differ on {', '.join(sorted(set(differ)))}" if differ else "yes"
-    return Verdict("all contestants find the same above 0.5", "yes", said, not differ)
+    return Verdict("all contestants find the same classes above 0.5", "yes", said, not differ)

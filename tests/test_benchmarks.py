@@ -70,7 +70,7 @@ def test_a_slower_service_breaks_exactly_the_promises_about_speed() -> None:
     broken = {promise for promise, kept in verdicts(played(0.7)).items() if not kept}
     assert broken == {
         "POST, 8 clients / limit", "POST, 8 clients / LitServe's", "image_url, 8 clients / limit",
-        "POST, 1 client: p50 / FastAPI's", "CPU ms per request beside the engine's",
+        "POST, 1 client: p50 / FastAPI's", "CPU ms per request beyond the engine's",
     }  # fmt: skip
 
 
@@ -83,7 +83,7 @@ def test_under_load_a_503_is_an_answer_and_anything_else_is_not(status: str, kep
 def test_a_contestant_that_finds_something_else_is_noticed() -> None:
     odd = played()
     odd.objects["LitServe"] = {BUS: [{"class": "dog", "confidence": 0.9}]}
-    assert verdicts(odd)["all contestants find the same above 0.5"] is False
+    assert verdicts(odd)["all contestants find the same classes above 0.5"] is False
 
 
 def test_what_was_not_measured_is_not_judged() -> None:
