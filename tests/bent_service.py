@@ -11,7 +11,29 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from detectctl.wire import SCHEMA, Agreement, Defaults, EngineInfo, Limits, ModelInfo, ServiceInfo
+
 MODEL = {"name": "yolov8n", "version": None, "digest": "sha256:00", "fallback": False}
+"""What the contract promises of a model, and no more."""
+INFO = ServiceInfo(
+    schema=SCHEMA,
+    version="1.2",
+    deployment="0123abc",
+    model=ModelInfo("yolo", "v3", "sha256:00", stale=True, reason="W&B is away", reference="acme/p/yolo:prod"),
+    classes={"0": "person"},
+    engine=EngineInfo(
+        "openvino",
+        "cpu",
+        "int8",
+        threads=2,
+        streams=2,
+        batch=1,
+        agreement=Agreement(8, 0, 10, 10, recall=0.9, precision=0.8, mean_iou=0.95, confidence_gap=0.1),
+    ),
+    limits=Limits(1, 2, 3, True),
+    defaults=Defaults(640, 0.25, 0.7),
+)
+"""An `/info` in which no field has its default."""
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from PIL import Image
 
-from bent_service import Request, bent
+from bent_service import INFO, Request, bent
 from detectctl.client.service_client import Client
 from detectctl.errors import (
     ImageTooLarge,
@@ -124,9 +124,10 @@ def test_labels_from_another_service_are_not_a_bug_of_ours() -> None:
 
 
 def test_info_is_the_services_own() -> None:
-    with bent(lambda request: request.answer(200, {"engine": "openvino"})) as service, Client(service.url) as client:
-        assert client.info() == {"engine": "openvino"}
-    assert [request.path for request in service.requests] == ["/info"]
+    with bent(lambda request: request.answer(200, INFO.to_json())) as service, Client(service.url) as client:
+        assert client.info() == INFO
+        assert client.labels() == {0: "person"}
+    assert {request.path for request in service.requests} == {"/info"}
 
 
 def test_ready_asks_once_and_says_which_deployment_answers() -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
+from bent_service import INFO
 from detectctl.errors import DeadlineExceeded, ModelError, NotReady, UsageError
 from detectctl.hosts.local.local_host import LocalHost
 from detectctl.hosts.serve_rest import ServeApiError, ServeStatus
@@ -27,7 +28,6 @@ from processor import capabilities
 from raw_server import RawServer, answer
 from test_lifecycle_deployment import COMPILED, MODEL
 from test_lifecycle_state import PLACE, STATE, with_head
-from test_wire import INFO
 
 if TYPE_CHECKING:
     import asyncio

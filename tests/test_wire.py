@@ -7,33 +7,23 @@ from dataclasses import replace
 
 import pytest
 
-from detectctl.engine.int8.agreement import Agreement
+from bent_service import INFO
 from detectctl.errors import REQUEST_ERRORS, DetectctlError, ImageTooLarge, RequestError, SourceUnreadable
 from detectctl.wire import (
-    SCHEMA,
-    Defaults,
     Detection,
     DetectionResult,
     DetectOptions,
     DrawOptions,
     EngineInfo,
     ErrorInfo,
-    Limits,
     ModelInfo,
     ServiceInfo,
     error_body,
 )
 
-MODEL = ModelInfo("yolo", "v3", "sha256:00", stale=True, reason="W&B is away", reference="acme/p/yolo:prod")
-AGREEMENT = Agreement(8, 0, 10, 10, 0.9, 0.8, 0.95, 0.1)
-ENGINE = EngineInfo("openvino", "cpu", "int8", threads=2, streams=2, batch=1, agreement=AGREEMENT)
-INFO = ServiceInfo(
-    SCHEMA, "1.2", "0123", MODEL, {"0": "person"}, ENGINE, Limits(1, 2, 3, True), Defaults(640, 0.25, 0.7)
-)
-
 
 def test_an_answer_is_read_back_as_it_was() -> None:
-    result = DetectionResult((Detection("bus", (1.0, 2.0, 3.0, 4.0), 0.5, 5),), 10, 20, MODEL)
+    result = DetectionResult((Detection("bus", (1.0, 2.0, 3.0, 4.0), 0.5, 5),), 10, 20, INFO.model)
     assert DetectionResult.from_json(json.loads(json.dumps(result.to_json()))) == result
 
 

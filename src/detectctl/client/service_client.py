@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 from urllib.parse import urlencode
 
 from detectctl.client import CONCURRENCY, RETRIES, TIMEOUT_S
@@ -12,7 +12,7 @@ from detectctl.client.outcomes import Outcomes, work_on_all
 from detectctl.errors import DetectctlError, UnsupportedImage
 from detectctl.sources import Source
 from detectctl.waiting import Deadline
-from detectctl.wire import DetectionResult, DetectOptions, DrawOptions
+from detectctl.wire import DetectionResult, DetectOptions, DrawOptions, ServiceInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -71,8 +71,8 @@ class Client:
         self._endpoint.close()
         self._hosts.close()
 
-    def info(self) -> dict[str, Any]:
-        """The answer of `/info`.
+    def info(self) -> ServiceInfo:
+        """What the service says of itself: model, engine, limits, version.
 
         Raises:
             NotRunning: nothing answers.
@@ -80,18 +80,14 @@ class Client:
             RequestError: the service refused.
         """
         answer = self._endpoint.ask("GET", "/info", self._deadline())
-        info = answer.json()
-        if not isinstance(info, dict):
-            raise unexpected_answer(answer, self._endpoint.url)
-        return info
+        try:
+            return ServiceInfo.from_json(answer.json())
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise unexpected_answer(answer, self._endpoint.url) from error
 
     def labels(self) -> dict[int, str]:
         """The name of each class id of the model that is served; raises what `info` raises."""
-        answer = self._endpoint.ask("GET", "/info", self._deadline())
-        try:
-            return {int(class_id): str(name) for class_id, name in answer.json()["classes"].items()}
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise unexpected_answer(answer, self._endpoint.url) from error
+        return {int(class_id): name for class_id, name in self.info().classes.items()}
 
     def deployment(self) -> str:
         """The fingerprint of the deployment that is ready, by one question to `/readyz`; raises what `info` raises."""

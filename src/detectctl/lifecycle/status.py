@@ -15,7 +15,6 @@ from detectctl.keys import read_keys
 from detectctl.lifecycle.deployment import Deployment
 from detectctl.lifecycle.lock import Holder, holder
 from detectctl.lifecycle.state import UNKNOWN, InstanceFolder, InstanceState, names, not_running
-from detectctl.wire import ServiceInfo
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -165,10 +164,10 @@ def _engine(endpoint: str, served: ServeStatus, deployment: Deployment) -> Engin
     """As a replica says, if one is awake to ask; nothing here may wait long for it."""
     if served.ready > 0:
         key_file = deployment.config.api_key_file
-        with contextlib.suppress(DetectctlError, KeyError, TypeError, ValueError):
+        with contextlib.suppress(DetectctlError):
             key = None if key_file is None else read_keys(Path(key_file))[0]
             with Client(endpoint, api_key=key, timeout_s=_ASK_S, retries=0) as client:
-                info = ServiceInfo.from_json(client.info())
+                info = client.info()
             if info.deployment == deployment.fingerprint:
                 return info.engine
     return deployment.engine

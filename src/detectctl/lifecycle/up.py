@@ -25,7 +25,6 @@ from detectctl.registry.resolve import resolve as resolve_reference
 from detectctl.serving.url_policy import parse_allow
 from detectctl.signals import uninterrupted
 from detectctl.waiting import Deadline
-from detectctl.wire import ServiceInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
     from detectctl.paths import Paths
     from detectctl.registry.model_version import ModelVersion
     from detectctl.settings import UpSettings
-    from detectctl.wire import Device, EngineInfo, ModelInfo
+    from detectctl.wire import Device, EngineInfo, ModelInfo, ServiceInfo
 
 
 _ANSWER_S = 10.0  # at least, for `/info`
@@ -339,7 +338,7 @@ def _info(endpoint: str, key: str | None, deadline: Deadline) -> ServiceInfo:
     """What the service says of itself. It answered a moment ago, so whatever is in the way now may pass."""
     with Client(endpoint, api_key=key, timeout_s=max(_ANSWER_S, deadline.left_s), wait_for_restart=True) as client:
         try:
-            return ServiceInfo.from_json(client.info())
+            return client.info()
         except DetectctlError as error:
             raise NotReady(
                 f"{endpoint} does not answer", why=error.what_and_why, hint="check it with `detectctl status`"
