@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 from bent_service import INFO
-from detectctl.errors import DeadlineExceeded, ModelError, NotReady, UsageError
+from detectctl.errors import DeadlineExceeded, ModelError, NotReady
 from detectctl.hosts.local.local_host import LocalHost
 from detectctl.hosts.serve_rest import ServeApiError, ServeStatus
 from detectctl.lifecycle import up
@@ -24,7 +24,6 @@ from detectctl.progress import silent
 from detectctl.settings import Replicas, UpSettings
 from detectctl.signals import uninterrupted
 from detectctl.waiting import Deadline
-from processor import capabilities
 from raw_server import RawServer, answer
 from test_lifecycle_deployment import COMPILED, MODEL
 from test_lifecycle_state import PLACE, STATE, with_head
@@ -220,33 +219,3 @@ def test_a_rollout_waits_for_its_own_deployment_to_answer(folder: InstanceFolder
         with pytest.raises(DeadlineExceeded, match="did not answer in time") as caught:
             Rollout(host, folder, Deadline.after(0.3), silent).start(STATE, GOOD)
     assert "deployment old" in str(caught.value.why)
-
-
-def test_a_precision_that_the_processor_lacks_is_refused_before_anything_starts() -> None:
-    """Only one that was asked for by name costs the look."""
-    for precision in ("bf16", "fp16"):
-        if precision.upper() in capabilities():
-            up._require_precision(precision, "cpu")
-        else:
-            with pytest.raises(UsageError, match=f"precision {precision} is not available") as caught:
-                up._require_precision(precision, "cpu")
-            assert caught.value.exit_code == 2
-        up._require_precision(precision, "cuda")
-
-
-@pytest.mark.parametrize(
-    ("wish", "lack", "device"),
-    [("auto", None, "cuda"), ("auto", "none", "cpu"), ("cuda", None, "cuda"), ("cpu", None, "cpu")],
-)
-def test_the_gpu_is_taken_where_it_can_be_used(
-    monkeypatch: pytest.MonkeyPatch, wish: str, lack: str | None, device: str
-) -> None:
-    monkeypatch.setattr(up, "_lack_of_gpu", lambda: lack)
-    assert up._choose_device(wish) == device
-
-
-def test_a_gpu_that_is_not_there_is_refused_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(up, "_lack_of_gpu", lambda: "there is none")
-    with pytest.raises(UsageError, match="--device cuda") as caught:
-        up._choose_device("cuda")
-    assert caught.value.why == "there is none"
