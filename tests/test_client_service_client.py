@@ -113,21 +113,20 @@ def test_an_answer_of_another_shape_is_not_accepted(body: bytes) -> None:
         client.detect(Source("-", data=b"image"))
 
 
-def test_labels_from_another_service_are_not_a_bug_of_ours() -> None:
-    """Its JSON is reported as what it is, exit code 4."""
-    with (
-        bent(lambda request: request.answer(200, {"hello": "world"})) as service,
-        Client(service.url) as client,
-        pytest.raises(NotReady, match="does not answer like a detectctl service"),
-    ):
-        client.labels()
-
-
-def test_info_is_the_services_own() -> None:
+def test_info_and_labels_are_the_services_own() -> None:
     with bent(lambda request: request.answer(200, INFO.to_json())) as service, Client(service.url) as client:
         assert client.info() == INFO
         assert client.labels() == {0: "person"}
-    assert {request.path for request in service.requests} == {"/info"}
+    assert [request.path for request in service.requests] == ["/info", "/info"]
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b'{"hello": "world"}'])
+def test_info_from_another_service_is_not_a_bug_of_ours(body: bytes) -> None:
+    """Its answer is reported as what it is, exit code 4."""
+    with bent(lambda request: request.answer(200, body)) as service, Client(service.url) as client:
+        for ask in (client.info, client.labels):
+            with pytest.raises(NotReady, match="does not answer like a detectctl service"):
+                ask()
 
 
 def test_ready_asks_once_and_says_which_deployment_answers() -> None:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from detectctl.sources import Source
-    from detectctl.wire import Detection, DetectionResult, DetectOptions, DrawOptions, ModelInfo
+    from detectctl.wire import Detection, DetectionResult, DetectOptions, DrawOptions, ModelInfo, ServiceInfo
 
 __all__ = [
     "Client",
@@ -46,6 +46,7 @@ __all__ = [
     "NotRunning",
     "Outcome",
     "RequestError",
+    "ServiceInfo",
     "Source",
     "SourceUnreadable",
     "Unauthorized",
@@ -57,7 +58,7 @@ _MODULES = {
     "client.service_client": ("Client",),
     "client.outcomes": ("Outcome",),
     "sources": ("Source",),
-    "wire": ("DetectOptions", "Detection", "DetectionResult", "DrawOptions", "ModelInfo"),
+    "wire": ("DetectOptions", "Detection", "DetectionResult", "DrawOptions", "ModelInfo", "ServiceInfo"),
     "errors": (
         "DetectctlError", "NotReady", "NotRunning", "RequestError", "SourceUnreadable", "Unauthorized", "UsageError",
     ),

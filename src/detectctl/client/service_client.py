@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from urllib.parse import urlencode
 
 from detectctl.client import CONCURRENCY, RETRIES, TIMEOUT_S
@@ -15,12 +15,16 @@ from detectctl.waiting import Deadline
 from detectctl.wire import DetectionResult, DetectOptions, DrawOptions, ServiceInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
     from types import TracebackType
 
+    from detectctl.http import Answer
+
     Image = Source | Path | str | bytes
     """A file's path, an http(s) URL, encoded bytes, or a `Source` that names one of these."""
+
+T = TypeVar("T")
 
 
 class Client:
@@ -72,18 +76,14 @@ class Client:
         self._hosts.close()
 
     def info(self) -> ServiceInfo:
-        """What the service says of itself: model, engine, limits, version.
+        """What the service says of itself: model, classes, engine, limits, defaults.
 
         Raises:
             NotRunning: nothing answers.
             NotReady: something else answers, or not in time.
             RequestError: the service refused.
         """
-        answer = self._endpoint.ask("GET", "/info", self._deadline())
-        try:
-            return ServiceInfo.from_json(answer.json())
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise unexpected_answer(answer, self._endpoint.url) from error
+        return self._read(self._endpoint.ask("GET", "/info", self._deadline()), ServiceInfo.from_json)
 
     def labels(self) -> dict[int, str]:
         """The name of each class id of the model that is served; raises what `info` raises."""
@@ -92,10 +92,7 @@ class Client:
     def deployment(self) -> str:
         """The fingerprint of the deployment that is ready, by one question to `/readyz`; raises what `info` raises."""
         answer = self._endpoint.ask("GET", "/readyz", self._deadline(), retry=False)
-        try:
-            return str(answer.json()["deployment"])
-        except (KeyError, TypeError) as error:
-            raise unexpected_answer(answer, self._endpoint.url) from error
+        return self._read(answer, lambda data: str(data["deployment"]))
 
     def ready(self) -> bool:
         """Whether a model answers."""
@@ -183,7 +180,10 @@ class Client:
         headers = {"Content-Type": "application/octet-stream"} if body is not None else {}
         path = f"/detect?{urlencode(parameters)}" if parameters else "/detect"
         answer = self._endpoint.ask(method, path, deadline, body=body, headers=headers)
+        return self._read(answer, DetectionResult.from_json)
+
+    def _read(self, answer: Answer, parse: Callable[[Any], T]) -> T:
         try:
-            return DetectionResult.from_json(answer.json())
-        except (KeyError, TypeError, ValueError) as error:
+            return parse(answer.json())
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise unexpected_answer(answer, self._endpoint.url) from error
