@@ -11,6 +11,7 @@ import cv2
 import pytest
 
 import accounting
+import http_clients
 import instance
 import judgement
 import pictures
@@ -143,3 +144,17 @@ def test_what_is_installed_counts_what_users_get_and_no_tools_of_ours() -> None:
     assert sizes["ray"] > 50e6
     assert sizes["fastapi"] > 1e5, "ray[serve] brings it, by an extra"
     assert not {"ruff", "mypy", "schemathesis"} & sizes.keys()
+
+
+def test_the_http_libraries_are_compared_in_one_run(
+    bus_jpg: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each row's last figure is the ratio of the two before it."""
+    monkeypatch.setattr(http_clients, "REQUESTS", 16)
+    monkeypatch.setattr(http_clients, "ROUNDS", 1)
+    monkeypatch.setattr(sys, "argv", ["http_clients.py", str(bus_jpg)])
+    http_clients.main()
+    rows = [line.split()[-3:] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert len(rows) == 3
+    wall = [float(figure) for figure in rows[1]]
+    assert wall[2] == pytest.approx(wall[1] / wall[0], rel=0.2)
