@@ -227,6 +227,12 @@ def test_an_endpoint_that_is_gone_for_a_moment_is_waited_for(monkeypatch: pytest
     assert answered == [b"second"]
 
 
+def test_a_host_that_cannot_be_looked_up_is_a_usage_error_at_once() -> None:
+    with pytest.raises(UsageError) as caught:
+        ask("http://a..b")
+    assert caught.value.why == "label empty or too long"
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_proxys_plain_text_is_quoted() -> None:
     with bent(plain_502) as service, pytest.raises(NotReady) as caught:
@@ -275,6 +281,7 @@ def test_a_path_before_the_routes_is_kept() -> None:
         "http://user:pw@host",
         "http://host/?a=b",
         "http://[::1",
+        "http://exa mple",
     ],
 )
 def test_an_endpoint_that_is_no_endpoint_is_a_usage_error_without_its_password(url: str) -> None:

@@ -125,13 +125,19 @@ class Server:
         url: `http://host:port` or `https://host:port`; a path in it comes before that of each question.
         headers: sent with every question.
         connections: kept open at most.
+
+    Raises:
+        BadAddress: `url` is malformed.
     """
 
     def __init__(self, url: str, *, headers: Mapping[str, str] | None = None, connections: int = 1) -> None:
         parts = urlsplit(url)
         self._prefix = parts.path.rstrip("/")
         tls = {"ssl_context": trusting_context()} if parts.scheme == "https" else {}
-        self._pool = urllib3.connection_from_url(f"{parts.scheme}://{parts.netloc}", maxsize=connections, **tls)
+        try:
+            self._pool = urllib3.connection_from_url(f"{parts.scheme}://{parts.netloc}", maxsize=connections, **tls)
+        except LocationValueError as error:
+            raise BadAddress(str(error)) from error
         self._headers = {**_HEADERS, **(headers or {})}
 
     def close(self) -> None:

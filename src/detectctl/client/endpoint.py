@@ -17,7 +17,7 @@ from detectctl.errors import (
     Unauthorized,
     UsageError,
 )
-from detectctl.http import Answer, NoAnswer, Server, TooLarge, Unreachable, Untrusted
+from detectctl.http import Answer, BadAddress, NoAnswer, Server, TooLarge, Unreachable, Untrusted
 from detectctl.wire import ErrorInfo
 
 if TYPE_CHECKING:
@@ -59,7 +59,10 @@ class Endpoint:
         _require_endpoint(url)
         self.url = url.rstrip("/")
         key = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        self._server = Server(self.url, headers=key, connections=connections)
+        try:
+            self._server = Server(self.url, headers=key, connections=connections)
+        except BadAddress as error:
+            raise _not_an_endpoint(str(error)) from error
         self._retry_policy = RetryPolicy(retries)
         self._is_known = wait_for_restart
 
@@ -109,6 +112,8 @@ class Endpoint:
     def _unanswered(self, error: NoAnswer, deadline: Deadline) -> Exception:
         """What to raise for a request that got no whole answer."""
         why = str(error)
+        if isinstance(error, BadAddress):
+            return _not_an_endpoint(why)
         if isinstance(error, Untrusted):
             return NotReady(
                 f"no secure connection to {self.url}", why=why, hint="check `--url`, and the certificate of that host"
@@ -173,8 +178,10 @@ def _require_endpoint(url: str) -> None:
     except ValueError:
         usable = False
     if not usable or parts.query or parts.fragment or parts.username is not None:
-        raise UsageError(
-            "the endpoint is not the URL of a service",
-            why="it must be http:// or https://, a host, and no user, query or fragment",
-            hint="for example `--url http://127.0.0.1:8000`",
-        )
+        raise _not_an_endpoint("it must be http:// or https://, a host, and no user, query or fragment")
+
+
+def _not_an_endpoint(why: str) -> UsageError:
+    return UsageError(
+        "the endpoint is not the URL of a service", why=why, hint="for example `--url http://127.0.0.1:8000`"
+    )
