@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ipaddress
-import json
 import random
 import socket
 
@@ -241,9 +240,3 @@ def test_bad_allow_entries_are_named(entry: str) -> None:
     assert repr(entry) in caught.value.what
     assert caught.value.hint is not None
     assert "10.1.0.0/16" in caught.value.hint
-
-
-def test_a_policy_survives_json() -> None:
-    """A policy is the same after its way through the deployment's arguments."""
-    policy = UrlPolicy(allow=("a.example", "10.0.0.0/8"), enabled=False)
-    assert UrlPolicy.from_json(json.loads(json.dumps(policy.to_json()))) == policy

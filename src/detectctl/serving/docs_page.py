@@ -1,7 +1,7 @@
-"""The page at `/docs`, made from the OpenAPI description: no script, nothing from elsewhere, nothing of the request.
+"""The page at `/docs`, made from the OpenAPI description: no scripts, no external resources, nothing of the request.
 
-The usual pages load their scripts from other servers, which fails offline and lets those servers run code in the
-browser of whoever holds a key.
+The usual pages load scripts from other servers, which fails offline and lets those servers run code in the browser of
+somebody who has a key.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ CONTENT_SECURITY_POLICY = (
     f"default-src 'none'; style-src 'sha256-{base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()}'; "
     "frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
-"""Goes with the page: its one style sheet is all that a browser may use."""
+"""Sent with the page: its one style sheet is all that a browser may use."""
 
 
 def render(openapi: dict[str, Any]) -> str:
@@ -33,7 +33,7 @@ def render(openapi: dict[str, Any]) -> str:
         for path, operations in openapi["paths"].items()
         for method, operation in operations.items()
     )
-    key = "<p>All but <code>/healthz</code> and <code>/readyz</code> want a key: <code>Authorization: Bearer KEY</code>"
+    key = "<p>All but <code>/healthz</code> and <code>/readyz</code> need <code>Authorization: Bearer KEY</code>"
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
         f"</head><body><h1>{title}</h1><p>Described for programs at <a href='openapi.json'>openapi.json</a>.</p>"

@@ -1,9 +1,9 @@
-"""Downloads the image at a URL that a stranger names, and nothing else.
+"""Downloads the image at a URL that a caller names, and nothing else.
 
-The name is looked up once per connection, every address is checked, and the connection is made to the checked addresses
-(`UrlPolicy`); again at each redirect. Time, bytes, headers and redirects are bounded.
+The name is looked up once per connection, every address is checked (`UrlPolicy`), and the connection is made to the
+checked addresses; the same at each redirect. Time, bytes, headers and redirects are bounded.
 
-aiohttp carries the bytes: 0.3 ms of CPU per fetch of a 137 KB file, a third of httpcore's and a fifth of httpx's.
+aiohttp takes 0.3 ms of CPU per fetch of a 137 KB file, a third of httpcore's and a fifth of httpx's.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class Fetcher:
     """Fetches images for one event loop; made once, closed once.
 
     Args:
-        policy: what may be opened.
+        policy: which URLs may be opened.
         max_bytes: of a body, as it arrives and again when it is decompressed.
         connect_s: seconds for one connection: lookup, TCP and TLS.
         total_s: seconds for everything, redirects and a slow body included.
-        resolve: looks names up; the system's resolver if None.
+        resolve: looks up names; None for the system's resolver.
         tls: verifies servers; the system's and certifi's authorities if None.
     """
 
@@ -118,7 +118,7 @@ class Fetcher:
         except TimeoutError as error:
             raise FetchTimeout(
                 f"{target.shown} took too long",
-                why=f"connecting may take {self._connect_s:g} s, the whole image {self._total_s:g} s",
+                why=f"connecting may take {self._connect_s:g} s, the whole download {self._total_s:g} s",
             ) from error
         except aiohttp.ClientConnectorDNSError as error:
             raise _failed(target, "the name of its host, or of one it redirects to, is unknown") from error
@@ -127,7 +127,7 @@ class Fetcher:
         except aiohttp.ClientConnectorError as error:
             raise _failed(target, "its server could not be reached") from error
         except (aiohttp.ClientError, OSError, zlib.error) as error:
-            raise _failed(target, "its server's answer was malformed or broke off") from error
+            raise _failed(target, "its server's answer was malformed or incomplete") from error
 
     async def _follow(self, target: Target) -> bytes:
         here = target
@@ -152,25 +152,25 @@ class Fetcher:
         if encoding in {"gzip", "x-gzip", "deflate"}:
             unpack = zlib.decompressobj(wbits=47)  # reads either header
         elif encoding not in {"", "identity"}:
-            raise _failed(target, "its server compressed the answer in a way that was not asked for")
+            raise _failed(target, "its server used a compression that was not offered")
         if (response.content_length or 0) > self._max_bytes:
             raise _too_large(target, self._max_bytes)
         chunks: list[bytes] = []
         arrived = size = 0
         async for chunk in response.content.iter_any():
             arrived += len(chunk)
-            # One byte more than allowed is enough to know, and all that a bomb gets.
+            # One byte over the limit is enough to know, and all that a bomb is given.
             data = chunk if unpack is None else unpack.decompress(chunk, self._max_bytes - size + 1)
             size += len(data)
             if max(arrived, size) > self._max_bytes:
                 raise _too_large(target, self._max_bytes)
             chunks.append(data)
         if unpack is not None and not unpack.eof:
-            raise _failed(target, "its server's answer broke off")
+            raise _failed(target, "its server's answer was incomplete")
         return b"".join(chunks)
 
     def _open_session(self) -> aiohttp.ClientSession:
-        # Not in __init__: aiohttp wants the loop to be running.
+        # Not in __init__: aiohttp needs a running loop.
         if self._session is None:
             connector = aiohttp.TCPConnector(
                 resolver=self._resolver,
@@ -209,11 +209,11 @@ class _Flight:
 
 
 class _Forbidden(Exception):
-    """A name leads to an address where nobody may go."""
+    """A name leads to an address that is not permitted."""
 
 
 class _CheckingResolver(AbstractResolver):
-    """Gives aiohttp the addresses it may connect to: those just checked, or none."""
+    """Gives aiohttp the addresses that it may connect to: those just checked, or none."""
 
     def __init__(self, policy: UrlPolicy, resolve: Resolve) -> None:
         self._policy = policy
@@ -246,7 +246,7 @@ class _CheckingResolver(AbstractResolver):
 
 
 class _SystemResolver:
-    """The C library's lookup in threads of its own, so that slow names delay neither the loop nor inference."""
+    """The C library's lookup, in threads of its own, so that slow lookups delay neither the loop nor inference."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(DNS_THREADS, thread_name_prefix="detectctl-dns")
@@ -261,7 +261,9 @@ class _SystemResolver:
 
 
 def _failed(target: Target, why: str) -> FetchFailed:
-    return FetchFailed(f"{target.shown} could not be fetched", why=why)
+    return FetchFailed(
+        f"{target.shown} could not be downloaded", why=why, hint="check the URL, or send the image itself by POST"
+    )
 
 
 def _too_large(target: Target, max_bytes: int) -> ImageTooLarge:

@@ -1,8 +1,8 @@
-"""Hangs up on servers that send framing instead of content.
+"""Aborts connections to servers that send framing instead of content.
 
 HTTP lets a server repeat informational answers, chunk extensions and chunks of one byte for as long as it likes. Each
 costs CPU in the event loop; measured with uvloop, a flood of `103 Early Hints` held the loop for 1.6 s at a time. No
-limit of aiohttp's own covers this, so its protocol is told to count.
+limit of aiohttp's own covers this, so its protocol class is replaced by one that counts.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     import aiohttp
 
 SLACK_BYTES = 512 * 1024
-"""More than aiohttp holds back unparsed when its reader is slow, and than headers may have."""
+"""More than aiohttp buffers unparsed when its reader is slow, and more than headers may have."""
 
 
 def hang_up_on_floods(connector: aiohttp.BaseConnector, loop: asyncio.AbstractEventLoop) -> None:
     """Let `connector` abort connections on which more than half of what arrives is not content."""
     factory: Any = functools.partial(_CountingHandler, loop=loop)
-    # The one private name used: aiohttp offers no public one, and a test floods for real.
+    # The one private name used here: aiohttp has no public one, and a test floods for real.
     connector._factory = factory
 
 

@@ -17,7 +17,7 @@ _BACKUPS = 2
 
 
 class _JsonLine(logging.Formatter):
-    """Time (ISO 8601, UTC) and level, then what the record's `fields` hold."""
+    """Time (ISO 8601, UTC), level and message, then the record's `fields`."""
 
     def format(self, record: logging.LogRecord) -> str:
         time = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
@@ -29,7 +29,7 @@ class _JsonLine(logging.Formatter):
 
 
 def open_request_log(path: Path) -> None:
-    """Send this process's request log to `path`, 0600, kept below 30 MiB with its predecessors."""
+    """Send this process's request log to `path`, 0600, kept below 30 MiB together with its predecessors."""
     path.touch(mode=0o600)
     handler = RotatingFileHandler(path, maxBytes=_MAX_BYTES, backupCount=_BACKUPS, encoding="utf-8")
     handler.setFormatter(_JsonLine())

@@ -1,7 +1,7 @@
-"""Decides which image URLs the service may open: how they are spelled, and to which addresses they lead.
+"""Decides which image URLs the service may open, by their spelling and by the addresses they lead to.
 
-Nothing here depends on the `ipaddress` module's idea of "global", which differs between versions of Python: the
-networks are written down, from IANA's special-purpose registries (RFC 6890 and its updates).
+The networks are listed here, from IANA's special-purpose registries (RFC 6890 and its updates), because the `ipaddress`
+module's idea of "global" differs between versions of Python.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import socket
 import unicodedata
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote, urljoin, urlsplit
 
 from detectctl.errors import BadUrl, UrlNotAllowed, UsageError
@@ -33,7 +33,7 @@ _FORBIDDEN_V4 = tuple(
         "10.0.0.0/8",
         "100.64.0.0/10",  # carrier-grade NAT; Alibaba's metadata service
         "127.0.0.0/8",
-        "168.63.129.16/32",  # Azure's host agent: public by its number, metadata by its nature
+        "168.63.129.16/32",  # Azure's host agent: a public address that serves metadata
         "169.254.0.0/16",  # link-local; most metadata services
         "172.16.0.0/12",
         "192.0.0.0/24",  # protocol assignments; Oracle's metadata service
@@ -87,7 +87,7 @@ IPNetwork = IPv4Network | IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One URL in its only spelling, so that no second parser can read another host in it.
+    """One URL in canonical form, so that no other parser can read another host in it.
 
     Attributes:
         scheme: `http` or `https`.
@@ -105,30 +105,30 @@ class Target:
 
     @property
     def shown(self) -> str:
-        """The URL for an error message: without its query, which may hold a signature, and not long."""
+        """The URL for an error message: shortened, and without its query, which may hold a signature."""
         shown = self.url.partition("?")[0]
         return shown if len(shown) <= 120 else f"{shown[:119]}…"
 
 
 def parse_url(url: str) -> Target:
-    """Read a URL strictly; what browsers, resolvers and libraries read differently is refused.
+    """Read a URL strictly; whatever browsers, resolvers and libraries disagree about is refused.
 
     Raises:
         BadUrl: not http(s), no host, a user name, an odd spelling of an address, or malformed.
     """
     if len(url) > MAX_URL_CHARS:
-        raise BadUrl("the image URL is too long", why=f"it has {len(url)} characters; {MAX_URL_CHARS} are read")
+        raise BadUrl("the image URL is too long", why=f"it has {len(url)} characters, and {MAX_URL_CHARS} are allowed")
     if url != url.strip() or _CONTROL.search(url):
-        raise _bad(url, "it holds control characters, or spaces around it")
+        raise _bad(url, "it contains control characters, or begins or ends with a space")
     try:
         url.encode()
         parts = urlsplit(url)
     except ValueError as error:
         raise _bad(url, "it is malformed") from error
     if parts.scheme not in DEFAULT_PORTS:
-        raise _bad(url, "only http:// and https:// are opened", "send the image's bytes by POST instead")
+        raise _bad(url, "it must begin with http:// or https://", "send the image itself by POST")
     if "@" in parts.netloc:
-        raise _bad(url, "it holds a user name or password before the host")
+        raise _bad(url, "it has a user name or password before the host")
     try:
         host, address, port = _parse_authority(parts.netloc, DEFAULT_PORTS[parts.scheme])
     except ValueError as error:
@@ -143,10 +143,10 @@ def parse_url(url: str) -> Target:
 
 
 def redirected(target: Target, location: str) -> Target:
-    """Where an answer's `Location` leads.
+    """The target of an answer's `Location`.
 
     Raises:
-        UrlNotAllowed: from https to http, or to something that is no good URL.
+        UrlNotAllowed: from https to http, or not a well-formed URL.
     """
     try:
         # `urljoin` would read "http:///host" as a path of the same server.
@@ -161,15 +161,15 @@ def redirected(target: Target, location: str) -> Target:
 def _parse_authority(text: str, default_port: int) -> tuple[str, IPAddress | None, int]:
     authority = _AUTHORITY.fullmatch(text)
     if authority is None:
-        raise ValueError("it names no host, or its host or port is malformed")
+        raise ValueError("its host or port is missing or malformed")
     port = int(authority["port"] or default_port)
     if not 0 < port < 65536:
-        raise ValueError("its port is not between 1 and 65535")
+        raise ValueError("its port must be between 1 and 65535")
     return *parse_host(authority["host"]), port
 
 
 def parse_host(text: str) -> tuple[str, IPAddress | None]:
-    """The one spelling of a host, and its address if it is one.
+    """The canonical form of a host, and its address if it is one.
 
     Args:
         text: a name, an IPv4 address, or an IPv6 address in brackets.
@@ -182,18 +182,18 @@ def parse_host(text: str) -> tuple[str, IPAddress | None]:
         try:
             address = IPv6Address(text[1:-1])
         except ValueError as error:
-            raise ValueError("the address in brackets is no IPv6 address") from error
+            raise ValueError("the address in brackets is not an IPv6 address") from error
         if address.scope_id is not None:
-            raise ValueError("an address with a zone (%) means nothing to this service")
+            raise ValueError("its IPv6 address has a zone (%), which has no meaning here")
         return str(address), address
     host = (text if text.isascii() else _punycode(text)).lower()
     labels = host.split(".")
     if _NUMBER.fullmatch(labels[-1]):
-        # What the C library also takes for an address: decimal, octal, hexadecimal, short.
+        # The C library also accepts decimal, octal, hexadecimal and short forms.
         try:
             address = IPv4Address(host)
         except ValueError as error:
-            raise ValueError("an IPv4 address is written as four decimal numbers") from error
+            raise ValueError("an IPv4 address must be four decimal numbers") from error
         return str(address), address
     if len(host) > LOOKUP_CHARS or not all(_LABEL.fullmatch(label) for label in labels):
         raise ValueError("its host is not a well-formed name")
@@ -203,10 +203,10 @@ def parse_host(text: str) -> tuple[str, IPAddress | None]:
 def _punycode(name: str) -> str:
     import idna
 
-    # Letters that only look like others (full-width, circled, ligatures, other dots) change under NFKC; strict IDNA
-    # refuses what is left of them.
+    # Look-alike characters (full-width, circled, ligatures, other dots) change under NFKC; strict IDNA refuses the rest
+    # of them.
     if len(name) > LOOKUP_CHARS or unicodedata.normalize("NFKC", name) != name:
-        raise ValueError("its host is too long, or holds characters that stand for others")
+        raise ValueError("its host is too long, or contains look-alike characters")
     try:
         # strict: only the ASCII dot separates labels
         return idna.encode(name.lower(), strict=True).decode()
@@ -216,15 +216,15 @@ def _punycode(name: str) -> str:
 
 def _bad(url: str, why: str, hint: str | None = None) -> BadUrl:
     start = _USERINFO.sub("//", url.partition("?")[0])[:80]
-    return BadUrl(f"the image URL {start!a} is not one the service opens", why=why, hint=hint)
+    return BadUrl(f"the image URL {start!a} is not valid", why=why, hint=hint)
 
 
 def not_allowed(target: Target) -> UrlNotAllowed:
-    """The same words for every forbidden target, so that they tell nothing about what is there."""
+    """In the same words for every forbidden target, so that they reveal nothing about it."""
     return UrlNotAllowed(
         f"the service may not open {target.shown}",
         why="it leads to a host, address or port that is not permitted",
-        hint="send the image's bytes by POST; or the operator allows the host: detectctl up --allow-url HOST_OR_CIDR",
+        hint="send the image itself by POST, or have its host allowed: `detectctl up --allow-url HOST`",
     )
 
 
@@ -233,8 +233,8 @@ class UrlPolicy:
     """What an operator permits beyond, or instead of, the public internet.
 
     Attributes:
-        allow: hosts and networks that are open although they are not public, in the spelling of `parse_allow`.
-        enabled: False closes URL input altogether.
+        allow: hosts and networks that are open although they are not public, in the form of `parse_allow`.
+        enabled: whether image URLs are accepted at all.
 
     Raises:
         UsageError: an entry of `allow` is neither a host nor a network.
@@ -244,17 +244,8 @@ class UrlPolicy:
     enabled: bool = True
 
     def __post_init__(self) -> None:
-        # An entry in another spelling would silently permit nothing.
+        # An entry in another form would silently permit nothing.
         object.__setattr__(self, "allow", parse_allow(self.allow))
-
-    def to_json(self) -> dict[str, Any]:
-        """Data for the deployment's arguments."""
-        return {"allow": list(self.allow), "enabled": self.enabled}
-
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> UrlPolicy:
-        """Raises KeyError on another shape, UsageError on other entries."""
-        return cls(tuple(data["allow"]), data["enabled"])
 
     @functools.cached_property
     def _networks(self) -> tuple[IPNetwork, ...]:
@@ -265,28 +256,29 @@ class UrlPolicy:
         return frozenset(entry for entry in self.allow if _network(entry) is None)
 
     def may_look_up(self, host: str) -> bool:
-        """Whether DNS may be asked for a name: not for an internal one, or the answer would tell whether it exists."""
+        """Whether DNS may be asked for a name; for an internal one the answer would reveal whether it exists."""
         return host in self._names or ("." in host and not host.endswith(_INTERNAL))
 
     def permits(self, host: str, port: int, addresses: Iterable[str]) -> bool:
-        """Whether a connection to any of `addresses`, all of them that `host` has now, is permitted.
+        """Whether `host`, which has these `addresses` now, may be connected to.
 
-        An operator's host is open with all its addresses and ports, an operator's network with all its ports. All else
-        must be public in every address, not this machine itself, and at a port that no mail server or login listens at.
+        A host that the operator allows is open with all its addresses and ports, an allowed network with all its ports.
+        Of any other host every address must be public and not this machine's own, and the port must be 80, 443 or
+        unprivileged, where no mail server or login listens.
         """
         if host in self._names:
             return True
-        judged = [_unwrapped(ip_address(address)) for address in addresses]
+        unwrapped = [_unwrapped(ip_address(address)) for address in addresses]
         public_port = port in DEFAULT_PORTS.values() or port >= FIRST_UNPRIVILEGED_PORT
-        return bool(judged) and all(
+        return bool(unwrapped) and all(
             any(address in network for network in self._networks)
             or (public_port and is_public(address) and not is_this_machine(address))
-            for address in judged
+            for address in unwrapped
         )
 
 
 def parse_allow(entries: Iterable[str]) -> tuple[str, ...]:
-    """The entries of `--allow-url` in their one spelling.
+    """The entries of `--allow-url` in canonical form.
 
     Raises:
         UsageError: an entry is neither a host name nor an address or network.
@@ -304,13 +296,13 @@ def _parse_entry(entry: str) -> str:
         raise UsageError(
             f"--allow-url {entry!r} is neither a host nor a network",
             why=str(error),
-            hint="give a host name alone, as in images.example.org, or a network, as in 10.1.0.0/16 or fd00:1::/64",
+            hint="give a host name, such as images.example.org, or a network, such as 10.1.0.0/16 or fd00:1::/64",
         ) from error
     return host if address is None else str(ip_network(address))
 
 
 def _network(entry: str) -> IPNetwork | None:
-    """The entry as a network; None if it has the look of a name. Raises ValueError if it is half of both."""
+    """The entry as a network; None if it is a name. Raises ValueError if it is neither."""
     if "/" in entry or (entry.count(":") > 1 and not entry.startswith("[")):
         return ip_network(entry)
     return None
@@ -319,7 +311,7 @@ def _network(entry: str) -> IPNetwork | None:
 def _unwrapped(address: IPAddress) -> IPAddress:
     """The IPv4 address that a mapped or NAT64 address leads to; others as they are.
 
-    Networks without IPv4 reach the whole IPv4 internet by NAT64 (RFC 6052), so it is judged, not refused.
+    Networks without IPv4 reach the whole IPv4 internet by NAT64 (RFC 6052), so it is checked, not refused.
     """
     if isinstance(address, IPv6Address):
         if address.ipv4_mapped is not None:
@@ -342,9 +334,9 @@ def is_public(address: IPAddress) -> bool:
 
 
 def is_this_machine(address: IPAddress) -> bool:
-    """Whether the address, public or not, is one of this machine's own: a firewall outside does not guard those.
+    """Whether the address, public or not, is this machine's own: no firewall in front of it protects those.
 
-    Asks the kernel's routing, without sending anything: a route to oneself starts where it ends.
+    Asks the kernel for a route, without sending anything: the route to oneself has the same source and destination.
     """
     family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
     try:
