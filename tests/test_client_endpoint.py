@@ -11,6 +11,7 @@ import pytest
 from bent_service import Request, bent
 from detectctl.client.endpoint import Endpoint
 from detectctl.errors import (
+    REQUEST_ERRORS,
     DeadlineExceeded,
     DetectctlError,
     FetchFailed,
@@ -25,6 +26,7 @@ from detectctl.errors import (
     UsageError,
 )
 from detectctl.waiting import Deadline
+from detectctl.wire import error_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,6 +96,25 @@ def test_an_answer_about_the_request_is_raised_at_once_as_what_it_is(
     assert caught.value.what == f"it is {code}"
     assert (caught.value.code, caught.value.request_id) == (code, "req-7")
     assert len(service.requests) == 1
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("code", "hint"),
+    [
+        ("image_too_large", "the service's own hint"),
+        ("unsupported_image", "the service's own hint"),
+        ("unauthorized", "give the service's key: `--api-key-file FILE`"),
+        ("fetch_failed", "download it yourself: `--fetch client`"),
+    ],
+)
+def test_the_services_error_is_raised_again_with_one_hint(code: str, hint: str) -> None:
+    """What and why as the replica said them; one remedy, the client's where the service's is about HTTP."""
+    sent = REQUEST_ERRORS[code]("what failed", why="the cause", hint="the service's own hint")
+    answering = bent(lambda request: request.answer(sent.status, error_body(sent)))
+    with answering as service, pytest.raises(type(sent)) as caught:
+        ask(service.url)
+    assert (caught.value.what, caught.value.why, caught.value.hint) == ("what failed", "the cause", hint)
 
 
 @pytest.mark.usefixtures("quick")

@@ -134,7 +134,7 @@ def test_coco_is_what_pycocotools_loads(tmp_path: Path) -> None:
 
 
 def test_cocos_results_can_be_evaluated_against_a_ground_truth_with_the_same_categories(tmp_path: Path) -> None:
-    """What pycocotools' own evaluation makes of detections that are their own truth: perfect."""
+    """Detections that are their own ground truth are rated as perfect by pycocotools."""
     from pycocotools.cocoeval import COCOeval
 
     (tmp_path / "coco.json").write_text(written("coco"))

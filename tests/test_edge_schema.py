@@ -1,4 +1,4 @@
-"""Schemathesis against the service's own description of itself."""
+"""Schemathesis against the service's own description."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.cluster
 
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 
-# A schema cannot say which bytes are an image, or which URL leads to one: these are right answers to valid requests.
+# A schema cannot describe which bytes are an image, or which URL leads to one: these answer valid requests correctly.
 # The key comes from the environment, for the tests' own processes are held to the rules too.
 AUTH = """
 [auth.openapi.bearer]
@@ -46,8 +46,8 @@ def test_all_answers_conform_to_the_description(edge: Edge, tmp_path: Path) -> N
     assert "Authentication failed" not in done  # it says so if the key opened nothing
 
 
-def test_so_do_those_of_a_service_without_keys(yolov8n_compiled: CompiledModel, tmp_path: Path) -> None:
-    """Its description promises no 401, and its guard is another."""
+def test_so_do_the_answers_of_a_service_without_keys(yolov8n_compiled: CompiledModel, tmp_path: Path) -> None:
+    """Its description has no 401, and its guard checks something else."""
     with served(yolov8n_compiled, own_host="127.0.0.1") as port:
         url = f"http://127.0.0.1:{port}"
         description = httpx.get(f"{url}/openapi.json", trust_env=False).content
@@ -55,7 +55,7 @@ def test_so_do_those_of_a_service_without_keys(yolov8n_compiled: CompiledModel, 
 
 
 def _schemathesis(folder: Path, description: bytes, url: str, config: str, examples: int, **env: str) -> str:
-    """What it printed when it had found nothing."""
+    """What it printed, having found nothing."""
     (folder / "schemathesis.toml").write_text(config)
     (folder / "openapi.json").write_bytes(description)
     done = subprocess.run(
@@ -78,8 +78,8 @@ def _schemathesis(folder: Path, description: bytes, url: str, config: str, examp
     return done.stdout
 
 
-def test_methods_and_parameters_are_named_as_they_are(edge: Edge) -> None:
-    """405 names all the methods of its path; an unknown parameter is refused without being repeated."""
+def test_methods_and_parameters_are_described(edge: Edge) -> None:
+    """405 lists all methods of the path; an unknown parameter is refused without being repeated."""
     with edge.client() as client:
         refused = client.delete("/detect")
         assert (refused.status_code, refused.headers["allow"]) == (405, "GET, POST")
@@ -92,7 +92,7 @@ def test_methods_and_parameters_are_named_as_they_are(edge: Edge) -> None:
 
 
 def test_no_page_reflects_or_loads_anything(edge: Edge) -> None:
-    """The page at /docs is whole by itself, the same for every request, and may run nothing."""
+    """The page at /docs needs no other resource, is the same for every request, and may run nothing."""
     with edge.client() as client:
         page = client.get("/docs")
         assert page.headers["content-type"].startswith("text/html")
@@ -108,7 +108,7 @@ def test_no_page_reflects_or_loads_anything(edge: Edge) -> None:
             assert "Traceback" not in answer.text
 
 
-def test_no_header_is_too_much_for_it(edge: Edge) -> None:
+def test_oversized_headers_are_refused(edge: Edge) -> None:
     """Over 16 KiB of headers are refused before the service sees them, and it goes on."""
     with edge.client() as client:
         assert client.get("/readyz", headers={"X-Long": "a" * 8000}).status_code == 200

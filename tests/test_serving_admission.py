@@ -1,4 +1,4 @@
-"""One replica's work, where nature has to be bent: threads that never come back, callers that go away."""
+"""One replica's work, where it is hard to provoke: threads that never come back, callers that go away."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Stuck:
-    """A detector whose decoder holds each thread until it is let go."""
+    """A detector whose decoder blocks each thread until it is released."""
 
     workers = 1
 
@@ -61,7 +61,7 @@ async def _begun(service: Service, detector: Stuck) -> asyncio.Task[Any]:
     return task
 
 
-def test_a_caller_that_goes_away_is_counted_as_that(stuck: Stuck) -> None:
+def test_a_caller_that_goes_away_is_counted_as_such(stuck: Stuck) -> None:
     async def story() -> dict[str, int]:
         service = _service(stuck)
         task = await _begun(service, stuck)
@@ -89,7 +89,7 @@ def test_a_stuck_thread_is_noticed_although_its_caller_has_gone(stuck: Stuck, mo
 
 
 def test_waiting_for_a_thread_is_not_being_stuck(stuck: Stuck) -> None:
-    """Only what a thread works on counts, however long the others have waited."""
+    """Only work in a thread counts, however long other requests have waited."""
 
     async def story() -> None:
         service = _service(stuck)

@@ -1,4 +1,4 @@
-"""The image in a request's body, over real sockets: what does not end in time or in bytes gives its place back."""
+"""The image in a request's body, over real sockets: an upload that is too slow or too long gives its place back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PLACES = 3
 
 @pytest.fixture(scope="module")
 def port(yolov8n_compiled: CompiledModel) -> Iterator[int]:
-    """Where a service with few places and a small limit listens."""
+    """The port of a service with few places and a small limit."""
     with served(yolov8n_compiled, max_image_bytes=LIMIT, max_queue=PLACES) as port:
         yield port
 
@@ -32,7 +32,7 @@ def port(yolov8n_compiled: CompiledModel) -> Iterator[int]:
 def test_a_body_that_trickles_is_refused_and_frees_its_place(
     port: int, headers: tuple[str, ...], begin: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """408 when the time for an upload is over; as many as there are places, and then a good request is answered."""
+    """408 once the time for an upload is over; after as many as there are places, a good request is answered."""
     monkeypatch.setattr("detectctl.serving.body.UPLOAD_S", 1.0)
     with ThreadPoolExecutor(PLACES) as threads:
         tasks = [threads.submit(upload_without_end, port, *headers, begin=begin) for _ in range(PLACES)]
@@ -46,8 +46,8 @@ def test_a_body_that_trickles_is_refused_and_frees_its_place(
 
 @pytest.mark.parametrize(("headers", "begin"), [((), b""), ((FORM_HEADER,), FORM)], ids=["raw", "form"])
 def test_a_body_that_does_not_say_how_long_it_is_is_cut_off(port: int, headers: tuple[str, ...], begin: bytes) -> None:
-    """413 while it arrives, once it is over the limit."""
+    """413 as soon as what has arrived is over the limit."""
     answer = upload_without_end(port, *headers, begin=begin, piece=bytes(65536), pause_s=0.001)
     assert answer.status == 413
     assert '"code":"image_too_large"' in answer.text
-    assert LIMIT < answer.sent < 16 * LIMIT  # what lies in the sockets' buffers counts as sent
+    assert LIMIT < answer.sent < 16 * LIMIT  # what is in the sockets' buffers counts as sent

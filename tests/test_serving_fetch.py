@@ -1,4 +1,4 @@
-"""The fetcher against servers that are slow, endless, large, broken or just as they should be."""
+"""The fetcher against servers that are slow, endless, large, broken or as they should be."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def fetch(port: int, path: str = "/", *, host: str = "127.0.0.1", scheme: str = 
 
 
 def fails(handler: Handler, error: type[RequestError], **options: Any) -> tuple[str, float]:
-    """The error's words, and the seconds until it came, of a fetch from a server with this handler."""
+    """The error of a fetch from a server with this handler, and the seconds until it came."""
     with RawServer(handler) as server:
         begin = time.monotonic()
         with pytest.raises(error) as caught:
@@ -70,7 +70,7 @@ def fails(handler: Handler, error: type[RequestError], **options: Any) -> tuple[
 
 
 def pieces(first: bytes, piece: Callable[[], bytes], *, pause_s: float = 0) -> Handler:
-    """A handler that sends `first`, then pieces until the client has gone."""
+    """A handler that sends `first`, then pieces until the client hangs up."""
 
     async def handler(_head: str, writer: asyncio.StreamWriter) -> None:
         writer.write(first)
@@ -92,7 +92,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 def test_a_photograph_arrives_whole(bus_jpg: Path) -> None:
-    """What the server sends is what the caller gets, and the request says who asks, and carries nothing else."""
+    """The caller gets what the server sends; the request identifies its sender and carries nothing else."""
     with RawServer(always(answer(bus_jpg.read_bytes()))) as server:
         assert fetch(server.port, "/a%2Fb/bus ü.jpg?sig=x%3D&y") == bus_jpg.read_bytes()
         request, *headers = server.requests[0].strip().split("\r\n")
@@ -114,8 +114,8 @@ def test_an_allowed_name_is_opened_and_kept_in_the_request() -> None:
 
 
 @pytest.mark.parametrize("host", ["intranet", "db.internal", "nas.local"])
-def test_whether_an_internal_name_exists_is_not_told(host: str) -> None:
-    """It is refused in the words for an internal address, before anybody is asked for it; also behind a redirect."""
+def test_whether_an_internal_name_exists_is_not_revealed(host: str) -> None:
+    """It is refused as an internal address is, without a lookup; behind a redirect, too."""
 
     async def ask_nobody(asked: str) -> Sequence[str]:
         raise AssertionError(asked)
@@ -130,7 +130,7 @@ def test_whether_an_internal_name_exists_is_not_told(host: str) -> None:
 
 
 def test_the_system_resolver_finds_localhost() -> None:
-    """Without an own resolver, names are looked up by the system."""
+    """By default names are looked up by the system."""
     with RawServer(always(answer(b"image")), hosts=["127.0.0.1", "::1"]) as server:
         assert fetch(server.port, host="localhost", policy=UrlPolicy(allow=("localhost",)), resolve=None) == b"image"
 
@@ -142,7 +142,7 @@ def test_ipv6_is_reached() -> None:
 
 
 def test_the_second_address_is_tried_when_the_first_is_dead() -> None:
-    """A name with a dead and a living address is fetched from the living one."""
+    """Of a name's dead and living addresses the living one is used."""
 
     async def two(_host: str) -> Sequence[str]:
         return ["127.0.0.7", "127.0.0.1"]
@@ -184,7 +184,7 @@ def test_connections_are_kept_per_host() -> None:
 
 
 def test_a_connection_that_the_server_closed_meanwhile_costs_nothing() -> None:
-    """A kept connection that is dead when it is needed again is replaced without an error."""
+    """A kept connection that is dead when it is needed again is replaced, without an error."""
 
     async def handler(_head: str, writer: asyncio.StreamWriter) -> None:
         writer.write(answer(b"image"))
@@ -205,7 +205,7 @@ def test_a_connection_that_the_server_closed_meanwhile_costs_nothing() -> None:
     [("gzip", gzip.compress), ("x-gzip", gzip.compress), ("GZIP", gzip.compress), ("deflate", zlib.compress)],
 )
 def test_a_compressed_answer_is_unpacked(encoding: str, pack: Callable[[bytes], bytes]) -> None:
-    """A server that compresses although asked not to is understood."""
+    """A server that compresses although it was asked not to is understood."""
     body = bytes(range(256)) * 1000
     with RawServer(always(answer(pack(body), headers=[f"Content-Encoding: {encoding}"]))) as server:
         assert fetch(server.port) == body
@@ -225,7 +225,7 @@ def test_chunked_and_unmarked_bodies_arrive() -> None:
 
 
 def test_cookies_are_not_kept() -> None:
-    """Many cookies are taken without harm and none is sent back, neither to a redirect nor later."""
+    """Many cookies do no harm, and none is sent back, neither after a redirect nor later."""
     cookies = [f"Set-Cookie: c{index}={'x' * 200}; Path=/" for index in range(50)]
 
     async def handler(head: str, writer: asyncio.StreamWriter) -> None:
@@ -312,7 +312,7 @@ def test_a_caller_that_leaves_does_not_end_the_others_download() -> None:
 
 
 def test_a_download_that_nobody_waits_for_is_not_joined() -> None:
-    """Who comes at the very moment when all callers have left starts a new download."""
+    """A caller that arrives at the very moment when all others have left starts a new download."""
 
     async def leave() -> None:
         async with gated() as (server, open_gate), fetching() as fetcher:
@@ -346,8 +346,8 @@ def test_a_download_that_nobody_waits_for_is_cut() -> None:
         asyncio.run(leave(server.port))
 
 
-def test_a_failure_is_everybody_s() -> None:
-    """All callers of a download that fails get its error."""
+def test_a_failure_reaches_every_caller() -> None:
+    """Every caller of a download that fails gets its error."""
 
     async def eight() -> None:
         async with gated(status="500 Oops") as (server, open_gate), fetching() as fetcher:
@@ -376,7 +376,7 @@ DRIPS = {
 
 @pytest.mark.parametrize("drip", DRIPS)
 def test_a_slow_drip_ends_with_the_total_limit(drip: str) -> None:
-    """However alive a connection seems, the whole fetch ends at its limit, and the connection is closed."""
+    """However busy a connection is, the whole fetch ends at its limit, and the connection is closed."""
     with RawServer(DRIPS[drip]) as server:
         begin = time.monotonic()
         with pytest.raises(FetchTimeout):
@@ -386,7 +386,7 @@ def test_a_slow_drip_ends_with_the_total_limit(drip: str) -> None:
 
 
 def test_silence_ends_with_the_total_limit() -> None:
-    """A server that takes the request and says nothing is left in time."""
+    """A server that accepts the request and sends nothing is given up in time."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         begin = time.monotonic()
         with pytest.raises(FetchTimeout):
@@ -406,7 +406,7 @@ def test_slow_redirects_share_one_limit() -> None:
 
 
 def test_a_host_that_does_not_answer_ends_with_the_connect_limit() -> None:
-    """A SYN into the void waits no longer than `connect_s`."""
+    """A SYN that is never answered waits no longer than `connect_s`."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
@@ -426,7 +426,7 @@ def test_a_host_that_does_not_answer_ends_with_the_connect_limit() -> None:
 
 
 def test_tls_that_never_speaks_ends_with_the_connect_limit() -> None:
-    """A server that accepts and keeps silent during the TLS handshake is left at `connect_s`."""
+    """A server that sends nothing during the TLS handshake is given up after `connect_s`."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         begin = time.monotonic()
         with pytest.raises(FetchTimeout):
@@ -434,7 +434,7 @@ def test_tls_that_never_speaks_ends_with_the_connect_limit() -> None:
         assert 0.3 < time.monotonic() - begin < 2
 
 
-def test_slow_lookups_block_nobody_and_end_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_lookups_block_nothing_else_and_end_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """While the system's resolver hangs, the loop goes on, other fetches are served, and the caller gets its answer."""
     lookup = socket.getaddrinfo
 
@@ -471,7 +471,7 @@ def chunk(data: bytes) -> bytes:
 
 
 def test_the_limit_is_exact() -> None:
-    """A body of just the limit arrives, one byte more does not."""
+    """A body of exactly the limit arrives, one byte more does not."""
     with RawServer(always(answer(b"x" * LIMIT))) as server:
         assert len(fetch(server.port)) == LIMIT
     with RawServer(
@@ -490,7 +490,7 @@ ENDLESS = {
 
 @pytest.mark.parametrize("kind", ENDLESS)
 def test_endless_bodies_end_at_the_limit(kind: str) -> None:
-    """A body without end is left as soon as it is over the limit, and its connection closed."""
+    """An endless body is given up as soon as it is over the limit, and its connection closed."""
     with RawServer(ENDLESS[kind]) as server:
         begin = time.monotonic()
         with pytest.raises(ImageTooLarge):
@@ -545,7 +545,7 @@ HEADERS = {
 
 @pytest.mark.parametrize("kind", HEADERS)
 def test_header_bombs_are_refused(kind: str) -> None:
-    """Headers without end or measure end the fetch at once, in little memory."""
+    """Endless or oversized headers end the fetch at once, in little memory."""
     tracemalloc.start()
     try:
         _, seconds = fails(HEADERS[kind], FetchFailed, total_s=10)
@@ -566,8 +566,8 @@ FLOODS = {
 
 
 @pytest.mark.parametrize("kind", FLOODS)
-def test_floods_that_are_no_content_are_hung_up_on(kind: str) -> None:
-    """What the protocol lets a server repeat for ever ends soon, in little memory, and others have their turn."""
+def test_floods_without_content_are_aborted(kind: str) -> None:
+    """What HTTP lets a server repeat for ever ends soon, in little memory, and other tasks get their turn."""
     waits: list[float] = []
 
     async def take_turns() -> None:
@@ -591,7 +591,7 @@ def test_floods_that_are_no_content_are_hung_up_on(kind: str) -> None:
         asyncio.run(until(lambda: server.open_connections == 0))
 
 
-def test_small_chunks_and_many_requests_are_no_flood() -> None:
+def test_small_chunks_and_many_requests_are_not_a_flood() -> None:
     """A megabyte in chunks of 16 bytes arrives, and so does the hundredth image on one connection."""
     body = b"".join(chunk(b"0123456789abcdef") for _ in range(LIMIT // 16)) + chunk(b"")
 
@@ -634,12 +634,12 @@ BROKEN = {
 
 @pytest.mark.parametrize("kind", BROKEN)
 def test_broken_answers_are_the_server_s_failure(kind: str) -> None:
-    """Whatever is no image in a whole 200 answer is a 502, at once."""
+    """Anything but a whole 200 answer is a 502, at once."""
     _, seconds = fails(BROKEN[kind], FetchFailed)
     assert seconds < 1.5
 
 
-def test_a_body_that_breaks_off_is_no_image() -> None:
+def test_an_incomplete_body_is_not_an_image() -> None:
     """Fewer bytes than promised are an error, not a shorter image."""
 
     async def handler(_head: str, writer: asyncio.StreamWriter) -> None:
@@ -651,7 +651,7 @@ def test_a_body_that_breaks_off_is_no_image() -> None:
 
 
 def test_redirect_loops_end() -> None:
-    """A loop is left after five redirects."""
+    """A loop is given up after five redirects."""
     with RawServer(always(answer(status="302 Found", headers=["Location: /"]))) as server:
         with pytest.raises(FetchFailed, match="could not be downloaded") as caught:
             fetch(server.port)
@@ -660,7 +660,7 @@ def test_redirect_loops_end() -> None:
 
 
 def test_a_closed_port_and_an_unknown_name_are_failures_without_addresses() -> None:
-    """The words name no address that the caller did not give."""
+    """The error names no address that the caller did not give."""
 
     async def unknown(_host: str) -> Sequence[str]:
         raise socket.gaierror(socket.EAI_NONAME, "unknown")
@@ -726,7 +726,7 @@ def test_tls_asks_for_the_name_and_proves_it(certificate: Path, server_tls: ssl.
 
 @pytest.mark.parametrize("host", ["other.example", "127.0.0.2"])
 def test_a_certificate_for_another_name_is_refused(host: str, certificate: Path, server_tls: ssl.SSLContext) -> None:
-    """A trusted certificate for another name gets no request."""
+    """A server with a trusted certificate for another name gets no request."""
     with RawServer(always(answer(b"image")), hosts=["127.0.0.1", "127.0.0.2"], tls=server_tls) as server:
         with pytest.raises(FetchFailed) as caught:
             fetch(server.port, host=host, scheme="https", tls=ssl.create_default_context(cafile=certificate))
@@ -735,7 +735,7 @@ def test_a_certificate_for_another_name_is_refused(host: str, certificate: Path,
 
 
 def test_an_unknown_authority_is_refused(server_tls: ssl.SSLContext) -> None:
-    """By default only public authorities are believed."""
+    """By default only public authorities are trusted."""
     with RawServer(always(answer(b"image")), tls=server_tls) as server:
         with pytest.raises(FetchFailed):
             fetch(server.port, host="pics.example", scheme="https", tls=None)
@@ -743,7 +743,7 @@ def test_an_unknown_authority_is_refused(server_tls: ssl.SSLContext) -> None:
 
 
 def test_plain_http_at_a_tls_port_and_the_other_way_round(certificate: Path, server_tls: ssl.SSLContext) -> None:
-    """The wrong protocol is the server's failure."""
+    """The wrong protocol counts as the server's failure."""
     with RawServer(always(answer(b"image")), tls=server_tls) as server, pytest.raises(FetchFailed):
         fetch(server.port)
 
@@ -762,7 +762,7 @@ def test_plain_http_at_a_tls_port_and_the_other_way_round(certificate: Path, ser
 
 
 def test_https_never_leads_to_http(certificate: Path, server_tls: ssl.SSLContext) -> None:
-    """A redirect from https to http is refused even to a permitted host, which hears nothing of it."""
+    """A redirect from https to http is refused even to a permitted host, which gets no request."""
     with RawServer(always(answer(b"image"))) as plain:
         moved = answer(status="302 Found", headers=[f"Location: http://pics.example:{plain.port}/"])
         with RawServer(always(moved), tls=server_tls) as server, pytest.raises(UrlNotAllowed):
@@ -771,7 +771,7 @@ def test_https_never_leads_to_http(certificate: Path, server_tls: ssl.SSLContext
 
 
 def test_http_may_lead_to_https(certificate: Path, server_tls: ssl.SSLContext) -> None:
-    """The redirect that most sites have, from http to https, is followed."""
+    """The redirect from http to https, which most sites have, is followed."""
     with RawServer(always(answer(b"image")), tls=server_tls) as server:
         moved = answer(status="301 Moved", headers=[f"Location: https://pics.example:{server.port}/"])
         with RawServer(always(moved)) as plain:
@@ -783,7 +783,7 @@ def test_http_may_lead_to_https(certificate: Path, server_tls: ssl.SSLContext) -
 
 
 def test_closing_closes_connections() -> None:
-    """After `close` no connection is left, and closing one that never fetched is fine."""
+    """After `close` no connection is left; closing a fetcher that never fetched does nothing."""
 
     async def once(port: int) -> None:
         async with fetching() as fetcher:

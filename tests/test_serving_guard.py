@@ -1,4 +1,4 @@
-"""The guard in front of the application: keys, and what is said to browsers."""
+"""The guard in front of the application: keys, and the headers for browsers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def ask(guard: Guard, path: str = "/detect", *headers: tuple[str, str]) -> tuple
         sent.append(message)
 
     async def receive() -> Any:
-        raise AssertionError("the body of a refused request is not read")
+        raise AssertionError("the body of a refused request must not be read")
 
     scope = {"type": "http", "path": path, "headers": [(name.encode(), value.encode()) for name, value in headers]}
     asyncio.run(guard(scope, receive, send))
@@ -58,7 +58,7 @@ def guard(file: Path, refused: list[tuple[str, str]]) -> Guard:
     "header",
     [("authorization", f"Bearer {OLD}"), ("authorization", f"bearer  {OLD} "), ("x-api-key", OLD)],
 )
-def test_either_header_opens(guard: Guard, header: tuple[str, str]) -> None:
+def test_either_header_is_accepted(guard: Guard, header: tuple[str, str]) -> None:
     assert ask(guard, "/detect", header, ("host", "behind.a.proxy.example"))[0] == 200
 
 
@@ -74,14 +74,14 @@ def test_either_header_opens(guard: Guard, header: tuple[str, str]) -> None:
         (("authorization", f"Basic {OLD}"),),
         (("authorization", "Bearer"),),
         (("cookie", f"x-api-key={OLD}"),),
-        (("x-api-key", OLD), ("x-api-key", NEW)),  # whoever sends two is up to something
+        (("x-api-key", OLD), ("x-api-key", NEW)),  # no honest client sends two
         (("x-api-key", "é" * 20),),
     ],
 )
-def test_all_else_is_refused(
+def test_anything_else_is_refused(
     guard: Guard, refused: list[tuple[str, str]], headers: tuple[tuple[str, str], ...]
 ) -> None:
-    """401 with the contract's body, before the request's body is read; the refusal is told for log and counters."""
+    """401 with the contract's body, before the request's body is read; the refusal is logged and counted."""
     status, answered, body = ask(guard, "/detect", *headers)
     assert status == 401
     assert answered["www-authenticate"].startswith("Bearer")
@@ -105,7 +105,7 @@ def test_load_balancers_need_no_key(guard: Guard, path: str) -> None:
 
 
 def test_keys_rotate_without_a_restart(guard: Guard, file: Path) -> None:
-    """Both keys count while both are in the file; one that was taken out counts no more."""
+    """Both keys are accepted while both are in the file; one that was removed is not."""
     assert ask(guard, "/detect", ("x-api-key", NEW))[0] == 401
     file.write_text(f"{NEW}\n{OLD}\n")
     assert [ask(guard, "/detect", ("x-api-key", key))[0] for key in (OLD, NEW)] == [200, 200]
@@ -116,7 +116,7 @@ def test_keys_rotate_without_a_restart(guard: Guard, file: Path) -> None:
 
 
 def test_a_change_of_equal_size_and_time_is_noticed(guard: Guard, file: Path) -> None:
-    """A rotation by a tool that keeps times, as rsync does."""
+    """As after a rotation by a tool that preserves times, such as rsync."""
     before = file.stat()
     assert ask(guard, "/detect", ("x-api-key", OLD))[0] == 200
     file.write_text(f"{NEW}\n")
@@ -126,8 +126,8 @@ def test_a_change_of_equal_size_and_time_is_noticed(guard: Guard, file: Path) ->
 
 
 @pytest.mark.parametrize("damage", ["", "# nothing left\n", "two words\n", None])
-def test_without_a_good_file_nobody_gets_in_until_it_is_back(guard: Guard, file: Path, damage: str | None) -> None:
-    """Neither the keys of before nor an empty key open; a whole file does again."""
+def test_while_the_file_is_malformed_no_key_is_accepted(guard: Guard, file: Path, damage: str | None) -> None:
+    """Neither the previous keys nor an empty one; once the file is whole, its keys are accepted again."""
     assert ask(guard, "/detect", ("x-api-key", OLD))[0] == 200
     file.unlink()
     if damage is not None:
@@ -138,7 +138,7 @@ def test_without_a_good_file_nobody_gets_in_until_it_is_back(guard: Guard, file:
 
 
 def test_no_key_is_kept_in_memory(file: Path) -> None:
-    """What a memory dump would show of the ring is digests."""
+    """A memory dump of the ring shows digests only."""
     ring = KeyRing(file)
     assert ring.accepts(OLD.encode())
     assert OLD not in repr(vars(ring))
@@ -146,7 +146,7 @@ def test_no_key_is_kept_in_memory(file: Path) -> None:
 
 
 def test_all_keys_are_compared_each_time(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The comparison is the constant-time one, of digests of one length, and does not stop at the first hit."""
+    """The comparison takes constant time, of digests of one length, and does not stop at the first match."""
     import hmac
 
     compared: list[tuple[int, int]] = []
@@ -164,8 +164,8 @@ def test_all_keys_are_compared_each_time(file: Path, monkeypatch: pytest.MonkeyP
     assert compared == [(32, 32)] * 6
 
 
-def test_browsers_are_told_to_be_careful(guard: Guard) -> None:
-    """Every answer, also a refusal, forbids guessing its type, running, framing and keeping it."""
+def test_every_answer_restricts_browsers(guard: Guard) -> None:
+    """Every answer, including a refusal, forbids guessing its type, running, framing and caching it."""
     for headers in ((), (("x-api-key", OLD),)):
         answered = ask(guard, "/detect", *headers)[1]
         assert answered["x-content-type-options"] == "nosniff"
@@ -176,7 +176,7 @@ def test_browsers_are_told_to_be_careful(guard: Guard) -> None:
         assert "access-control-allow-origin" not in answered
 
 
-def test_without_a_key_ring_everybody_is_let_in() -> None:
+def test_without_a_key_ring_every_caller_is_accepted() -> None:
     open_to_all = Guard(_app, None, lambda *_: None)
     assert ask(open_to_all)[0] == 200
     assert ask(open_to_all, "/detect", ("host", "example.org"))[0] == 200
@@ -186,8 +186,8 @@ def test_without_a_key_ring_everybody_is_let_in() -> None:
     "host",
     ["localhost", "LocalHost:8000", "127.0.0.1:8000", "[::1]:8000", "[::1]", "192.0.2.2", "my-box:8000", "MY-BOX"],
 )
-def test_a_keyless_local_service_is_asked_under_its_own_names(host: str, refused: list[tuple[str, str]]) -> None:
-    """Its configured host, localhost and all addresses; and a caller so old that it sends no `Host`."""
+def test_a_keyless_local_service_accepts_its_own_names(host: str, refused: list[tuple[str, str]]) -> None:
+    """Its configured host, localhost, any address, and a caller that sends no `Host`."""
     guard = Guard(_app, None, lambda route, code: refused.append((route, code)), "my-box")
     assert ask(guard, "/detect", ("host", host))[0] == 200
     assert ask(guard, "/detect")[0] == 200
@@ -209,7 +209,7 @@ def test_a_keyless_local_service_is_asked_under_its_own_names(host: str, refused
     ],
 )
 def test_a_page_that_rebinds_its_name_is_refused(hosts: tuple[str, ...], refused: list[tuple[str, str]]) -> None:
-    """421 before the body is read; its name is not repeated; what load balancers ask stays open."""
+    """421 before the body is read, without repeating the name; the routes for load balancers stay open."""
     guard = Guard(_app, None, lambda route, code: refused.append((route, code)), "127.0.0.1")
     headers = [("host", host) for host in hosts]
     status, answered, body = ask(guard, "/detect", *headers)

@@ -1,4 +1,4 @@
-"""What Serve's Python proxy says on its own, and what reaches the caller."""
+"""What Serve's own HTTP servers answer, and what reaches the caller."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from detectctl.serving import ingress
 def _through(
     status: int, content_type: str, *bodies: bytes, headers: list[tuple[bytes, bytes]] | None = None
 ) -> list[dict[str, Any]]:
-    """What is sent of an answer in so many parts."""
+    """The messages that are sent for an answer with these bodies."""
     sent: list[dict[str, Any]] = []
 
     async def app(_scope: Any, _receive: Any, send: Any) -> None:
@@ -25,7 +25,7 @@ def _through(
             await send({"type": "http.response.body", "body": body, "more_body": number < len(bodies)})
 
     async def receive() -> Any:
-        raise AssertionError("nobody asks")
+        raise AssertionError("the body is not read")
 
     async def send(message: Any) -> None:
         sent.append(message)
@@ -44,8 +44,8 @@ def _through(
         (503, b"Request dropped due to backpressure", 503, "overloaded"),
     ],
 )
-def test_plain_text_becomes_an_error_of_ours(said: int, text: bytes, meant: int, code: str) -> None:
-    """A crash is not called overload, so whoever counts codes adds capacity only where that helps."""
+def test_plain_text_becomes_json(said: int, text: bytes, meant: int, code: str) -> None:
+    """A crash is not reported as overload, so that counting codes shows where more capacity would help."""
     start, body = _through(said, "text/plain; charset=utf-8", text, b"more of it")
     headers = dict(start["headers"])
     assert start["status"] == meant
@@ -61,7 +61,7 @@ def test_plain_text_becomes_an_error_of_ours(said: int, text: bytes, meant: int,
 
 
 def test_the_services_own_text_goes_through_whatever_its_status() -> None:
-    """Ray installs the middleware around each replica, too; the guard's headers tell whose text it is."""
+    """Ray installs the middleware around each replica, too; the guard's headers mark the service's own text."""
     start, *_ = _through(503, "text/plain", b"a", headers=[(b"x-content-type-options", b"nosniff")])
     assert start["status"] == 503
     assert dict(start["headers"])[b"Content-Type"] == b"text/plain"
@@ -70,7 +70,7 @@ def test_the_services_own_text_goes_through_whatever_its_status() -> None:
 @pytest.mark.parametrize(
     ("status", "content_type"), [(404, "application/json"), (500, "application/json"), (200, "text/plain")]
 )
-def test_what_the_service_says_goes_through(status: int, content_type: str) -> None:
+def test_the_services_answers_go_through(status: int, content_type: str) -> None:
     start, *bodies = _through(status, content_type, b"a", b"b")
     assert (start["status"], len(start["headers"])) == (status, 3)
     assert [one["body"] for one in bodies] == [b"a", b"b"]

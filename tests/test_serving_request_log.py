@@ -31,7 +31,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_it_is_rotated_by_size(log: Path) -> None:
-    """However much is logged, three files of bounded size stay, and the newest lines are in them."""
+    """However much is logged, there are at most three files of bounded size, with the newest lines."""
     logger = logging.getLogger(request_log.LOGGER)
     for number in range(500):
         logger.info("/detect", extra={"fields": {"id": str(number), "status": "ok"}})
@@ -43,7 +43,7 @@ def test_it_is_rotated_by_size(log: Path) -> None:
     assert {file.stat().st_mode & 0o777 for file in files} == {0o600}
 
 
-def test_what_a_caller_sent_cannot_make_a_line_of_its_own(log: Path) -> None:
+def test_a_callers_text_cannot_forge_a_line(log: Path) -> None:
     logging.getLogger(request_log.LOGGER).info('/x\n{"level": "ERROR"}', extra={"fields": {"id": "a\nb"}})
     (line,) = log.read_text().splitlines()
     assert json.loads(line)["id"] == "a\nb"

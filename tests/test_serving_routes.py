@@ -1,4 +1,4 @@
-"""The HTTP interface, over real sockets and without Ray: what is no good request is said to be none."""
+"""The HTTP interface, over real sockets and without Ray: routes, parameters, errors."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _code(answer: httpx.Response) -> tuple[int, str]:
 
 @pytest.mark.parametrize("charset", ["undefined", "idna", "nonsense", "utf-7"])
 def test_the_charset_of_a_form_is_the_callers_fault(client: httpx.Client, charset: str) -> None:
-    """Python has codecs that fail for every name; a codec that there is not does no harm."""
+    """Python has codecs that fail for every name; a codec that does not exist does no harm."""
     form = FORM.replace(b'"a"', b'"xn--zzzzzzzz"') + GOOD + b"\r\n--b--\r\n"
     kind = f"multipart/form-data; boundary=b; charset={charset}"
     answer = client.post("/detect", content=form, headers={"Content-Type": kind})
@@ -53,7 +53,7 @@ def test_the_charset_of_a_form_is_the_callers_fault(client: httpx.Client, charse
 
 @pytest.mark.parametrize("query", ["conf=.1&conf=.9", "conf=.1&conf=.1", "iou=.5&iou=.6", "image_url=a&image_url=b"])
 def test_a_parameter_with_two_values_is_refused(client: httpx.Client, query: str) -> None:
-    """Whoever looks at a request before us might take the other of the two."""
+    """A proxy in front of the service might use the other of the two."""
     if "image_url" in query:
         answer = client.get(f"/detect?{query}")
     else:
@@ -76,7 +76,7 @@ def test_a_parameter_with_two_values_is_refused(client: httpx.Client, query: str
 def test_every_error_is_of_the_tree_with_its_parts_apart(
     client: httpx.Client, method: str, path: str, status: int, code: str
 ) -> None:
-    """A code that is answered stands in `errors.py`, from which the documents are made; why and hint are fields."""
+    """Every code is in `errors.py`, from which the documents are made; why and hint are fields of their own."""
     headers = {"Accept": "image/avif"} if path == "/annotate" else {}
     answer = client.request(method, path, content=b"not an image" if method == "POST" else None, headers=headers)
     assert _code(answer) == (status, code)
@@ -105,17 +105,17 @@ def test_classes_may_be_repeated(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/info", "/docs"])
-def test_what_health_checkers_add_is_ignored(client: httpx.Client, path: str) -> None:
+def test_parameters_that_health_checkers_add_are_ignored(client: httpx.Client, path: str) -> None:
     assert client.get(f"{path}?t=1&t=2").status_code == 200
 
 
 @pytest.mark.parametrize(
     ("size", "media"), [((20_000, 10), "image/webp"), ((70_000, 10), "image/jpeg"), ((70_000, 10), "*/*")]
 )
-def test_a_picture_too_long_for_its_format_is_a_bad_wish(
+def test_a_picture_too_long_for_its_format_is_a_bad_parameter(
     client: httpx.Client, size: tuple[int, int], media: str
 ) -> None:
-    """A PNG may be longer than WebP and JPEG can say; another format helps."""
+    """A PNG may be longer than WebP and JPEG allow; the hint names another format."""
     answer = client.post("/annotate", content=encoded("PNG", size), headers={"Accept": media})
     assert _code(answer) == (422, "bad_parameter")
     assert "image/png" in answer.json()["error"]["hint"]
@@ -123,8 +123,8 @@ def test_a_picture_too_long_for_its_format_is_a_bad_wish(
 
 
 @pytest.mark.parametrize("origin", [ORIGIN, "https://evil.example"])
-def test_the_answer_to_a_browsers_question_is_careful_too(client: httpx.Client, origin: str) -> None:
-    """A CORS preflight is answered before the guard."""
+def test_the_answer_to_a_preflight_request_restricts_browsers_too(client: httpx.Client, origin: str) -> None:
+    """It is answered before the guard."""
     asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
     answer = client.options("/detect", headers=asked)
     assert answer.status_code == (200 if origin == ORIGIN else 400)
@@ -134,8 +134,8 @@ def test_the_answer_to_a_browsers_question_is_careful_too(client: httpx.Client, 
     assert len(client.get("/info", headers={"Origin": origin}).headers.get_list("cache-control")) == 1
 
 
-def test_a_keyless_service_describes_whom_it_refuses(yolov8n_compiled: CompiledModel) -> None:
-    """421 is possible wherever the guard stands, and said to be."""
+def test_a_keyless_service_describes_its_refusals(yolov8n_compiled: CompiledModel) -> None:
+    """421 is in the description of every route that the guard protects."""
     with served(yolov8n_compiled, own_host="127.0.0.1") as port:
         url = f"http://127.0.0.1:{port}"
         for path in ("/info", "/detect", "/annotate"):
@@ -150,7 +150,7 @@ def test_a_keyless_service_describes_whom_it_refuses(yolov8n_compiled: CompiledM
 
 
 def test_without_url_input_no_url_is_opened(yolov8n_compiled: CompiledModel) -> None:
-    """`--no-url-input` goes from the settings to the replica, which refuses every URL in the same words."""
+    """`--no-url-input` travels from the settings to the replica, which refuses every URL in the same words."""
     model = ModelVersion("base", "base", "yolov8n", None, "0" * 64, Path("/models/yolov8n.pt"), 1)
     settings = UpSettings(url_input=False)
     planned = plan(settings, model, yolov8n_compiled, "cpu", None).config

@@ -1,4 +1,4 @@
-"""How URLs are spelled, and which addresses are public: no network."""
+"""How URLs are read, and which addresses are public; without a network."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def test_special_addresses_are_not_public(address: str) -> None:
 
 @pytest.mark.parametrize("address", PUBLIC)
 def test_their_neighbours_are_public(address: str) -> None:
-    """The networks are refused no wider than they are."""
+    """The addresses just outside these networks are not refused."""
     assert is_public(ipaddress.ip_address(address))
 
 
 def test_public_is_never_wider_than_the_standard_library() -> None:
-    """20,000 seeded addresses: what Python does not hold for global, neither do we."""
+    """20,000 seeded addresses: what Python does not consider global, neither do we."""
     seeded = random.Random(5)  # noqa: S311 - to be the same each time
     addresses = [ipaddress.IPv4Address(seeded.getrandbits(32)) for _ in range(10_000)]
     sixes = [ipaddress.IPv6Address((seeded.getrandbits(16) << 112) | seeded.getrandbits(112)) for _ in range(10_000)]
@@ -67,7 +67,7 @@ def test_the_machine_knows_its_own_addresses() -> None:
 
 
 def test_a_public_address_of_this_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A firewall outside does not guard a machine's public address from within."""
+    """A firewall in front of a machine does not protect its public address from the machine itself."""
     assert UrlPolicy().permits("a.example", 80, ["8.8.8.8"])
     monkeypatch.setattr("detectctl.serving.url_policy.is_this_machine", lambda address: str(address) == "8.8.8.8")
     assert not UrlPolicy().permits("a.example", 80, ["8.8.8.8"])
@@ -93,27 +93,27 @@ def test_a_public_address_of_this_machine_is_refused(monkeypatch: pytest.MonkeyP
         ("http://1.example/", "http://1.example/"),
     ],
 )
-def test_good_urls_have_one_spelling(given: str, canonical: str) -> None:
-    """What is the same URL is spelled the same, which is also what is sent; and reading it again changes nothing."""
+def test_good_urls_have_a_canonical_form(given: str, canonical: str) -> None:
+    """Equal URLs get the same form, which is also what is sent; reading it again changes nothing."""
     assert parse_url(given).url == canonical
     assert parse_url(canonical).url == canonical
 
 
 def test_a_homograph_is_another_name() -> None:
-    """A Cyrillic letter makes another host, which an operator's permission does not cover."""
+    """A Cyrillic letter makes it another host, which an operator's permission does not cover."""
     target = parse_url("http://pаypal.example/")  # noqa: RUF001 - the point
     assert target.host == "xn--pypal-4ve.example"
     assert not UrlPolicy(allow=("paypal.example",)).permits(target.host, 80, ["127.0.0.1"])
 
 
 def test_letters_that_become_ascii_are_refused() -> None:
-    """The Kelvin sign's lower case is the letter k: taken for it, it would make another name."""
+    """The Kelvin sign's lower case is the letter k, so it would otherwise become another name."""
     with pytest.raises(BadUrl):
         parse_url("http://\u212a.example/")
 
 
 def test_errors_show_no_password_and_no_signature() -> None:
-    """What a URL carries in secret stays out of the error, which is logged."""
+    """Secrets in a URL stay out of the error, which is logged."""
     with pytest.raises(BadUrl) as caught:
         parse_url("https://user:hunter2@example.org/a.jpg?sig=hunter3")
     assert "hunter" not in f"{caught.value} {caught.value.why} {caught.value.hint}"
@@ -133,7 +133,7 @@ def test_errors_show_no_password_and_no_signature() -> None:
     ],
 )
 def test_redirects_may_be_relative(location: str, expected: str) -> None:
-    """A `Location` is read from where it was given."""
+    """A `Location` is resolved against the URL that sent it."""
     assert redirected(parse_url("https://a.example:8443/dir/a.jpg"), location).url == expected
 
 
@@ -141,15 +141,15 @@ def test_redirects_may_be_relative(location: str, expected: str) -> None:
     "location",
     ["http://a.example/", "file:///etc/passwd", "https://u@a.example/", "https://0x7f.1/", "https://[::1"],
 )
-def test_redirects_may_not_leave_https_or_reason(location: str) -> None:
-    """A `Location` in plain http after https, or that is no good URL, is refused without naming it."""
+def test_redirects_may_not_leave_https_or_be_malformed(location: str) -> None:
+    """A `Location` in plain http after https, or a malformed one, is refused without repeating it."""
     with pytest.raises(UrlNotAllowed) as caught:
         redirected(parse_url("https://a.example/x"), location)
     assert location not in f"{caught.value} {caught.value.why}"
 
 
 def test_allowed_names_are_open_with_all_their_addresses_and_ports() -> None:
-    """An operator's host is trusted wherever it leads; a name below or above it is not."""
+    """An allowed host is trusted wherever it leads; a name below or above it is not."""
     policy = UrlPolicy(allow=parse_allow(["Images.Example"]))
     assert policy.permits("images.example", 22, ["10.0.0.1", "::1"])
     assert not policy.permits("a.images.example", 80, ["10.0.0.1"])
@@ -160,14 +160,14 @@ def test_allowed_names_are_open_with_all_their_addresses_and_ports() -> None:
     "host", ["intranet", "localhost", "metadata.google.internal", "a.local", "db.ns.svc", "nas.home.arpa", "a.lan"]
 )
 def test_internal_names_are_not_looked_up_unless_named(host: str) -> None:
-    """So that no answer tells whether they exist."""
+    """So that no answer reveals whether they exist."""
     assert not UrlPolicy(("10.0.0.0/8",)).may_look_up(host)
     assert UrlPolicy((host,)).may_look_up(host)
     assert UrlPolicy().may_look_up(f"{host}.example.org")
 
 
 def test_allowed_networks_are_open_at_all_ports() -> None:
-    """An operator's network is open also in its mapped and NAT64 forms; each other address must be public."""
+    """An allowed network is open in its mapped and NAT64 forms, too; every other address must be public."""
     policy = UrlPolicy(allow=parse_allow(["10.1.0.0/16", "fd00:1::/64"]))
     assert policy.permits("a", 22, ["10.1.2.3", "fd00:1::5"])
     assert policy.permits("a", 80, ["10.1.2.3", "8.8.8.8", "::ffff:10.1.2.3", "64:ff9b::10.1.2.3"])
@@ -179,22 +179,22 @@ def test_allowed_networks_are_open_at_all_ports() -> None:
     ("port", "permitted"), [(80, True), (443, True), (8080, True), (1024, True), (22, False), (1023, False)]
 )
 def test_ports_of_public_hosts(port: int, permitted: bool) -> None:
-    """Image servers are at 80, 443 and high ports; mail servers and logins are below 1024."""
+    """Image servers listen at 80, 443 and high ports; mail servers and logins below 1024."""
     assert UrlPolicy().permits("a.example", port, ["8.8.8.8"]) is permitted
 
 
 def test_no_address_is_no_permission() -> None:
-    """A name without addresses is not permitted by having none that is forbidden."""
+    """A name without addresses is not permitted just because it has no forbidden one."""
     assert not UrlPolicy().permits("a.example", 80, [])
 
 
 def test_nat64_reaches_the_public_internet() -> None:
-    """A network without IPv4 reaches public hosts by NAT64."""
+    """A network without IPv4 reaches public hosts through NAT64."""
     assert UrlPolicy().permits("a.example", 80, ["64:ff9b::8.8.8.8"])
 
 
-def test_allow_entries_have_one_spelling() -> None:
-    """Names, addresses and networks are accepted in the ways they are written, and doubles fall together."""
+def test_allow_entries_have_a_canonical_form() -> None:
+    """Names, addresses and networks are accepted in all their usual forms, and duplicates are merged."""
     given = [
         "Images.Example",
         "images.example",
@@ -234,7 +234,7 @@ def test_allow_entries_have_one_spelling() -> None:
     ],
 )
 def test_bad_allow_entries_are_named(entry: str) -> None:
-    """An entry of another form is a usage error that shows it and gives the right form."""
+    """Another entry is a usage error that shows it and gives the right form."""
     with pytest.raises(UsageError) as caught:
         UrlPolicy(allow=("good.example", entry))
     assert repr(entry) in caught.value.what
