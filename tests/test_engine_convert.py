@@ -24,6 +24,8 @@ from detectctl.engine.convert import compile_checkpoint
 from detectctl.errors import CheckpointRefused, ConversionFailed, ModelCorrupt
 from detectctl.progress import Progress, silent
 
+pytestmark = pytest.mark.slow
+
 
 def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -295,6 +295,7 @@ print((psutil.Process().memory_info().rss - before) >> 20)
 """
 
 
+@pytest.mark.slow
 def test_images_of_every_shape_cost_bounded_memory(yolov8n_compiled: CompiledModel) -> None:
     """39 letterboxes leave much less behind than with OpenVINO's own setting."""
 

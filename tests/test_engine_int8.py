@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from detectctl.engine.compiled import CompiledModel
 
 
+pytestmark = pytest.mark.slow
+
+
 def make(model: CompiledModel, folder: Path, cache: Path, **options: Any) -> CompiledModel:
     settings: dict[str, Any] = {
         "imgsz": 640,

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from detectctl.engine.compiled import CompiledModel
     from detectctl.wire import Detection
 
+pytestmark = pytest.mark.slow
+
 IOU = 0.7
 # Smallest IoU of a pair of boxes, greatest difference of their confidences.
 BOUNDS = {"fp32": (0.999, 0.001), "bf16": (0.98, 0.02)}

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from detectctl.engine.compiled import CompiledModel
 
+pytestmark = pytest.mark.slow
+
 _DETECT = """
 import json, sys, threading
 from dataclasses import asdict

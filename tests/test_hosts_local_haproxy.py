@@ -133,6 +133,7 @@ def test_every_answer_has_one_request_id(ingress: str, replica: RawServer, ids: 
     assert [line for line in asked.splitlines() if line.startswith("x-request-id:")] == [f"x-request-id: {request_id}"]
 
 
+@pytest.mark.slow
 def test_headers_that_trickle_are_not_waited_for(ingress: str) -> None:
     """408 after 10 s, although a header came every second and the connection was never silent."""
     begun = time.monotonic()

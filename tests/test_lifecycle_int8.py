@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from installed import Home
 
 
+pytestmark = pytest.mark.slow
+
+
 def test_the_command_refuses_before_it_starts_anything(home: Home, tmp_path: Path) -> None:
     """Exit 2, the option to add, and no process or folder of an instance."""
     (tmp_path / "empty").mkdir()

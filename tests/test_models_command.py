@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from wandb_site import Site
 
+pytestmark = pytest.mark.slow
+
 MARK = "MODELS_TEST_MARK"
 # Says in a file which process looks for wandb.
 _HOOK = """

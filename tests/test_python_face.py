@@ -79,6 +79,7 @@ def test_many_images_may_be_given_as_what_they_are(tmp_path: Path) -> None:
     assert last.result is not None
 
 
+@pytest.mark.slow
 def test_a_type_checker_knows_the_names_and_their_types(tmp_path: Path) -> None:
     """Under mypy's strict rules, from outside: right use passes, and each wrong one is noticed."""
     (tmp_path / "right.py").write_text(
