@@ -203,11 +203,18 @@ def test_without_a_service_a_thousand_sources_fail_once(tmp_path: Path) -> None:
         list(client.detect_all(files(tmp_path, 1000)))
 
 
-def test_a_wrong_key_is_reported_once(tmp_path: Path) -> None:
+def test_a_wrong_key_is_reported_once_and_ends_the_work(tmp_path: Path) -> None:
+    """No thread goes on with what was queued, also while the caller still holds the outcomes."""
+    before = set(threading.enumerate())
     with bent(lambda request: request.fail(401, "unauthorized")) as service, Client(service.url) as client:
+        outcomes = client.detect_all(files(tmp_path, 1000))
         with pytest.raises(Unauthorized):
-            list(client.detect_all(files(tmp_path, 1000)))
-        assert len(service.requests) < 300
+            list(outcomes)
+        for thread in set(threading.enumerate()) - before:
+            if thread.name.startswith("in-order"):
+                thread.join(timeout=20)
+                assert not thread.is_alive()
+        assert len(service.requests) < 200
 
 
 def test_no_more_images_than_the_concurrency_are_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

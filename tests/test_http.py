@@ -219,8 +219,8 @@ def test_a_hanging_name_lookup_ends_a_download_too(monkeypatch: pytest.MonkeyPat
     released.set()
 
 
-def test_closing_the_iterator_ends_the_download() -> None:
-    """The server sees the connection close, once the iterator is closed."""
+@pytest.mark.parametrize("way", ["a download's iterator is closed", "an answer is too large"])
+def test_the_server_is_hung_up_on_when(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ended = threading.Event()
 
     def pour(request: Request) -> None:
@@ -233,9 +233,16 @@ def test_closing_the_iterator_ends_the_download() -> None:
             ended.set()
             raise
 
-    with bent(pour) as service, contextlib.closing(Downloads()) as downloads:
-        with contextlib.closing(downloads.stream(service.url, Deadline.after(60), max_bytes=1 << 40)) as chunks:
-            next(chunks)
+    monkeypatch.setattr("detectctl.http.MAX_ANSWER_BYTES", 100)
+    with bent(pour) as service, contextlib.closing(Server(service.url)) as server:
+        if way == "an answer is too large":
+            with pytest.raises(TooLarge) as caught:
+                server.ask("GET", "/", Deadline.after(60))
+            assert caught.tb is not None  # what was read from is still referred to, and not closed for that reason
+        else:
+            downloads = Downloads()
+            with contextlib.closing(downloads.stream(service.url, Deadline.after(60), max_bytes=1 << 40)) as chunks:
+                next(chunks)
         assert ended.wait(20)
 
 

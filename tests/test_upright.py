@@ -96,6 +96,12 @@ def test_photographs_have_the_same_pixels_too(eight_photos: list[Path]) -> None:
         )
 
 
+def test_xmp_alone_turns_nothing() -> None:
+    """OpenCV, Ultralytics and browsers do not read it, and Pillow would."""
+    for kind in ("jpeg turned by XMP alone", "webp turned by XMP alone"):
+        assert open_upright(KINDS[kind]).size == (60, 40)
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_service_and_the_client_draw_the_same_picture(client: Client, kind: str) -> None:

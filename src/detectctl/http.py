@@ -315,7 +315,6 @@ def _timeout(deadline: Deadline, stall_s: float = float("inf")) -> urllib3.Timeo
 def _chunks(response: BaseHTTPResponse, deadline: Deadline, max_bytes: int) -> Generator[bytes]:
     """The body; a drip of bytes does not outlive the deadline, and an endless stream not `max_bytes`."""
     size = 0
-    whole = False
     try:
         while chunk := response.read1(_CHUNK_BYTES):
             size += len(chunk)
@@ -324,10 +323,8 @@ def _chunks(response: BaseHTTPResponse, deadline: Deadline, max_bytes: int) -> G
             yield chunk
             if deadline.passed:
                 raise TooSlow(_TOO_SLOW)
-        whole = True
     finally:
-        # What is left of a body must not be taken for the next answer.
-        response.release_conn() if whole else response.close()
+        response.close()  # its connection too, unless that went back to the pool with the last byte
 
 
 def _no_answer(error: HTTPError | ValueError, proxy: str | None = None) -> NoAnswer:
