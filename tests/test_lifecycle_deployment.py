@@ -7,13 +7,9 @@ from typing import Any
 
 import pytest
 
-from detectctl.engine.compiled import CompiledModel
 from detectctl.lifecycle.deployment import plan
-from detectctl.registry.model_version import ModelVersion
 from detectctl.settings import Replicas, UpSettings
-
-MODEL = ModelVersion("base", "base", "yolov8n", None, "0" * 64, Path("/models/yolov8n.pt"), 1)
-COMPILED = CompiledModel(Path("/models/compiled"), "0" * 64, {0: "person"}, (8, 16, 32))
+from lifecycle_values import COMPILED, MODEL
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from detectctl.lifecycle.lock import locked
 from detectctl.lifecycle.state import InstanceFolder
 from detectctl.paths import Paths
 from detectctl.waiting import Deadline
-from test_lifecycle_state import PLACE
+from lifecycle_values import PLACE
 
 if TYPE_CHECKING:
     from pathlib import Path

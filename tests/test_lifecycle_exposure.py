@@ -14,7 +14,7 @@ from detectctl.keys import read_keys
 from detectctl.lifecycle import exposure
 from detectctl.lifecycle.state import InstanceFolder
 from detectctl.progress import silent
-from test_lifecycle_state import STATE
+from lifecycle_values import STATE
 
 if TYPE_CHECKING:
     from detectctl.progress import Progress

@@ -24,7 +24,7 @@ from detectctl.registry.model_version import ModelVersion
 from detectctl.registry.store import Store
 from detectctl.settings import UpSettings
 from detectctl.waiting import Deadline
-from test_lifecycle_state import PLACE, STATE
+from lifecycle_values import PLACE, STATE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

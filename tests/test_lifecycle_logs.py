@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from detectctl.engine.compiled import CompiledModel
     from installed import Home, Service
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
-
 
 def _lines(home: Home, *options: str) -> list[dict[str, Any]]:
     done = home.run("logs", "--json", *options)
@@ -44,6 +42,7 @@ def _ask(service: Service, body: bytes) -> str:
     return httpx.post(f"{service.url}/detect", content=body, timeout=30).headers["X-Request-ID"]
 
 
+@pytest.mark.cluster
 def test_a_line_says_what_became_of_a_request(service: Service, bus_jpg: Path) -> None:
     """Id, source, milliseconds, objects, status; under the id that the answer's `X-Request-ID` gave."""
     good, bad = _ask(service, bus_jpg.read_bytes()), _ask(service, b"no image")
@@ -58,6 +57,7 @@ def test_a_line_says_what_became_of_a_request(service: Service, bus_jpg: Path) -
     assert line["origin"] == replica["replica_id"]
 
 
+@pytest.mark.cluster
 def test_what_is_refused_at_once_is_logged_too(service: Service) -> None:
     """Wrong parameters and unknown routes: each answer's id has its line."""
     asked = {
@@ -73,6 +73,7 @@ def test_what_is_refused_at_once_is_logged_too(service: Service) -> None:
     assert {request_id: by_id[request_id]["status"] for request_id in asked} == asked
 
 
+@pytest.mark.cluster
 def test_a_caller_that_hangs_up_is_no_failure_of_the_service(service: Service) -> None:
     """Else `up --follow` would blame the model for it."""
     address = urlsplit(service.url)
@@ -91,6 +92,7 @@ def test_a_caller_that_hangs_up_is_no_failure_of_the_service(service: Service) -
     assert {line["level"] for line in closed} == {"INFO"}
 
 
+@pytest.mark.cluster
 def test_tail_replica_and_level_narrow_it(service: Service, bus_jpg: Path) -> None:
     asked = _ask(service, bus_jpg.read_bytes())
     _wait_for({asked}, service.home)
@@ -104,6 +106,7 @@ def test_tail_replica_and_level_narrow_it(service: Service, bus_jpg: Path) -> No
     assert "DEBUG" not in {line["level"] for line in _lines(service.home, "--tail", "1000")}
 
 
+@pytest.mark.cluster
 def test_follow_goes_on_as_requests_come(service: Service, bus_jpg: Path) -> None:
     with service.home.start("logs", "--follow", "--tail", "0", "--json") as process:
         assert process.stdout is not None
@@ -126,6 +129,7 @@ def test_follow_goes_on_as_requests_come(service: Service, bus_jpg: Path) -> Non
     assert process.returncode == 130
 
 
+@pytest.mark.cluster
 def test_a_service_that_failed_to_start_has_left_its_words(home: Home, yolov8n_compiled: CompiledModel) -> None:
     """When it is needed most. The reason is in what `up` says, and the whole of it in `logs`."""
     assert home.run("logs").returncode == 3

@@ -16,7 +16,7 @@ from detectctl.lifecycle.state import InstanceFolder
 from detectctl.paths import Paths
 from detectctl.registry.resolve import resolve
 from detectctl.registry.store import Store
-from test_lifecycle_state import STATE
+from lifecycle_values import STATE
 
 if TYPE_CHECKING:
     from pathlib import Path

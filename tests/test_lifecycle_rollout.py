@@ -24,9 +24,8 @@ from detectctl.progress import silent
 from detectctl.settings import Replicas, UpSettings
 from detectctl.signals import uninterrupted
 from detectctl.waiting import Deadline
+from lifecycle_values import COMPILED, MODEL, PLACE, STATE, with_head
 from raw_server import RawServer, answer
-from test_lifecycle_deployment import COMPILED, MODEL
-from test_lifecycle_state import PLACE, STATE, with_head
 
 if TYPE_CHECKING:
     import asyncio

@@ -13,26 +13,9 @@ import pytest
 
 from detectctl.errors import NotReady, NotRunning
 from detectctl.hosts.local.local_host import LocalHost
-from detectctl.hosts.local.ray_head import HeadRecord
-from detectctl.lifecycle.state import InstanceFolder, InstanceState, reach, served_models
+from detectctl.lifecycle.state import InstanceFolder, reach, served_models
 from detectctl.processes import Process
-
-PLACE = HeadRecord(
-    instance_id="0123456789abcdef",
-    head=None,
-    temp_dir=Path("/nowhere/dctl-01234567"),
-    dashboard_url="http://127.0.0.1:20001",
-    host="127.0.0.1",
-    port=8000,
-)
-STATE = InstanceState(
-    name="default", place=PLACE, deployed=None, last_good=None, last_failure=None, created_at=1.0
-)  # fmt: skip
-
-
-def with_head(state: InstanceState, head: Process | None) -> InstanceState:
-    """The state of an instance whose Ray head is this process."""
-    return replace(state, place=replace(state.place, head=head))
+from lifecycle_values import PLACE, STATE, with_head
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from detectctl.hosts.serve_rest import Replica, ServeStatus
 from detectctl.lifecycle.status import Seen, _answering, _judge
 from detectctl.processes import Process
 from installed import free_port
-from test_lifecycle_state import STATE, with_head
+from lifecycle_values import STATE, with_head
 
 if TYPE_CHECKING:
     import subprocess

@@ -1,0 +1,34 @@
+"""An instance, a model and its compiled form for tests of the lifecycle: nothing of it runs or is on disk."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from detectctl.engine.compiled import CompiledModel
+from detectctl.hosts.local.ray_head import HeadRecord
+from detectctl.lifecycle.state import InstanceState
+from detectctl.registry.model_version import ModelVersion
+
+if TYPE_CHECKING:
+    from detectctl.processes import Process
+
+MODEL = ModelVersion("base", "base", "yolov8n", None, "0" * 64, Path("/models/yolov8n.pt"), 1)
+COMPILED = CompiledModel(Path("/models/compiled"), "0" * 64, {0: "person"}, (8, 16, 32))
+PLACE = HeadRecord(
+    instance_id="0123456789abcdef",
+    head=None,
+    temp_dir=Path("/nowhere/dctl-01234567"),
+    dashboard_url="http://127.0.0.1:20001",
+    host="127.0.0.1",
+    port=8000,
+)
+STATE = InstanceState(
+    name="default", place=PLACE, deployed=None, last_good=None, last_failure=None, created_at=1.0
+)  # fmt: skip
+
+
+def with_head(state: InstanceState, head: Process | None) -> InstanceState:
+    """The state of an instance whose Ray head is this process."""
+    return replace(state, place=replace(state.place, head=head))
