@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import detectctl
+from detectctl.settings import COMMANDS
 from installed import DETECTCTL, Home
 
 if TYPE_CHECKING:
@@ -52,7 +55,7 @@ def test_detect_imports_neither_ray_nor_torch() -> None:
     assert loaded & {"ray", "torch", "wandb", "openvino", "ultralytics", "numpy"} == set()
 
 
-@pytest.mark.parametrize("command", ["up", "detect", "annotate", "status", "down"])
+@pytest.mark.parametrize("command", [*COMMANDS, "config"])
 def test_every_command_has_help_that_fits_80_columns(command: str, home: Home) -> None:
     """Help says what the command does, within a plain terminal."""
     done = home.run(command, "--help", COLUMNS="80")
@@ -81,10 +84,12 @@ def test_version() -> None:
         (["annotate", "a.jpg", "-o", "a.tiff"], 2),
         (["annotate", "a.jpg"], 2),
         (["status"], 3),
-        (["status", "--watch"], 3),
-        (["status", "--watch", "--json"], 3),
-        (["status", "--watch", "0.5"], 3),
         (["status", "--watch", "0"], 2),
+        (["status", "--watch", "soon"], 2),
+        (["status", "5"], 2),
+        (["upp"], 2),
+        ([], 2),
+        (["config"], 0),
         (["status", "--all"], 3),
         (["status", "--all", "--json"], 3),
         (["up", "--device", "cuda"], 2),
@@ -100,20 +105,121 @@ def test_exit_codes(arguments: list[str], code: int, home: Home) -> None:
     assert code == 0 or done.stderr.strip()
 
 
-def test_errors_say_what_why_and_what_next(home: Home) -> None:
-    """Three lines on stderr, and nothing on stdout."""
-    done = home.run("up", "--port", "99999")
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["up", "--port", "99999"], ["--port is '99999'", "must be from 1 to 65535", "`detectctl up --help`"]),
+        (["up", "--prot", "1"], ["no such option: --prot", "--port", "`detectctl up --help`"]),
+        (["up", "--port"], ["option '--port' requires an argument", "usage: detectctl up", "`detectctl up --help`"]),
+        (["upp"], ["no such command 'upp'", "did you mean 'up'?", "`detectctl --help`"]),
+        (["detect"], ["missing argument 'SOURCE…'", "usage: detectctl detect", "`detectctl detect --help`"]),
+        (["annotate", "a.jpg"], ["missing option '--output'", "usage: detectctl annotate", "--help"]),
+        (["down", "now"], ["(now)", "usage: detectctl down", "--help"]),
+        (["status", "prod"], ["unexpected argument 'prod'", "--watch", "`detectctl status --name prod`"]),
+    ],
+)
+def test_errors_say_what_why_and_what_next(arguments: list[str], told: list[str], home: Home) -> None:
+    """Three lines on stderr, and nothing on stdout; those of the command line's parser too."""
+    done = home.run(*arguments)
     assert done.stdout == ""
     lines = done.stderr.splitlines()
-    assert lines[0].startswith("error: ")
-    assert lines[1].startswith("  why: ")
-    assert lines[2].startswith("  try: ")
+    assert len(lines) == 3
+    for line, begin, words in zip(lines, ("error: ", "  why: ", "  try: "), told, strict=True):
+        assert line.startswith(begin)
+        assert words in line
 
 
-def test_global_options_work_after_the_command(home: Home) -> None:
-    """People write `detectctl status --verbose`; it shows the traceback of an error."""
-    assert "Traceback" in home.run("status", "--verbose").stderr
+def test_global_options_work_before_and_after_the_command(home: Home) -> None:
+    """Also together with another short option; after `--` they are arguments."""
+    for loud in (["-v", "status"], ["status", "--verbose"], ["logs", "-fv"]):
+        assert "Traceback" in home.run(*loud).stderr
     assert "Traceback" not in home.run("status").stderr
+    (home.path / "mine.toml").write_text("verbose = true")
+    for named in (["--config", "mine.toml", "status"], ["status", "--config=mine.toml"]):
+        assert "Traceback" in home.run(*named).stderr
+
+
+def test_what_follows_a_double_dash_is_a_source(home: Home) -> None:
+    """A file may be called `--watch`; nothing is added to the command line."""
+    for name in ("--watch", "-v"):
+        (home.path / name).write_bytes(b"no image")
+        done = home.run("detect", "--url", "http://127.0.0.1:1", "--", name, "2")
+        assert "2" in done.stderr.splitlines()[0]
+        done = home.run("detect", "--url", "http://127.0.0.1:1", "--", name)
+        assert done.returncode == 3, done.stderr
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "detectctl", "--help"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("Usage: detectctl ")
+
+
+def test_helps_headings_and_metavars_say_what_is_wanted(home: Home) -> None:
+    """`up` has too many options for one list."""
+    shown = home.run("up", "--help", COLUMNS="80").stdout
+    headings = re.findall(r"^([A-Z].*):$", shown, re.MULTILINE)
+    assert headings == ["Model", "Service", "Images and URLs", "Access", "Following", "Output", "Global options"]
+    for words in ("--host HOST", "--timeout SECONDS", "--calibrate DIR", "--device auto|cpu|cuda"):
+        assert words in shown
+    assert "TEXT" not in shown
+    assert "INTEGER" not in shown
+
+
+def test_config_shows_every_setting_with_its_origin(home: Home) -> None:
+    """As a table, and as JSON with the values' own types; variables that nothing reads are warned of."""
+    (home.path / "detectctl.toml").write_text("[up]\nport = 9000\n")
+    environ = {"DETECTCTL_DETECT_TIMEOUT": "5", "DETECTCTL_PROT": "1", "DETECTCTL_SERVICE_HOST": "10.0.0.1"}
+    done = home.run("config", "--json", "--quiet", **environ)
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stderr.splitlines() if "DETECTCTL_PORT" not in line] == []
+    data = json.loads(done.stdout)
+    assert data["file"] == "detectctl.toml"
+    found = {(command, row["key"]): row for row in data["settings"] for command in row["commands"] or [""]}
+    assert (found["up", "port"]["value"], found["up", "port"]["origin"]) == (9000, "detectctl.toml: up.port")
+    assert found["up", "port"]["variable"] == "DETECTCTL_PORT"
+    assert (found["detect", "timeout"]["value"], found["annotate", "timeout"]["value"]) == (5, 30)
+    assert (found["", "quiet"]["value"], found["", "quiet"]["origin"]) == (True, "--quiet")
+    table = home.run("config", **environ).stdout
+    assert re.search(r"^port +9000 +detectctl\.toml: up\.port +up *$", table, re.MULTILINE)
+
+
+def test_a_service_of_kubernetes_with_our_name_hinders_no_command(home: Home) -> None:
+    done = home.run("down", DETECTCTL_SERVICE_HOST="10.96.0.7", DETECTCTL_PORT="tcp://10.96.0.7:8000")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_unknown_variable_is_a_warning(home: Home) -> None:
+    done = home.run("down", DETECTCTL_PROT="1")
+    assert done.returncode == 0
+    assert done.stderr == "warning: unknown environment variable DETECTCTL_PROT: did you mean DETECTCTL_PORT?\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "seen"),
+    [
+        (["--json"], {"name": "default", "state": "not running"}),
+        (["--all", "--json"], {"instances": []}),
+    ],
+)
+def test_watching_prints_json_lines_and_waits_for_what_is_not_there_yet(
+    home: Home, options: list[str], seen: dict[str, Any]
+) -> None:
+    """One document a line, for line readers; Ctrl-C ends it."""
+    with home.start("status", "--watch", "0.1", *options) as process:
+        assert process.stdout is not None
+        for _ in range(3):
+            assert seen.items() <= json.loads(process.stdout.readline()).items()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) == 130
+
+
+def test_watching_without_seconds_looks_every_two(home: Home) -> None:
+    """`--watch` alone."""
+    with home.start("status", "--watch") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "no instance default is running\n"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 130
 
 
 def test_a_reader_that_has_read_enough_is_no_error(home: Home) -> None:

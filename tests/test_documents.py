@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-import readme_settings
 import site_links
 from documents import DOCUMENTS, ROOT, Block, blocks, prose
 from installed import DETECTCTL, Home, file_server, free_port
@@ -32,7 +31,7 @@ BLOCKS = blocks()
 LANGUAGES = {"sh", "console", "python", "toml", "json", "yaml", "ini", "dockerfile", "text"}
 # Put what is printed today into the documents, instead of comparing: look at the diff before you commit it.
 REWRITE = os.environ.get("REWRITE_DOCUMENTS") == "1"
-COMMANDS = ("up", "detect", "annotate", "status", "logs", "models", "down")
+COMMANDS = ("up", "detect", "annotate", "status", "logs", "models", "config", "down")
 
 
 def of(*languages: str) -> list[Any]:
@@ -159,12 +158,6 @@ def test_every_page_is_in_the_sites_navigation() -> None:
     listed = list(pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
     there = [str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")]
     assert sorted(listed) == sorted(there)
-
-
-def test_settings_table_is_what_the_code_says() -> None:
-    """Run `python tests/readme_settings.py` after changing a setting."""
-    page = readme_settings.PAGE.read_text()
-    assert readme_settings.with_table(page) == page
 
 
 def test_exit_codes_are_what_the_errors_own() -> None:

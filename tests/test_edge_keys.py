@@ -78,7 +78,9 @@ def test_another_services_key_is_given_by_file(edge: Edge, bus_jpg: Path) -> Non
     assert refused.returncode == 7
     assert "--api-key-file" in refused.stderr
     by_option = edge.home.run("detect", str(bus_jpg), "--url", edge.url, "--api-key-file", str(edge.key_file))
-    by_variable = edge.home.run("detect", str(bus_jpg), "--url", edge.url, DETECTCTL_API_KEY_FILE=str(edge.key_file))
+    by_variable = edge.home.run(
+        "detect", str(bus_jpg), "--url", edge.url, DETECTCTL_DETECT_API_KEY_FILE=str(edge.key_file)
+    )
     assert (by_option.returncode, by_variable.returncode) == (0, 0)
     assert edge.key not in by_option.stdout + by_option.stderr + refused.stderr
 

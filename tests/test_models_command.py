@@ -95,10 +95,11 @@ def test_listing_imports_wandb_in_the_child_only(site: Site) -> None:
 
 
 def test_prune_asks(home: Home) -> None:
-    """It names what would go; no is no, yes is yes."""
+    """It names what would go; to decline is not a failure, and removes nothing."""
     sha256 = _stocked(home)
     refused = _answered(home, "n\n", "models", "--prune")
-    assert refused.returncode == 1
+    assert refused.returncode == 0, refused.stderr
+    assert b"nothing was removed" in refused.stdout
     assert sha256[:12] in refused.stdout.decode()
     assert b"would free" in refused.stdout
     assert len(Store(home.cache).list()) == 1
@@ -114,6 +115,8 @@ def test_prune_as_json_says_only_that(home: Home) -> None:
     done = _answered(home, "y\n", "models", "--prune", "--json")
     assert json.loads(done.stdout) == {"schema": SCHEMA, "removed": [{"sha256": sha256, "size": 12}]}
     assert json.loads(home.run("models", "--prune", "--yes", "--json").stdout)["removed"] == []
+    _stocked(home)
+    assert json.loads(_answered(home, "n\n", "models", "--prune", "--json").stdout)["removed"] == []
 
 
 def test_prune_without_a_terminal_needs_yes(home: Home) -> None:
@@ -121,7 +124,7 @@ def test_prune_without_a_terminal_needs_yes(home: Home) -> None:
     _stocked(home)
     done = home.run("models", "--prune")
     assert done.returncode == 2
-    assert "try: detectctl models --prune --yes" in done.stderr
+    assert "try: `detectctl models --prune --yes`" in done.stderr
     assert len(Store(home.cache).list()) == 1
     assert home.run("models", "--prune", "--yes").returncode == 0
     assert Store(home.cache).list() == ()

@@ -6,11 +6,12 @@ import json
 import os
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console as RichConsole
+from rich.console import Group
 from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
@@ -18,7 +19,8 @@ from rich.table import Table
 from detectctl.wire import versioned
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
 
     from rich.status import Status
 
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from detectctl.progress import Progress
     from detectctl.registry.collection import CollectionVersion
     from detectctl.registry.store import StoredCheckpoint
+    from detectctl.settings import Row
     from detectctl.wire import EngineInfo, ModelInfo
 
 
@@ -65,15 +68,14 @@ class Console:
         """One JSON document, with the number of its schema."""
         self.data(json.dumps(versioned(data), indent=2, ensure_ascii=False) + "\n")
 
+    def json_line(self, data: dict[str, Any]) -> None:
+        """One JSON document of many, on a line of its own."""
+        self.data(json.dumps(versioned(data), ensure_ascii=False) + "\n")
+
     def data(self, text: str) -> None:
         """Text as it is: no wrapping, no markup."""
         sys.stdout.write(text)
         sys.stdout.flush()
-
-    @property
-    def stdout(self) -> TextIO:
-        """For writers of large output."""
-        return sys.stdout
 
     def line(self, text: str) -> None:
         """One line on stdout, not wrapped; `text` may hold markup."""
@@ -137,6 +139,33 @@ class Console:
 
     def status(self, status: InstanceStatus) -> None:
         """One instance as a card."""
+        self.out.print(self._card(status))
+
+    def statuses(self, statuses: tuple[InstanceStatus, ...]) -> None:
+        """All instances, one row each."""
+        self.out.print(self._rows(statuses))
+
+    @contextmanager
+    def redrawing(self) -> Iterator[Callable[[InstanceStatus | tuple[InstanceStatus, ...] | str], None]]:
+        """A function that shows what is new: in the place of the old on a terminal, below it elsewhere."""
+        from rich.live import Live
+
+        live = Live(console=self.out, auto_refresh=False, vertical_overflow="visible")
+
+        def show(seen: InstanceStatus | tuple[InstanceStatus, ...] | str) -> None:
+            new = (
+                escape(seen)
+                if isinstance(seen, str)
+                else self._rows(seen)
+                if isinstance(seen, tuple)
+                else self._card(seen)
+            )
+            live.update(new, refresh=True) if self.is_terminal else self.out.print(new)
+
+        with live if self.is_terminal else nullcontext():
+            yield show
+
+    def _card(self, status: InstanceStatus) -> Group:
         style = "green" if status.state == "running" else "yellow" if status.healthy else "red"
         grid = Table.grid(padding=(0, 2))
         grid.add_column(style="dim")
@@ -160,23 +189,18 @@ class Console:
         grid.add_row("requests", f"{status.requests}, {failed} failed{_latency(status)}")
         if status.errors:
             grid.add_row("", ", ".join(f"{escape(code)} {count}" for code, count in sorted(status.errors.items())))
-        self.out.print(grid)
-        if status.replicas:
-            table = _table("REPLICA", "STATE", "PID", "NODE", right=("PID",))
-            for replica in status.replicas:
-                table.add_row(
-                    escape(replica.replica_id.rpartition("#")[2]),
-                    replica.state,
-                    str(replica.pid or "-"),
-                    replica.node_ip or "-",
-                )
-            self.out.print()
-            self.out.print(table)
+        if not status.replicas:
+            return Group(grid)
+        table = _table("REPLICA", "STATE", "PID", "NODE", right=("PID",))
+        for replica in status.replicas:
+            short_id = escape(replica.replica_id.rpartition("#")[2])
+            table.add_row(short_id, replica.state, str(replica.pid or "-"), replica.node_ip or "-")
+        return Group(grid, "", table)
 
     def log_line(self, line: LogLine, *, as_json: bool) -> None:
         """One line of the service's log."""
         if as_json:
-            self.data(json.dumps(versioned(line.to_json()), ensure_ascii=False) + "\n")
+            self.json_line(line.to_json())
             return
         style = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "bold red"}.get(line.level, "dim")
         clock = datetime.fromtimestamp(line.time).astimezone().strftime("%H:%M:%S.%f")[:-3]
@@ -188,8 +212,7 @@ class Console:
         if "traceback" in line.fields:
             self.line(escape(line.fields["traceback"]))
 
-    def statuses(self, statuses: tuple[InstanceStatus, ...]) -> None:
-        """All instances, one row each."""
+    def _rows(self, statuses: tuple[InstanceStatus, ...]) -> Table:
         table = _table("NAME", "STATE", "ENDPOINT", "MODEL", "READY", "REQUESTS", "P50", right=("REQUESTS", "P50"))
         for status in statuses:
             table.add_row(
@@ -201,6 +224,19 @@ class Console:
                 str(status.requests),
                 _milliseconds(status.p50_ms),
             )
+        return table
+
+    def config(self, rows: tuple[Row, ...], file: Path | None) -> None:
+        """Every setting, and the file that was read."""
+        table = _table("SETTING", "VALUE", "FROM", "USED BY")
+        for column in table.columns[1:]:
+            column.no_wrap, column.overflow = False, "fold"
+        table.columns[2].min_width = min(30, max(len(row.origin) for row in rows))
+        for row in rows:
+            value = escape(row.words)
+            shown = f"[dim]{value}[/]" if row.origin == "default" else f"[green]{value}[/]"
+            table.add_row(row.key, shown, escape(row.origin), ", ".join(row.commands) or "every command")
+        self.line(f"settings file: {'none' if file is None else escape(str(file))}")
         self.out.print(table)
 
     def tracked(self, outcomes: Iterator[Outcome], total: int) -> Iterator[Outcome]:

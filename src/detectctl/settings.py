@@ -1,26 +1,30 @@
-"""Settings: flag > environment > file > default, each value remembering where it came from."""
+"""Settings: each option of each command, declared once, and its value: flag > environment > file > default."""
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: the command line is made from the annotations below.
 
 import difflib
 import re
 import tomllib
-from dataclasses import dataclass, field, fields
+import types
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, Union, get_args, get_origin
 
 from detectctl.client import CONCURRENCY, RETRIES, TIMEOUT_S
 from detectctl.engine import detector_settings as detection
 from detectctl.errors import UsageError
+from detectctl.files import reason
 from detectctl.paths import Paths
 from detectctl.wire import QUALITY
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 PREFIX = "DETECTCTL_"
 FILE_NAME = "detectctl.toml"
 _BYTE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+# What Kubernetes puts into every pod for a Service named detectctl, or detectctl-something.
+_SERVICE_VARIABLE = re.compile(r".*(_SERVICE_HOST|_SERVICE_PORT(_[A-Z0-9_]+)?|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
+_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,88 +38,69 @@ class Replicas:
         return str(self.maximum) if self.minimum == self.maximum else f"{self.minimum}..{self.maximum}"
 
 
-_DEFAULT_REPLICAS = Replicas(1, 2)
-_MODEL_TIMEOUT_S = 60.0
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("a text is wanted")  # noqa: TRY004 - `load` names the origin of a ValueError
-    return value
-
-
-def _name(value: object) -> str:
-    if not re.fullmatch(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?", _text(value)):
-        raise ValueError("a name has 1 to 40 lower-case letters, digits and inner hyphens")
-    return str(value)
-
-
 def _flag(value: object) -> bool:
     if isinstance(value, bool):
         return value
     known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
     if str(value).lower() not in known:
-        raise ValueError("true or false is wanted")
+        raise ValueError("must be true or false")
     return known[str(value).lower()]
 
 
-def _integer(low: int, high: int) -> Callable[[object], int]:
-    def parse(value: object) -> int:
-        if isinstance(value, bool) or not re.fullmatch(r"-?\d+", str(value)):
-            raise ValueError("a whole number is wanted")
-        if not low <= int(str(value)) <= high:
-            raise ValueError(f"a number from {low} to {high} is wanted")
-        return int(str(value))
-
-    return parse
+def _integer(value: object, low: float, high: float) -> int:
+    if isinstance(value, bool) or not re.fullmatch(r"-?\d+", str(value)):
+        raise ValueError("must be an integer")
+    return int(_within(int(str(value)), low, high))
 
 
-def _number(low: float, high: float) -> Callable[[object], float]:
-    def parse(value: object) -> float:
-        try:
-            number = float(str(value))
-        except ValueError:
-            raise ValueError("a number is wanted") from None
-        if isinstance(value, bool) or not low <= number <= high:
-            raise ValueError(f"a number from {low:g} to {high:g} is wanted")
-        return number
-
-    return parse
+def _number(value: object, low: float, high: float) -> float:
+    try:
+        number = float(str(value))
+    except ValueError:
+        raise ValueError("must be a number") from None
+    if isinstance(value, bool):
+        raise ValueError("must be a number")  # noqa: TRY004 - whoever reads a setting names the origin of a ValueError
+    return _within(number, low, high)
 
 
-def _choice(*choices: str) -> Callable[[object], str]:
-    def parse(value: object) -> str:
-        if value not in choices:
-            raise ValueError(f"one of {', '.join(choices)} is wanted")
-        return str(value)
-
-    return parse
+def _within(number: float, low: float, high: float) -> float:
+    if not low <= number <= high:  # also NaN
+        raise ValueError(f"must be from {low:g} to {high:g}" if high < 10**9 else f"must be at least {low:g}")
+    return number
 
 
-def _texts(value: object) -> tuple[str, ...]:
+def _string(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be a string")  # noqa: TRY004
+    return value
+
+
+def _strings(value: object) -> tuple[str, ...]:
     items = value.split(",") if isinstance(value, str) else value
     if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
-        raise ValueError("a list of texts is wanted")
+        raise ValueError("must be a list of strings")
     return tuple(item.strip() for item in items if item.strip())
 
 
-def _path(value: object) -> Path:
-    return Path(_text(value)).expanduser()
+def _name(value: object) -> str:
+    if not re.fullmatch(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?", _string(value)):
+        raise ValueError("must be 1 to 40 lower-case letters, digits and inner hyphens")
+    return str(value)
 
 
 def _origins(value: object) -> tuple[str, ...]:
-    origins = _texts(value)
+    origins = _strings(value)
     for origin in origins:
         # Browsers compare the whole text: an origin in another spelling would silently permit nobody.
         if origin != "*" and not re.fullmatch(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:\d{1,5})?", origin):
-            raise ValueError("origins such as https://app.example.org, in lower case and without a path, are wanted")
+            raise ValueError("must be an origin such as https://app.example.org, in lower case and without a path")
     return origins
 
 
-def _imgsz(value: object) -> int:
-    size = _integer(32, 4096)(value)
+def _image_size(value: object) -> int:
+    size = _integer(value, 32, 4096)
     if size % 32:
-        raise ValueError("a multiple of 32, the model's stride, is wanted")
+        raise ValueError("must be a multiple of 32, the model's stride")
     return size
 
 
@@ -123,7 +108,7 @@ def parse_bytes(value: object) -> int:
     """`20MiB`, `500kB` or a plain number, as bytes; ValueError otherwise."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(value).strip().lower())
     if match is None or match[2] not in _BYTE_UNITS or isinstance(value, bool):
-        raise ValueError("a size such as 20MiB is wanted")
+        raise ValueError("must be a size such as 20MiB")
     return int(float(match[1]) * _BYTE_UNITS[match[2]])
 
 
@@ -131,147 +116,386 @@ def parse_replicas(value: object) -> Replicas:
     """`2`, or `1..3`; ValueError otherwise."""
     match = re.fullmatch(r"(\d{1,3})(?:\.\.(\d{1,3}))?", str(value).strip())
     if match is None or isinstance(value, bool):
-        raise ValueError("a number such as 2, or a range such as 1..3, is wanted")
+        raise ValueError("must be a number such as 2, or a range such as 1..3")
     minimum, maximum = int(match[1]), int(match[2] or match[1])
     if minimum > maximum or maximum == 0:
-        raise ValueError("the range must grow and allow at least one replica")
+        raise ValueError("must be a range that does not shrink and allows at least one replica")
     return Replicas(minimum, maximum)
 
 
-def _option(default: Any, parse: Callable[[object], Any]) -> Any:
-    return field(default=default, metadata={"parse": parse})
+def _mebibytes(size: int) -> str:
+    return str(size) if size % 2**20 else f"{size >> 20}MiB"
+
+
+def _line_width(value: object) -> int | None:
+    return None if value == "auto" else _integer(value, 1, 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """How people meet a setting; its type and its default are those of the field that this annotates.
+
+    An option declared once means one thing, whichever commands have it, and its variable is DETECTCTL_OPTION. Where
+    commands declare options of the same name, each has a variable of its own: DETECTCTL_COMMAND_OPTION.
+
+    Attributes:
+        help: what it does, in words that stand alone.
+        metavar: what to put in its place, in the help.
+        group: its heading in the help.
+        names: as typed, where it is not just the field's name with dashes.
+        low: least number.
+        high: largest number.
+        parse: makes the value from text or TOML, raising ValueError; for types that cannot say it themselves.
+        default: the default in words, where the value does not say it.
+        words: writes a value as people would.
+        on_command_line: whether it is an option at all; else the environment and the file have it.
+        switch: a variable of other programs that turns it on by not being empty.
+        guards: whether to overlook it could open the service to others.
+    """
+
+    help: str
+    metavar: str | None = None
+    group: str = ""
+    names: tuple[str, ...] = ()
+    low: float = 0
+    high: float = 10**9
+    parse: Callable[[object], Any] | None = None
+    default: str = ""
+    words: Callable[[Any], str] = str
+    on_command_line: bool = True
+    switch: str = ""
+    guards: bool = False
+
+
+GROUPS = (
+    "Arguments",
+    OPTIONS := "Options",
+    MODEL := "Model",
+    DETECTIONS := "Detections",
+    REQUESTS := "Requests",
+    SERVICE := "Service",
+    IMAGES := "Images and URLs",
+    ACCESS := "Access",
+    FOLLOWING := "Following",
+    OUTPUT := "Output",
+    GLOBAL := "Global options",
+)
+"""The headings of the help, in their order."""
+
+_MODEL_TIMEOUT_S = 60.0
+_ModelTimeout = Annotated[
+    float, Option("Seconds to wait for W&B, or for the download of a model", "SECONDS", MODEL, low=1, high=86400)
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What `load` can make."""
+    """The settings of a command, and the name of its table in the file."""
+
+    command: ClassVar[str] = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GlobalSettings(Settings):
-    """What every command takes, before or after its name."""
+    """What every command takes; at the top of the file."""
 
-    verbose: bool = _option(False, _flag)
-    quiet: bool = _option(False, _flag)
-    no_color: bool = _option(False, _flag)
+    verbose: Annotated[bool, Option("Show the traceback of an error", group=GLOBAL, names=("--verbose", "-v"))] = False
+    quiet: Annotated[bool, Option("Show warnings and errors, but no progress", group=GLOBAL, names=("--quiet",))] = (
+        False
+    )
+    no_color: Annotated[
+        bool, Option("Never colour the output", group=GLOBAL, names=("--no-color",), switch="NO_COLOR")
+    ] = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceSettings(Settings):
     """What every command about one instance needs."""
 
-    name: str = _option("default", _name)
+    name: Annotated[str, Option("Name of the instance", "NAME", SERVICE, ("--name", "-n"), parse=_name)] = "default"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpSettings(InstanceSettings):
     """The settings of `up`."""
 
-    model: str = _option("base", _text)
-    host: str = _option("127.0.0.1", _text)
-    port: int = _option(8000, _integer(1, 65535))
-    replicas: Replicas = _option(_DEFAULT_REPLICAS, parse_replicas)
-    device: str = _option("auto", _choice("auto", "cpu", "cuda"))
-    precision: str = _option("auto", _choice("auto", "fp32", "bf16", "fp16", "int8"))
-    calibrate: Path | None = _option(None, _path)
-    max_int8_loss: float = _option(0.2, _number(0.0, 1.0))
-    imgsz: int = _option(detection.IMGSZ, _imgsz)
-    conf: float = _option(detection.CONFIDENCE, _number(0.0, 1.0))
-    iou: float = _option(detection.IOU, _number(0.0, 1.0))
-    fallback: bool = _option(True, _flag)
-    model_timeout: float = _option(_MODEL_TIMEOUT_S, _number(1, 86400))
-    timeout: float = _option(180.0, _number(1, 86400))
-    allow_url: tuple[str, ...] = _option((), _texts)
-    url_input: bool = _option(True, _flag)
-    max_image_bytes: int = _option(detection.MAX_IMAGE_BYTES, parse_bytes)
-    trust_checkpoint: bool = _option(False, _flag)
-    assets_url: str | None = _option(None, _text)
-    follow: bool = _option(False, _flag)
-    interval: float = _option(60.0, _number(1, 86400))
-    down_on_exit: bool = _option(False, _flag)
-    api_key_file: Path | None = _option(None, _path)
-    generate_api_key: bool = _option(False, _flag)
-    no_auth: bool = _option(False, _flag)
-    cors_origin: tuple[str, ...] = _option((), _origins)
-    docs: bool = _option(True, _flag)
+    command: ClassVar[str] = "up"
+    model: Annotated[
+        str,
+        Option(
+            "Model to serve: base, yolov8{n,s,m,l,x}, a .pt file, or a W&B artifact entity/project/name:alias",
+            "REF",
+            MODEL,
+            ("--model", "-m"),
+        ),
+    ] = "base"
+    fallback: Annotated[
+        bool, Option("If the model is unavailable, serve stock YOLOv8n instead and say so", group=MODEL)
+    ] = True
+    model_timeout: _ModelTimeout = _MODEL_TIMEOUT_S
+    trust_checkpoint: Annotated[
+        bool, Option("Load the checkpoint even if it runs code of its own; only if you trust its author", group=MODEL)
+    ] = False
+    assets_url: Annotated[str | None, Option("Where to download base models from", on_command_line=False)] = None
+    device: Annotated[Literal["auto", "cpu", "cuda"], Option("Device to run on", group=MODEL)] = "auto"
+    precision: Annotated[Literal["auto", "fp32", "bf16", "fp16", "int8"], Option("Numeric precision", group=MODEL)] = (
+        "auto"
+    )
+    calibrate: Annotated[
+        Path | None, Option("For int8: folder of images like those the service will see", "DIR", MODEL)
+    ] = None
+    max_int8_loss: Annotated[
+        float, Option("For int8: share of boxes that may differ from fp32", "SHARE", MODEL, low=0, high=1)
+    ] = 0.2
+    imgsz: Annotated[
+        int, Option("Longer side of the image that the network sees, in pixels", "PIXELS", MODEL, parse=_image_size)
+    ] = detection.IMGSZ
+    conf: Annotated[float, Option("Minimum confidence of a detection, 0 to 1", "CONF", MODEL, low=0, high=1)] = (
+        detection.CONFIDENCE
+    )
+    iou: Annotated[float, Option("NMS: maximum overlap of two boxes, 0 to 1", "IOU", MODEL, low=0, high=1)] = (
+        detection.IOU
+    )
+    host: Annotated[str, Option("Address to listen on", "HOST", SERVICE)] = "127.0.0.1"
+    port: Annotated[int, Option("Port to listen on", "PORT", SERVICE, low=1, high=65535)] = 8000
+    replicas: Annotated[
+        Replicas,
+        Option("Number of replicas; a range scales with the load", "N|MIN..MAX", SERVICE, parse=parse_replicas),
+    ] = Replicas(1, 2)
+    timeout: Annotated[
+        float, Option("Seconds until the service must answer", "SECONDS", SERVICE, low=1, high=86400)
+    ] = 180.0
+    docs: Annotated[bool, Option("Serve the pages /docs and /openapi.json", group=SERVICE)] = True
+    url_input: Annotated[bool, Option("Accept image URLs, which the service then downloads", group=IMAGES)] = True
+    allow_url: Annotated[
+        tuple[str, ...],
+        Option("Also allow image URLs on this private host or network (repeatable)", "HOST|CIDR", IMAGES),
+    ] = ()
+    max_image_bytes: Annotated[
+        int, Option("Maximum size of an image", "SIZE", IMAGES, parse=parse_bytes, words=_mebibytes)
+    ] = detection.MAX_IMAGE_BYTES
+    api_key_file: Annotated[Path | None, Option("Require one of the API keys in FILE", "FILE", ACCESS, guards=True)] = (
+        None
+    )
+    generate_api_key: Annotated[bool, Option("Make an API key, show it once, and require it", group=ACCESS)] = False
+    no_auth: Annotated[
+        bool, Option("Disable authentication, even on a public address", group=ACCESS, names=("--no-auth",))
+    ] = False
+    cors_origin: Annotated[
+        tuple[str, ...], Option("Allowed CORS origin, or * for any (repeatable)", "ORIGIN", ACCESS, parse=_origins)
+    ] = ()
+    follow: Annotated[
+        bool, Option("Stay, and update the service whenever the model's alias moves", group=FOLLOWING)
+    ] = False
+    interval: Annotated[
+        float, Option("With --follow: seconds between checks", "SECONDS", FOLLOWING, low=1, high=86400)
+    ] = 60.0
+    down_on_exit: Annotated[bool, Option("With --follow: stop the service on exit", group=FOLLOWING)] = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestSettings(InstanceSettings):
     """How `detect` and `annotate` send images."""
 
-    url: str | None = _option(None, _text)
-    api_key_file: Path | None = _option(None, _path)
-    conf: float | None = _option(None, _number(0.0, 1.0))
-    iou: float | None = _option(None, _number(0.0, 1.0))
-    class_: tuple[str, ...] = _option((), _texts)
-    concurrency: int = _option(CONCURRENCY, _integer(1, 1024))
-    fetch: str = _option("server", _choice("server", "client"))
-    retries: int = _option(RETRIES, _integer(0, 100))
-    timeout: float = _option(TIMEOUT_S, _number(0.1, 86400))
-    recursive: bool = _option(False, _flag)
+    conf: Annotated[
+        float | None,
+        Option("Minimum confidence, 0 to 1", "CONF", DETECTIONS, low=0, high=1, default="the service's"),
+    ] = None
+    iou: Annotated[
+        float | None,
+        Option("NMS: maximum overlap, 0 to 1", "IOU", DETECTIONS, low=0, high=1, default="the service's"),
+    ] = None
+    class_: Annotated[tuple[str, ...], Option("Only this class (repeatable)", "CLASS", DETECTIONS, ("--class",))] = ()
+    recursive: Annotated[bool, Option("Descend into subdirectories", group=REQUESTS)] = False
+    fetch: Annotated[
+        Literal["server", "client"], Option("Who downloads image URLs: the server or this client", group=REQUESTS)
+    ] = "server"
+    url: Annotated[
+        str | None, Option("Service to ask", "ENDPOINT", REQUESTS, default="the endpoint of the local instance")
+    ] = None
+    api_key_file: Annotated[
+        Path | None,
+        Option("File with the API key to send", "FILE", REQUESTS, default="the local instance's own", guards=True),
+    ] = None
+    concurrency: Annotated[int, Option("Maximum number of requests in flight", "N", REQUESTS, low=1, high=1024)] = (
+        CONCURRENCY
+    )
+    retries: Annotated[int, Option("Maximum number of retries per image", "N", REQUESTS, high=100)] = RETRIES
+    timeout: Annotated[
+        float, Option("Seconds per image, retries included", "SECONDS", REQUESTS, low=0.1, high=86400)
+    ] = TIMEOUT_S
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectSettings(RequestSettings):
     """The settings of `detect`."""
 
-    format: str | None = _option(None, _choice("table", "json", "jsonl", "csv", "coco"))
+    command: ClassVar[str] = "detect"
+    format: Annotated[
+        Literal["table", "json", "jsonl", "csv", "coco"] | None,
+        Option("Output format", group=OUTPUT, default="table on a terminal, else jsonl"),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnnotateSettings(RequestSettings):
     """The settings of `annotate`."""
 
-    labels: bool = _option(True, _flag)
-    line_width: int | None = _option(None, lambda value: None if value == "auto" else _integer(1, 1000)(value))
-    quality: int = _option(QUALITY, _integer(1, 100))
+    command: ClassVar[str] = "annotate"
+    labels: Annotated[bool, Option("Label each box with class and confidence", group=OUTPUT)] = True
+    line_width: Annotated[
+        int | None, Option("Width of a box's line", "PIXELS", OUTPUT, parse=_line_width, default="auto")
+    ] = None
+    quality: Annotated[int, Option("JPEG and WebP quality, 1 to 100", "N", OUTPUT, low=1, high=100)] = QUALITY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DownSettings(InstanceSettings):
-    """The settings of `down`."""
+class StatusSettings(InstanceSettings):
+    """The settings of `status`."""
 
-    timeout: float = _option(30.0, _number(0, 86400))
+    command: ClassVar[str] = "status"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogsSettings(InstanceSettings):
     """The settings of `logs`."""
 
-    level: str = _option("info", _choice("debug", "info", "warning", "error"))
-    tail: int = _option(100, _integer(0, 10**9))
+    command: ClassVar[str] = "logs"
+    level: Annotated[
+        Literal["debug", "info", "warning", "error"], Option("Minimum level of the lines shown", group=SERVICE)
+    ] = "info"
+    tail: Annotated[int, Option("Number of lines shown, counted from the end", "N", SERVICE)] = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelsSettings(InstanceSettings):
+class ModelsSettings(Settings):
     """The settings of `models`."""
 
-    model_timeout: float = _option(_MODEL_TIMEOUT_S, _number(1, 86400))
+    command: ClassVar[str] = "models"
+    model_timeout: _ModelTimeout = _MODEL_TIMEOUT_S
 
 
-COMMANDS: dict[str, type[InstanceSettings]] = {
-    "up": UpSettings,
-    "detect": DetectSettings,
-    "annotate": AnnotateSettings,
-    "status": InstanceSettings,
-    "logs": LogsSettings,
-    "models": ModelsSettings,
-    "down": DownSettings,
-}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigSettings(Settings):
+    """The settings of `config`, which shows those of the others."""
 
+    command: ClassVar[str] = "config"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DownSettings(InstanceSettings):
+    """The settings of `down`."""
+
+    command: ClassVar[str] = "down"
+    timeout: Annotated[float, Option("Seconds that accepted requests may take", "SECONDS", SERVICE, high=86400)] = 30.0
+
+
+_KINDS: tuple[type[Settings], ...] = (
+    GlobalSettings,
+    UpSettings,
+    DetectSettings,
+    AnnotateSettings,
+    StatusSettings,
+    LogsSettings,
+    ModelsSettings,
+    DownSettings,
+)
+COMMANDS = {kind.command: kind for kind in _KINDS if kind.command}
 
 S = TypeVar("S", bound=Settings)
 
 
-def key_of(field_name: str) -> str:
-    """The name that users see: `max_image_bytes` is `max-image-bytes`."""
-    return field_name.rstrip("_").replace("_", "-")
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One field of a command's settings.
+
+    Attributes:
+        command: whose it is; empty for the global ones.
+        name: of the field.
+        kind: its type, None aside.
+        default: its value if nobody says anything.
+        option: how people meet it.
+    """
+
+    command: str
+    name: str
+    kind: Any
+    default: Any
+    option: Option
+
+    @property
+    def key(self) -> str:
+        """Its name in the file and on the command line: `max_image_bytes` is `max-image-bytes`."""
+        return self.name.rstrip("_").replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        """The environment variable."""
+        return _variable(self.key, self.command if self.key in _ambiguous() else "")
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """All values, where they are few."""
+        return get_args(self.kind) if get_origin(self.kind) is Literal else ()
+
+    def parse(self, value: object) -> Any:
+        """The value from what a person wrote; ValueError says what it must be."""
+        option = self.option
+        if option.parse is not None:
+            return option.parse(value)
+        if self.choices:
+            if value not in self.choices:
+                raise ValueError(f"must be one of {', '.join(self.choices)}")
+            return value
+        if get_origin(self.kind) is tuple:
+            return _strings(value)
+        if self.kind in {int, float}:
+            return (_integer if self.kind is int else _number)(value, option.low, option.high)
+        return _flag(value) if self.kind is bool else self.kind(_string(value))
+
+    def words(self, value: Any) -> str:
+        """The value as people would write it; a password in a URL is left out."""
+        if value is None or value == ():
+            return ""
+        if isinstance(value, bool):
+            return str(value).lower()
+        if isinstance(value, float):
+            return f"{value:g}"
+        text = ", ".join(value) if isinstance(value, tuple) else self.option.words(value)
+        return re.sub(r"//[^/@]*@", "//…@", text)
 
 
-def default_of(command: str, field_name: str) -> Any:
-    """What the option is when nobody says anything; help texts show it."""
-    return next(item.default for item in fields(COMMANDS[command]) if item.name == field_name)
+def settings_of(kind: type[Settings]) -> tuple[Setting, ...]:
+    """What `kind` declares, in its order."""
+    found = []
+    for field in fields(kind):
+        declared: Any = field.type
+        (bare, *_) = (each for each in _members(declared.__origin__) if each is not types.NoneType)
+        (option,) = declared.__metadata__
+        found.append(Setting(kind.command, field.name, bare, field.default, option))
+    return tuple(found)
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in {Union, types.UnionType} else (annotation,)
+
+
+def _all_settings() -> Iterator[Setting]:
+    for kind in _KINDS:
+        yield from settings_of(kind)
+
+
+@cache
+def _ambiguous() -> frozenset[str]:
+    """Keys that commands mean differently."""
+    seen: dict[str, set[Option]] = {}
+    for setting in _all_settings():
+        seen.setdefault(setting.key, set()).add(setting.option)
+    return frozenset(key for key, options in seen.items() if len(options) > 1)
+
+
+def _variable(key: str, command: str = "") -> str:
+    return PREFIX + "_".join(filter(None, (command, key.replace("-", "_")))).upper()
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,77 +511,191 @@ class Loaded(Generic[S]):
     origins: Mapping[str, str]
 
 
-def load_globals(flags: Mapping[str, object], environ: Mapping[str, str], config_file: Path | None) -> GlobalSettings:
-    """As `load`, for what holds whatever the command; in the file these keys stand at the top."""
-    return load("", GlobalSettings, flags, environ, config_file).settings
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What the environment and the file say.
 
-
-def load(
-    command: str,
-    kind: type[S],
-    flags: Mapping[str, object],
-    environ: Mapping[str, str],
-    config_file: Path | None,
-) -> Loaded[S]:
-    """Merge the four sources of settings.
-
-    Args:
-        command: the command's name; a table of that name in the file wins over the file's top level.
-        kind: the settings' class, `COMMANDS[command]`.
-        flags: field name → what the command line said; None means nothing was said.
+    Attributes:
         environ: the process environment.
-        config_file: what `--config` said.
+        file: the settings file, if there is one.
+        named: whether somebody named the file; one that was merely found in the working folder may be anybody's.
+        tables: its tables by command; its top is that of no command.
+    """
+
+    environ: Mapping[str, str]
+    file: Path | None
+    named: bool
+    tables: Mapping[str, Mapping[str, object]]
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str], config_file: Path | None = None) -> "Sources":
+        """Find the file and read it; `config_file` is what `--config` says.
+
+        Raises:
+            UsageError: the file cannot be read, is not TOML, or has a key that no option has.
+        """
+        if config_file is None and environ.get(PREFIX + "CONFIG"):
+            config_file = Path(environ[PREFIX + "CONFIG"])
+        file = config_file or next((each for each in _usual_files(environ) if each.is_file()), None)
+        named = config_file is not None or file != Path(FILE_NAME)
+        return cls(environ, file, named, {} if file is None else _read_tables(file))
+
+    def load(self, kind: type[S], flags: Mapping[str, object]) -> Loaded[S]:
+        """The settings of one command.
+
+        Args:
+            kind: the settings' class.
+            flags: field name → what the command line said; None means that it said nothing.
+
+        Raises:
+            UsageError: a value is wrong; names its origin.
+        """
+        values: dict[str, Any] = {}
+        origins: dict[str, str] = {}
+        for setting in settings_of(kind):
+            raw, origin = self._said(setting, flags)
+            origins[setting.name] = origin
+            try:
+                values[setting.name] = raw if origin == "default" else setting.parse(raw)
+            except ValueError as error:
+                raise UsageError(
+                    f"{origin} is {raw!r}", why=str(error), hint=f"{_help_of(kind.command)} shows every option"
+                ) from error
+        return Loaded(kind(**values), origins)
+
+    def _said(self, setting: Setting, flags: Mapping[str, object]) -> tuple[Any, str]:
+        """The value as it was written, and where."""
+        if flags.get(setting.name) is not None:
+            return flags[setting.name], f"--{setting.key}"
+        if setting.variable in self.environ and not self._is_kubernetes(setting.variable):
+            return self.environ[setting.variable], setting.variable
+        if setting.option.guards and _variable(setting.key) in self.environ:
+            raise UsageError(
+                f"{_variable(setting.key)} no longer says which keys `{setting.command}` uses",
+                why="it meant the keys that a service accepts and also the key that a client sends",
+                hint=f"set {setting.variable} instead",
+            )
+        if self.environ.get(setting.option.switch):
+            return True, setting.option.switch
+        for table, origin in ((setting.command, f"{setting.command}.{setting.key}"), ("", setting.key)):
+            if setting.key in self.tables.get(table, {}):
+                return self.tables[table][setting.key], f"{self.file}: {origin}"
+        return setting.default, "default"
+
+    def warnings(self) -> tuple[str, ...]:
+        """One line for each variable with our prefix that nothing reads; values are never repeated."""
+        known = {setting.variable for setting in _all_settings()} | {PREFIX + "CONFIG"}
+        unread = (name for name in self.environ if name.startswith(PREFIX) and name not in known)
+        return tuple(_about_unread(name, known) for name in sorted(unread) if not self._is_kubernetes(name))
+
+    def _is_kubernetes(self, variable: str) -> bool:
+        by_value = variable.endswith("_PORT") and _SERVICE_ADDRESS.match(self.environ[variable])
+        return bool(by_value or _SERVICE_VARIABLE.fullmatch(variable))
+
+    def refuse_to_send_keys(self, loaded: Loaded[RequestSettings]) -> None:
+        """A file that was merely found must not choose who is sent an API key.
+
+        Raises:
+            UsageError: its `url` would be.
+        """
+        origin = loaded.origins["url"]
+        if not self.named and loaded.settings.api_key_file is not None and origin.startswith(f"{self.file}: "):
+            raise UsageError(
+                f"{origin} would be sent an API key",
+                why=f"the key is from {loaded.origins['api_key_file']}; {self.file} was merely found in this folder",
+                hint=f"if you trust the file, name it: `detectctl --config {self.file} …`; or pass --url",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of `detectctl config`: a setting that means the same to some commands, and is the same for them.
+
+    Attributes:
+        commands: whose it is; none for a global one.
+        key: its name in the file.
+        variable: its environment variable.
+        value: as JSON.
+        words: as people would write it; empty if there is none.
+        origin: where the value came from.
+    """
+
+    commands: tuple[str, ...]
+    key: str
+    variable: str
+    value: Any
+    words: str
+    origin: str
+
+    def to_json(self) -> dict[str, Any]:
+        """For `config --json`."""
+        return {name: value for name, value in asdict(self).items() if name != "words"}
+
+
+def rows(sources: Sources, flags: Mapping[str, object]) -> tuple[Row, ...]:
+    """Every setting of every command, in the order of their declaration.
 
     Raises:
-        UsageError: a value is wrong, or a key is unknown; names the origin. Or a file that nobody named, in the working
-            folder, would have an API key sent to its `url`.
+        UsageError: a value is wrong; names its origin.
     """
-    file, from_file = _read_file(command, environ, config_file)
-    from_environ = _read_environ(environ)
-    values: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    for item in fields(kind):
-        key = key_of(item.name)
-        variable = PREFIX + item.name.rstrip("_").upper()
-        if flags.get(item.name) is not None:
-            raw, origin = flags[item.name], f"--{key}"
-        elif key in from_environ:
-            raw, origin = from_environ[key], variable
-        elif key in from_file:
-            raw, origin = from_file[key], f"{file}: {key}"
-        else:
-            values[item.name], origins[item.name] = item.default, "default"
-            continue
-        try:
-            values[item.name] = item.metadata["parse"](raw)
-        except ValueError as error:
-            raise UsageError(
-                f"{origin} is {raw!r}",
-                why=str(error),
-                hint=" ".join(filter(None, ("detectctl", command, "--help shows every option"))),
-            ) from error
-        origins[item.name] = origin
-    if file == Path(FILE_NAME) and _named_file(environ, config_file) is None:
-        _refuse_to_send_keys(values, origins)
-    return Loaded(kind(**values), origins)
+    found: list[Row] = []
+    for kind in _KINDS:
+        loaded = sources.load(kind, flags if kind is GlobalSettings else {})
+        for setting in settings_of(kind):
+            value = getattr(loaded.settings, setting.name)
+            words = setting.words(value) or setting.option.default
+            if value is not None and not isinstance(value, (bool, int, float, tuple)):
+                value = words
+            whose = (kind.command,) if kind.command else ()
+            row = Row(whose, setting.key, setting.variable, value, words, loaded.origins[setting.name])
+            same = next((each for each in found if replace(each, commands=row.commands) == row), None)
+            if same is None:
+                found.append(row)
+            else:
+                found[found.index(same)] = replace(same, commands=same.commands + whose)
+    return tuple(found)
 
 
-def _refuse_to_send_keys(values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
-    """A file that just lies in the working folder may be anybody's: it must not choose who is sent a key."""
-    if values.get("api_key_file") and origins.get("url", "").startswith(f"{FILE_NAME}: "):
+def _help_of(command: str) -> str:
+    return f"`detectctl {command} --help`" if command else "`detectctl --help`"
+
+
+def _about_unread(variable: str, known: set[str]) -> str:
+    key = variable.removeprefix(PREFIX).lower().replace("_", "-")
+    if key in _ambiguous():
+        new = [setting.variable for setting in _all_settings() if setting.key == key]
+        return f"{variable} is ignored, as commands mean different things by it: set {', '.join(new)}"
+    near = difflib.get_close_matches(variable.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in known], n=1)
+    return f"unknown environment variable {variable}" + (f": did you mean {PREFIX}{near[0]}?" if near else "")
+
+
+def _usual_files(environ: Mapping[str, str]) -> Iterator[Path]:
+    yield Path(FILE_NAME)
+    try:
+        yield Paths.from_environ(environ).config / FILE_NAME
+    except UsageError:
+        return  # a user without a home folder has no settings file in it
+
+
+def _read_tables(file: Path) -> dict[str, dict[str, object]]:
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read", why=reason(error), hint="check --config") from error
+    except ValueError as error:  # also bytes that are not UTF-8
         raise UsageError(
-            f"{origins['url']} would be sent an API key",
-            why=f"the key is from {origins['api_key_file']}, and nobody named {FILE_NAME}: it lies in this folder",
-            hint=f"name it, if you trust it: detectctl --config {FILE_NAME} …; or give the address by --url",
-        )
-
-
-def _known_keys(kind: type[Settings]) -> set[str]:
-    return {key_of(item.name) for item in fields(kind)}
-
-
-def _all_keys() -> set[str]:
-    return _known_keys(GlobalSettings).union(*(_known_keys(kind) for kind in COMMANDS.values()))
+            f"{file} is not TOML", why=str(error), hint="compare it with examples/detectctl.toml"
+        ) from error
+    tables = {key: value for key, value in data.items() if isinstance(value, dict)}
+    tables[""] = {key: value for key, value in data.items() if key not in tables}
+    known = {"": {setting.key for setting in _all_settings()}}
+    known |= {command: {setting.key for setting in settings_of(kind)} for command, kind in COMMANDS.items()}
+    for table, values in tables.items():
+        if table not in known:
+            raise _unknown(f"{file}: [{table}]", table, set(COMMANDS))
+        for key in values.keys() - known[table]:
+            raise _unknown(f"{file}: {f'{table}.' if table else ''}{key}", key, known[table])
+    return tables
 
 
 def _unknown(origin: str, key: str, known: set[str]) -> UsageError:
@@ -365,60 +703,5 @@ def _unknown(origin: str, key: str, known: set[str]) -> UsageError:
     return UsageError(
         f"{origin} is not a setting",
         why=f"did you mean {near[0]}?" if near else "no option has this name",
-        hint="the README's settings table lists them all",
+        hint="`detectctl config` lists them all",
     )
-
-
-def _read_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    found = {}
-    for variable, value in environ.items():
-        if not variable.startswith(PREFIX):
-            continue
-        key = variable.removeprefix(PREFIX).lower().replace("_", "-")
-        if key not in _all_keys() | {"config"}:
-            raise _unknown(f"the environment's {variable}", key, _all_keys())
-        found[key] = value
-    return found
-
-
-def _read_file(
-    command: str, environ: Mapping[str, str], config_file: Path | None
-) -> tuple[Path | None, dict[str, object]]:
-    path = _find_file(environ, config_file)
-    if path is None:
-        return None, {}
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read", why=error.strerror, hint="check --config") from error
-    except ValueError as error:  # also bytes that are no UTF-8
-        raise UsageError(f"{path} is not TOML", why=str(error)) from error
-    tables = {key: value for key, value in data.items() if isinstance(value, dict)}
-    top = {key: value for key, value in data.items() if key not in tables}
-    for key in tables.keys() - COMMANDS.keys():
-        raise _unknown(f"{path}: [{key}]", key, set(COMMANDS))
-    _refuse_unknown(f"{path}: ", top, _all_keys())
-    for name, table in tables.items():
-        _refuse_unknown(f"{path}: {name}.", table, _known_keys(COMMANDS[name]))
-    return path, {**top, **tables.get(command, {})}
-
-
-def _refuse_unknown(origin: str, table: Mapping[str, object], known: set[str]) -> None:
-    for key in table.keys() - known:
-        raise _unknown(origin + key, key, known)
-
-
-def _named_file(environ: Mapping[str, str], config_file: Path | None) -> Path | None:
-    if config_file is None and environ.get(PREFIX + "CONFIG"):
-        return Path(environ[PREFIX + "CONFIG"])
-    return config_file
-
-
-def _find_file(environ: Mapping[str, str], config_file: Path | None) -> Path | None:
-    named = _named_file(environ, config_file)
-    if named is not None:
-        return named
-    for candidate in (Path(FILE_NAME), Paths.from_environ(environ).config / FILE_NAME):
-        if candidate.is_file():
-            return candidate
-    return None

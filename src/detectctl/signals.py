@@ -1,16 +1,36 @@
-"""Taking back what was begun, which no signal may leave half done."""
+"""Signals that end a command: they unwind it, and never in the middle of taking something back."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(BaseException):
+    """SIGTERM or SIGHUP: unwinds like Ctrl-C, so that what was begun is taken back."""
+
+
+def unwind_when_signalled() -> None:
+    """From now on a signal that would end the process raises KeyboardInterrupt or `Interrupted` instead."""
+    for each in _ENDING:
+        if signal.getsignal(each) is not signal.SIG_IGN:  # nohup, and what a shell puts into the background
+            signal.signal(each, _unwind)
+
+
+def _unwind(signum: int, _: object) -> NoReturn:
+    # What was begun is being taken back from here on; a second signal must not leave that half done.
+    for each in _ENDING:
+        signal.signal(each, signal.SIG_IGN)
+    if signum == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise Interrupted(signum)
 
 
 @contextlib.contextmanager
@@ -23,7 +43,7 @@ def uninterrupted() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    usual = {each: signal.getsignal(each) for each in _SIGNALS}
+    usual = {each: signal.getsignal(each) for each in _ENDING}
     usual = {each: handler for each, handler in usual.items() if handler not in {None, signal.SIG_IGN}}
     for each in usual:
         signal.signal(each, lambda signum, _: came.append(signum))

@@ -1,0 +1,6 @@
+"""`python -m detectctl`."""
+
+from detectctl.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""`detect` and `annotate`: images go to the service, and results come back."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from detectctl.cli.options import Session, command
+from detectctl.keys import read_keys
+from detectctl.settings import OUTPUT, AnnotateSettings, DetectSettings, RequestSettings
+
+if TYPE_CHECKING:
+    from detectctl.client.service_client import Client
+    from detectctl.sources import Source
+    from detectctl.wire import DetectOptions
+
+Sources = Annotated[
+    list[str], typer.Argument(metavar="SOURCE…", help="URL, file, folder, quoted glob, or - for image bytes on stdin")
+]
+OneFile = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="FILE", help="Write to FILE instead of stdout", rich_help_panel=OUTPUT),
+]
+FileOrFolder = Annotated[
+    str,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE|DIR",
+        help="A .jpg, .png or .webp file for one source, a folder for several",
+        rich_help_panel=OUTPUT,
+    ),
+]
+
+
+@command
+def detect(session: Session, settings: DetectSettings, sources: Sources, output: OneFile = None) -> int:
+    """Send images and print their detections."""
+    from detectctl.client import formats, outputs
+
+    images = _images(sources, settings)
+    shape = settings.format or ("table" if session.console.is_terminal and output is None else "jsonl")
+    with _client(session, settings) as client, outputs.text_file(output) as stream:
+        outcomes = client.detect_all(images, _options(settings))
+        tracked = session.console.tracked(outcomes, len(images))
+        if shape == "table":
+            session.console.detections(tracked, stream)
+        else:
+            formats.WRITERS[shape](tracked, stream or sys.stdout, client.labels)
+    return outcomes.exit_code
+
+
+@command
+def annotate(session: Session, settings: AnnotateSettings, sources: Sources, output: FileOrFolder) -> int:
+    """Send images and write them with their detections drawn on."""
+    from detectctl.client import outputs
+    from detectctl.wire import DrawOptions
+
+    images = _images(sources, settings)
+    jobs = list(zip(images, outputs.plan_outputs(images, output), strict=True))
+    drawing = DrawOptions(settings.labels, settings.line_width, settings.quality)
+    with _client(session, settings) as client:
+        outcomes = outputs.annotate_all(client, jobs, _options(settings), drawing)
+        session.console.annotated(session.console.tracked(outcomes, len(jobs)))
+    return outcomes.exit_code
+
+
+def _images(arguments: list[str], settings: RequestSettings) -> list[Source]:
+    from detectctl import sources
+
+    stdin = sys.stdin.buffer.read() if "-" in arguments else None
+    return list(sources.resolve(arguments, recursive=settings.recursive, stdin=stdin))
+
+
+def _client(session: Session, settings: RequestSettings) -> Client:
+    from detectctl.client.service_client import Client
+
+    endpoint, key_file = settings.url, settings.api_key_file
+    ours = endpoint is None
+    if endpoint is None:
+        from detectctl.lifecycle.state import reach
+
+        endpoint, own_key_file = reach(session.paths.state, settings.name)
+        key_file = key_file or own_key_file
+    return Client(
+        endpoint,
+        api_key=None if key_file is None else read_keys(key_file)[0],
+        timeout_s=settings.timeout,
+        retries=settings.retries,
+        concurrency=settings.concurrency,
+        fetch=settings.fetch,
+        wait_for_restart=ours,  # its head lives, so a service that does not answer now will again
+    )
+
+
+def _options(settings: RequestSettings) -> DetectOptions:
+    from detectctl.wire import DetectOptions
+
+    return DetectOptions(settings.conf, settings.iou, settings.class_)

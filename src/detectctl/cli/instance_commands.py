@@ -1,0 +1,154 @@
+"""`status`, `logs` and `down`: what is done to a running instance."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from detectctl.cli.options import Every, Json, Session, command
+from detectctl.errors import NotReady, NotRunning, UsageError
+from detectctl.settings import SERVICE, DownSettings, LogsSettings, StatusSettings
+
+if TYPE_CHECKING:
+    from detectctl.lifecycle.down import DownResult
+    from detectctl.lifecycle.status import InstanceStatus
+
+
+@command
+def status(
+    session: Session,
+    settings: StatusSettings,
+    every: Every = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Show it again every SECONDS, until Ctrl-C", rich_help_panel=SERVICE)
+    ] = False,
+    seconds: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[SECONDS]", help="With --watch: time between two looks [default: 2]", show_default=False
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> int:
+    """Show what runs: model, replicas, requests, latency."""
+    if watch:
+        _watch(session, settings, _interval(seconds), every=every, as_json=as_json)
+    if seconds is not None:
+        raise UsageError(
+            f"unexpected argument {seconds!r}",
+            why="only --watch takes a number of seconds",
+            hint=f"`detectctl status --name {seconds}` shows the instance {seconds}",
+        )
+    found = _look(session, settings, every=every)
+    if as_json:
+        session.console.json(_status_json(found, every=every))
+    elif every:
+        session.console.statuses(found)
+    else:
+        session.console.status(found[0])
+    if not found:
+        raise NotRunning("no instance is running", hint="`detectctl up` starts one")
+    return 0 if all(one.healthy for one in found) else NotReady.exit_code
+
+
+def _interval(seconds: str | None) -> float:
+    try:
+        interval_s = 2.0 if seconds is None else float(seconds)
+    except ValueError:
+        interval_s = 0.0
+    if not 0.1 <= interval_s <= 86400:
+        raise UsageError(
+            f"--watch is {seconds!r}",
+            why="must be a number of seconds from 0.1 to 86400",
+            hint="`detectctl status --watch 5`; an instance is named by --name",
+        )
+    return interval_s
+
+
+def _look(session: Session, settings: StatusSettings, *, every: bool) -> tuple[InstanceStatus, ...]:
+    from detectctl.lifecycle import status as statuses
+
+    return statuses.all_statuses(session.paths) if every else (statuses.status(settings.name, session.paths),)
+
+
+def _status_json(found: tuple[InstanceStatus, ...], *, every: bool) -> dict[str, Any]:
+    return {"instances": [one.to_json() for one in found]} if every else found[0].to_json()
+
+
+def _watch(session: Session, settings: StatusSettings, interval_s: float, *, every: bool, as_json: bool) -> NoReturn:
+    """Until a signal; an instance that is not there may come yet."""
+    with session.console.redrawing() as show:
+        while True:
+            try:
+                found = _look(session, settings, every=every)
+            except NotRunning as error:
+                if as_json:
+                    session.console.json_line({"name": settings.name, "state": "not running"})
+                else:
+                    show(error.what)
+            else:
+                if as_json:
+                    session.console.json_line(_status_json(found, every=every))
+                else:
+                    show(found if every else found[0])
+            time.sleep(interval_s)
+
+
+@command
+def logs(
+    session: Session,
+    settings: LogsSettings,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", "-f", help="Follow the log, like tail -f", rich_help_panel=SERVICE),
+    ] = False,
+    replica: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Only the lines of this replica (see status)", rich_help_panel=SERVICE),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show the service's log lines, also of one that failed to start."""
+    from detectctl.lifecycle import logs as log_files
+
+    wanted = log_files.LogFilter(replica, settings.level.upper())
+    read = log_files.follow if follow else log_files.read
+    for line in read(settings.name, session.paths, wanted, settings.tail):
+        session.console.log_line(line, as_json=as_json)
+
+
+@command
+def down(
+    session: Session,
+    settings: DownSettings,
+    every: Every = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Do not wait for accepted requests", rich_help_panel=SERVICE)
+    ] = False,
+    as_json: Json = False,
+) -> int:
+    """Finish accepted requests, then stop what `up` started."""
+    from detectctl.lifecycle.state import names
+
+    results = []
+    for name in names(session.paths.state) if every else [settings.name]:
+        results.append(take_down(session, name, settings, force=force))
+        if not as_json:
+            session.console.down(results[-1])
+    if as_json:
+        told = [asdict(result) for result in results]
+        session.console.json({"instances": told} if every else told[0])
+    # Down it is, but where the deadline passed before every accepted request was answered, that is not 0.
+    in_time = force or all(result.drained for result in results if result.action == "stopped")
+    return 0 if in_time else NotReady.exit_code
+
+
+def take_down(session: Session, name: str, settings: DownSettings, *, force: bool = False) -> DownResult:
+    """One instance, with its progress shown."""
+    from detectctl.lifecycle.down import down as stop
+
+    with session.console.progress() as progress:
+        return stop(name, session.paths, timeout_s=settings.timeout, force=force, report=progress.report)

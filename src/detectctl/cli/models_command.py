@@ -1,0 +1,77 @@
+"""`models`: the versions of a W&B collection, and what the store holds of them."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from detectctl.cli.options import Json, Session, command
+from detectctl.errors import UsageError
+from detectctl.settings import OPTIONS, ModelsSettings
+
+
+@command
+def models(
+    session: Session,
+    settings: ModelsSettings,
+    reference: Annotated[
+        str | None, typer.Argument(metavar="[REF]", help="A W&B collection: entity/project/name", show_default=False)
+    ] = None,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete cached models that no instance is serving", rich_help_panel=OPTIONS)
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="With --prune: do not ask", rich_help_panel=OPTIONS)] = False,
+    as_json: Json = False,
+) -> None:
+    """List the versions of a W&B collection, or free the cache."""
+    if prune:
+        _prune(session, settings, yes=yes, as_json=as_json)
+        return
+    if reference is None:
+        raise UsageError(
+            "no collection was given",
+            why="a W&B collection is named like entity/project/name",
+            hint="`detectctl models entity/project/name`, or `detectctl models --prune`",
+        )
+    from detectctl.lifecycle.state import served_artifacts
+    from detectctl.registry import collection
+
+    found = collection.versions(
+        reference,
+        cache=session.paths.cache,
+        environ=session.environ,
+        timeout_s=settings.model_timeout,
+        served=served_artifacts(session.paths.state),
+    )
+    if as_json:
+        session.console.json({"versions": [{**asdict(one), "stored": one.stored} for one in found]})
+    else:
+        session.console.versions(found)
+
+
+def _prune(session: Session, settings: ModelsSettings, *, yes: bool, as_json: bool) -> None:
+    from detectctl.lifecycle import prune
+
+    console = session.console
+    doomed = prune.unserved(session.paths)
+    if doomed and not yes:
+        if not sys.stdin.isatty():
+            raise UsageError(
+                "models --prune needs a confirmation",
+                why="standard input is not a terminal, so it cannot ask",
+                hint="`detectctl models --prune --yes`",
+            )
+        if not as_json:
+            console.pruned(doomed, done=False)
+        if not typer.confirm(f"Remove {len(doomed)}?", err=True):
+            console.json({"removed": []}) if as_json else console.line("nothing was removed")
+            return
+    agreed = {stored.sha256 for stored in doomed}
+    removed = prune.prune(session.paths, agreed, timeout_s=settings.model_timeout, on_wait=console.warning)
+    if as_json:
+        console.json({"removed": [{"sha256": stored.sha256, "size": stored.size} for stored in removed]})
+    else:
+        console.pruned(removed, done=True)

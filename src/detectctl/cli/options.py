@@ -1,0 +1,187 @@
+"""Commands made of a body and its settings: each option of the command line is a field of the settings."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_origin
+
+import typer
+from typer.core import TyperCommand
+
+from detectctl.paths import Paths
+from detectctl.settings import (
+    GLOBAL,
+    GROUPS,
+    OUTPUT,
+    SERVICE,
+    GlobalSettings,
+    RequestSettings,
+    Setting,
+    Settings,
+    Sources,
+    settings_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from detectctl.console import Console
+
+S = TypeVar("S", bound=Settings)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON", rich_help_panel=OUTPUT)]
+Every = Annotated[bool, typer.Option("--all", help="Every instance of this user", rich_help_panel=SERVICE)]
+
+
+@dataclass
+class Session:
+    """What a command runs in; `main` has it for the errors.
+
+    Attributes:
+        flags: the global options of the command line; those after the command's name win.
+        common: the global settings, once they are known.
+    """
+
+    flags: dict[str, Any] = field(default_factory=dict)
+    common: GlobalSettings = field(default_factory=GlobalSettings)
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """The process environment."""
+        return os.environ
+
+    @cached_property
+    def paths(self) -> Paths:
+        """Where detectctl keeps its files; UsageError if there is nowhere."""
+        return Paths.from_environ(self.environ)
+
+    @cached_property
+    def console(self) -> Console:
+        """The place where results go."""
+        from detectctl.console import Console
+
+        return Console(quiet=self.common.quiet, no_color=self.common.no_color)
+
+    def note(self, flags: Mapping[str, Any]) -> None:
+        """Remember the global options; what cannot be parsed yet decides how its own error is shown."""
+        self.flags |= {name: value for name, value in flags.items() if value is not None}
+        self.common = GlobalSettings(**{each.name: bool(self.flags.get(each.name)) for each in fields(GlobalSettings)})
+
+    @cached_property
+    def sources(self) -> Sources:
+        """What environment and file say."""
+        return Sources.read(self.environ, self.flags.get("config_file"))
+
+    def load(self, kind: type[S], flags: Mapping[str, Any]) -> S:
+        """The settings of the command that runs; the global ones are noted, and unread variables warned of."""
+        self.common = self.sources.load(GlobalSettings, self.flags).settings
+        for warning in self.sources.warnings():
+            self.console.warning(warning)
+        loaded = self.sources.load(kind, flags)
+        if issubclass(kind, RequestSettings):
+            self.sources.refuse_to_send_keys(loaded)  # type: ignore[arg-type]  # a Loaded[RequestSettings], then
+        return loaded.settings
+
+
+class GroupedCommand(TyperCommand):
+    """Shows its options under the headings that they belong to."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Tells each error whose it is: the parser's own do not say."""
+        try:
+            return super().parse_args(ctx, args)
+        except typer.TyperException as error:
+            error.ctx = getattr(error, "ctx", None) or ctx  # type: ignore[attr-defined]
+            raise
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """Without the braces that typer puts around a required argument."""
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """As typer does, with a section per heading instead of one."""
+        sections: dict[str, list[tuple[str, str]]] = {heading: [] for heading in GROUPS}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            argument = parameter.param_type_name == "argument"
+            heading = "Arguments" if argument else getattr(parameter, "rich_help_panel", None) or GLOBAL
+            if record is not None:
+                sections.setdefault(heading, []).append(record)
+        for heading, records in filter(itemgetter(1), sections.items()):
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+def command(body: Callable[..., int | None]) -> Callable[..., int | None]:
+    """What typer makes a command of.
+
+    Args:
+        body: takes the session, the settings, whose class its second annotation names, and what else it asks for on
+            the command line; its docstring is the help. Returns the exit code; None is 0.
+    """
+    _, settings, *own = inspect.signature(body, eval_str=True).parameters.values()
+
+    def run(context: typer.Context, **said: Any) -> int | None:
+        session: Session = context.obj
+        session.note({name: said.pop(name) for name in _GLOBAL_NAMES})
+        asked = {parameter.name: said.pop(parameter.name) for parameter in own}
+        return body(session, session.load(settings.annotation, said), **asked)
+
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    options = [*parameters_of(settings.annotation), *own, *GLOBAL_OPTIONS]
+    by_name = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in options]
+    run.__signature__ = inspect.Signature([context, *by_name])  # type: ignore[attr-defined]
+    run.__name__, run.__doc__ = body.__name__, body.__doc__
+    return run
+
+
+def parameters_of(kind: type[Settings]) -> Iterable[inspect.Parameter]:
+    """A parameter of the command line for each setting; its value says what the user said, None for nothing."""
+    for setting in settings_of(kind):
+        if setting.option.on_command_line:
+            yield _parameter(setting.name, _type_of(setting), _declared(setting))
+
+
+def _parameter(name: str, kind: Any, option: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
+
+
+def _type_of(setting: Setting) -> Any:
+    if setting.kind is bool:
+        return bool | None
+    return list[str] | None if get_origin(setting.kind) is tuple else str | None
+
+
+def _declared(setting: Setting) -> Any:
+    option, key, default = setting.option, setting.key, setting.default
+    names, words = option.names or (f"--{key}",), option.default or setting.words(default)
+    if setting.kind is bool:
+        words = ""
+        if not option.names:
+            names, words = (f"--{key}/--no-{key}",), key if default else ""
+    return typer.Option(
+        *names,
+        metavar=option.metavar or "|".join(setting.choices) or None,
+        help=f"{option.help} [default: {words}]" if words else option.help,
+        show_default=False,
+        rich_help_panel=option.group,
+    )
+
+
+GLOBAL_OPTIONS = (
+    _parameter(
+        "config_file",
+        Path | None,
+        typer.Option(
+            "--config", metavar="FILE", help="Settings file [default: ./detectctl.toml]", rich_help_panel=GLOBAL
+        ),
+    ),
+    *parameters_of(GlobalSettings),
+)
+"""Those that every command takes, before its name or after it."""
+_GLOBAL_NAMES = tuple(parameter.name for parameter in GLOBAL_OPTIONS)

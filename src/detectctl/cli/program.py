@@ -1,0 +1,123 @@
+"""The program `detectctl`: its commands, and what becomes of their errors."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+import detectctl
+from detectctl.cli.config_command import config
+from detectctl.cli.image_commands import annotate, detect
+from detectctl.cli.instance_commands import down, logs, status
+from detectctl.cli.models_command import models
+from detectctl.cli.options import GLOBAL_OPTIONS, GroupedCommand, Session
+from detectctl.cli.up_command import up
+from detectctl.errors import DetectctlError, UsageError
+from detectctl.signals import Interrupted, unwind_when_signalled
+
+
+class _Commands(TyperGroup):
+    """Ends quietly when whoever reads the output has read enough: `detectctl … | head`; click would exit 1."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # click's own context, by another name
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that the flush at exit is quiet
+            return 0
+        return result
+
+
+app = typer.Typer(
+    name="detectctl",
+    cls=_Commands,
+    help="Serve a trained YOLOv8 model with Ray Serve, without dropping a request.",
+    rich_markup_mode=None,  # plain help costs half the start-up time of a framed one
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for each in (up, detect, annotate, status, logs, models, config, down):
+    app.command(cls=GroupedCommand)(each)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        sys.stdout.write(f"detectctl {detectctl.__version__}\n")
+        raise typer.Exit
+
+
+def _before_any_command(context: typer.Context, **flags: Any) -> None:
+    session: Session = context.obj
+    session.note({name: value for name, value in flags.items() if name != "version"})
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help(), err=True)
+        raise typer.Exit(UsageError.exit_code)
+
+
+_before_any_command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+    [
+        inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
+        *GLOBAL_OPTIONS,
+        inspect.Parameter(
+            "version",
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False,
+            annotation=Annotated[
+                bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version")
+            ],
+        ),
+    ]
+)
+app.callback(invoke_without_command=True)(_before_any_command)
+
+
+def main() -> NoReturn:
+    """The console script; every error of ours is reported here, and becomes its exit code."""
+    unwind_when_signalled()
+    session = Session()
+    problem: DetectctlError
+    try:
+        sys.exit(app(prog_name="detectctl", standalone_mode=False, obj=session))
+    except typer.TyperException as error:
+        problem = _usage_error(error)
+    except DetectctlError as error:
+        problem = error
+    except (KeyboardInterrupt, Interrupted, typer.Abort):
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)
+    except Exception as error:  # noqa: BLE001 - the last resort
+        problem = DetectctlError(
+            f"unexpected {type(error).__name__}: {error}",
+            why="this is a bug in detectctl, or in what it builds on",
+            hint="run the command again with --verbose, and report what it shows",
+        )
+        problem.__cause__ = error
+    if session.common.verbose:
+        import traceback
+
+        traceback.print_exception(problem)
+    session.console.error(problem)
+    sys.exit(problem.exit_code)
+
+
+def _usage_error(error: typer.TyperException) -> UsageError:
+    """What typer itself refuses, in the form of our own errors."""
+    context = getattr(error, "ctx", None)
+    path, usage = (context.command_path, context.get_usage()) if context else ("detectctl", "")
+    message = error.format_message().rstrip(".")
+    # "No such option: --prot (Possible options: --port)", "No such command 'upp'. Did you mean 'up'?",
+    # "Invalid value for '--seconds': 'x' is not a valid float."
+    parts = re.fullmatch(r"(.+?)(?: \((?=Possible)|\. (?=Did you)|(?<='): )(.+?)\)?", message)
+    what, why = parts.groups() if parts else (message, usage)
+    problem = UsageError(
+        what[:1].lower() + what[1:], why=why[:1].lower() + why[1:], hint=f"`{path} --help` shows every option"
+    )
+    problem.__cause__ = error
+    return problem

@@ -1,0 +1,65 @@
+"""What the documents say of commands and settings, made from them: `python tests/generate_docs.py` writes it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from detectctl.cli.program import app
+from detectctl.settings import COMMANDS, GlobalSettings, settings_of
+
+DOCS = Path(__file__).parent.parent / "docs"
+WRITE = "python tests/generate_docs.py"
+
+
+def settings_table() -> str:
+    """Each setting once for all commands that mean the same by it."""
+    found: dict[tuple[str, str, str], list[str]] = {}
+    for kind in (GlobalSettings, *COMMANDS.values()):
+        for setting in settings_of(kind):
+            default = setting.words(setting.default)
+            told = f"`{default}`" if default else setting.option.default
+            found.setdefault((setting.key, setting.variable, told), []).append(kind.command or "every command")
+    lines = ["| key | environment | default | used by |", "|---|---|---|---|"]
+    lines += [f"| `{key}` | `{name}` | {told} | {', '.join(used)} |" for (key, name, told), used in found.items()]
+    return "\n".join(lines) + "\n"
+
+
+def help_pages() -> str:
+    """The help of `detectctl` and of each command, in a terminal of 80 columns."""
+    commands = ["", *(each.callback.__name__ for each in app.registered_commands if each.callback is not None)]
+    with ThreadPoolExecutor() as pool:
+        shown = pool.map(_help, commands)
+        pages = [
+            f"## `{f'detectctl {command}'.strip()}`\n\n```text\n{text}```\n"
+            for command, text in zip(commands, shown, strict=True)
+        ]
+    return "\n".join(pages)
+
+
+def _help(command: str) -> str:
+    argv = [sys.executable, "-m", "detectctl", *command.split(), "--help"]
+    environ = os.environ | {"COLUMNS": "80"}
+    return subprocess.run(argv, env=environ, capture_output=True, text=True, check=True).stdout
+
+
+def pages() -> dict[Path, str]:
+    """Each page as it should be: what stands between its marks is made here, the rest is written by hand."""
+    made = {"settings": settings_table(), "commands": help_pages()}
+    return {DOCS / f"{name}.md": _between((DOCS / f"{name}.md").read_text(), name, text) for name, text in made.items()}
+
+
+def _between(page: str, name: str, text: str) -> str:
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    before, _, rest = page.partition(begin)
+    _, found, after = rest.partition(end)
+    assert found, f"the page has no marks {begin.strip()} and {end}"
+    return f"{before}{begin}\n{text}\n{end}{after}"
+
+
+if __name__ == "__main__":
+    for path, page in pages().items():
+        path.write_text(page)
