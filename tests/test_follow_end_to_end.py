@@ -136,12 +136,12 @@ class Finder:
         usual = spec.loader.exec_module
         def exec_module(module):
             usual(module)
-            work = module.Service._work_on
+            work = module.Turn._work
             def break_on_v3(self, *arguments):
-                if self.config.model.version == "v3":
+                if self.service.config.model.version == "v3":
                     raise RuntimeError("v3 breaks on every image but that of its warm-up")
                 return work(self, *arguments)
-            module.Service._work_on = break_on_v3
+            module.Turn._work = break_on_v3
         spec.loader.exec_module = exec_module
         return spec
 

@@ -168,10 +168,10 @@ def test_a_line_that_is_half_written_waits_for_its_end(tmp_path: Path) -> None:
     file = tmp_path / "replica_Detector_abc.log"
     seen: dict[int, int] = {}
     file.write_bytes(b'{"half": ')
-    assert logs._whole_lines(file, seen) == []
+    assert logs._raw_lines(file, seen) == []
     with file.open("ab") as stream:
         stream.write(b"1}\nnext")
-    assert logs._whole_lines(file, seen) == [b'{"half": 1}']
+    assert logs._raw_lines(file, seen) == [b'{"half": 1}']
 
 
 def test_a_new_file_with_an_old_ones_inode_is_read_from_its_beginning(tmp_path: Path) -> None:
@@ -179,5 +179,5 @@ def test_a_new_file_with_an_old_ones_inode_is_read_from_its_beginning(tmp_path: 
     file = tmp_path / "replica_Detector_abc.log"
     file.write_bytes(b"new\n")
     seen = {file.stat().st_ino: 10_000_000}
-    assert logs._whole_lines(file, seen) == [b"new"]
-    assert logs._whole_lines(file, seen) == []
+    assert logs._raw_lines(file, seen) == [b"new"]
+    assert logs._raw_lines(file, seen) == []

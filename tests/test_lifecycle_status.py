@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from detectctl.hosts.serve_rest import Replica, ServeStatus
-from detectctl.lifecycle.status import Seen, _answering, _judge
+from detectctl.lifecycle.status import _answering, _judge
 from detectctl.processes import Process
 from installed import free_port
 from lifecycle_values import STATE, with_head
@@ -53,8 +53,7 @@ SERVING = ServeStatus("RUNNING", "HEALTHY", "", 1, (REPLICA,), "good")
 )
 def test_the_word(word: str, state: Any, served: ServeStatus, trouble: str, command: str | None) -> None:
     with state.open_host() as host:
-        seen = Seen(host.alive, served, trouble)
-    found, message = _judge(state, seen, command)
+        found, message = _judge(state, served, command, alive=host.alive, trouble=trouble)
     assert found == word, message
 
 

@@ -1,4 +1,4 @@
-"""Only one command changes an instance at a time, and everybody can see which."""
+"""Only one command changes an instance at a time, and others can see which."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Holder:
 
 
 def holder(folder: InstanceFolder) -> Holder | None:
-    """Who is changing the instance now; None if nobody does, also if somebody died at it."""
+    """The command that is changing the instance now; None if there is none, or if it died."""
     try:
         data = json.loads((folder.path / "lock-holder").read_text())
         found = Holder(data["command"], Process(**data["process"]))
@@ -45,13 +45,13 @@ def holder(folder: InstanceFolder) -> Holder | None:
 
 @contextlib.contextmanager
 def locked(folder: InstanceFolder, command: str, timeout_s: float, on_wait: Callable[[str], None]) -> Iterator[None]:
-    """Hold the instance's lock; the system lets go of it when this process ends, however that happens.
+    """Hold the instance's lock; the system releases it when this process ends, however that happens.
 
     Args:
-        folder: made if it is not there.
-        command: what others are told.
+        folder: created if it does not exist.
+        command: its name, for others to see.
         timeout_s: how long to wait.
-        on_wait: told once who holds the lock, if somebody does.
+        on_wait: told once who holds the lock, if another command does.
 
     Raises:
         DeadlineExceeded: another command held the lock for all of `timeout_s`; says which.
@@ -69,12 +69,12 @@ def locked(folder: InstanceFolder, command: str, timeout_s: float, on_wait: Call
         except filelock.Timeout as error:
             raise DeadlineExceeded(
                 f"instance {folder.name} is being changed by another command",
-                why=f"{holder(folder) or 'another command'} has held its lock for {timeout_s:g} s and more",
-                hint="wait for it, or end it, then run this command again",
+                why=f"{holder(folder) or 'another command'} has held its lock for more than {timeout_s:g} s",
+                hint="wait for it, or stop it, then run this command again",
             ) from error
     note = folder.path / "lock-holder"
     try:
-        with contextlib.suppress(OSError):  # a full disk: others are told less
+        with contextlib.suppress(OSError):  # the disk is full: others see less
             note.write_text(json.dumps({"command": command, "process": asdict(Process.of(os.getpid()))}))
         yield
     finally:

@@ -73,8 +73,7 @@ def read(name: str, paths: Paths, wanted: LogFilter, tail: int) -> list[LogLine]
     Raises:
         NotRunning: there is no such instance, and none failed to start.
     """
-    lines = (line for file in _files(name, paths) for line in _parsed(file, _all_lines(file)))
-    return _last(filter(wanted.accepts, lines), tail)
+    return _last(_new_lines(name, paths, wanted, {}, unfinished=True), tail)
 
 
 def follow(name: str, paths: Paths, wanted: LogFilter, tail: int) -> Iterator[LogLine]:
@@ -84,16 +83,11 @@ def follow(name: str, paths: Paths, wanted: LogFilter, tail: int) -> Iterator[Lo
         NotRunning: there is no such instance.
     """
     folder = InstanceFolder(paths.state, name)
-    seen: dict[int, int] = {}  # by inode: a rotated file gets another name, and another file its name
-
-    def fresh() -> Iterator[LogLine]:
-        for file in _files(name, paths):
-            yield from filter(wanted.accepts, _parsed(file, _whole_lines(file, seen)))
-
-    yield from _last(fresh(), tail)
+    reached: dict[int, int] = {}
+    yield from _last(_new_lines(name, paths, wanted, reached), tail)
     while folder.read() is not None:
         with contextlib.suppress(NotRunning):  # `down` was quicker
-            yield from sorted(fresh())
+            yield from sorted(_new_lines(name, paths, wanted, reached))
         time.sleep(_POLL_S)
 
 
@@ -102,28 +96,35 @@ def _last(lines: Iterable[LogLine], tail: int) -> list[LogLine]:
     return sorted(lines)[-tail:] if tail else []
 
 
-def _all_lines(file: Path) -> list[bytes]:
-    try:
-        return file.read_bytes().splitlines()
-    except FileNotFoundError:  # rotated away since it was listed
-        return []
+def _new_lines(
+    name: str, paths: Paths, wanted: LogFilter, reached: dict[int, int], *, unfinished: bool = False
+) -> Iterator[LogLine]:
+    for file in _files(name, paths):
+        yield from filter(wanted.accepts, _parsed(file, _raw_lines(file, reached, unfinished=unfinished)))
 
 
-def _whole_lines(file: Path, seen: dict[int, int]) -> list[bytes]:
-    """The complete lines that were added; notes in `seen` how far they reach."""
+def _raw_lines(file: Path, reached: dict[int, int], *, unfinished: bool = False) -> list[bytes]:
+    """The lines that were added since the last look.
+
+    Args:
+        file: may have been rotated away since it was listed.
+        reached: inode → how far it was read, for a rotated file keeps nothing else; is brought up to date.
+        unfinished: also the last line, if its end is not written yet.
+    """
     try:
         with file.open("rb") as stream:
             inode = os.fstat(stream.fileno()).st_ino
-            begun = seen.get(inode, 0)
+            begun = reached.get(inode, 0)
             if begun > os.fstat(stream.fileno()).st_size:  # the inode of a removed file was reused
                 begun = 0
             stream.seek(begun)
             data = stream.read()
     except FileNotFoundError:
         return []
-    whole = data[: data.rfind(b"\n") + 1]
-    seen[inode] = begun + len(whole)
-    return whole.splitlines()
+    if not unfinished:
+        data = data[: data.rfind(b"\n") + 1]
+    reached[inode] = begun + len(data)
+    return data.splitlines()
 
 
 def _files(name: str, paths: Paths) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Freeing the store of what no instance serves, beside commands that may be changing just that."""
+"""Remove from the store what no instance serves, while other commands may be changing just that."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def unserved(paths: Paths) -> tuple[StoredCheckpoint, ...]:
-    """What `prune` would remove if nothing changed meanwhile."""
+    """What `prune` would remove if nothing changes meanwhile."""
     return collection.unserved(paths.cache, served=served_models(paths.state))
 
 

@@ -153,7 +153,7 @@ class Rollout:
                     raise ModelError(
                         "the replicas could not start",
                         why=status.reason,
-                        hint="`detectctl logs` shows what they said",
+                        hint="run `detectctl logs`",
                     )
             if str(status) != reported:
                 reported = str(status)
@@ -165,7 +165,8 @@ class Rollout:
                 "the service was not ready in time", why=f"last seen: {seen}", hint="allow more time with `--timeout`"
             )
 
-        self.report(Progress("deploy", str(until(running, deadline, every_s=_POLL_S, late=late)), done=True))
+        ready = until(running, deadline, every_s=_POLL_S, late=late).ready
+        self.report(Progress("deploy", f"{ready} replica{'' if ready == 1 else 's'} ready", done=True))
 
     def _wait_answer(self, fingerprint: str) -> None:
         """Return when a replica of this deployment says that it is ready."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,7 +19,6 @@ from detectctl.lifecycle.state import UNKNOWN, InstanceFolder, InstanceState, na
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from detectctl.hosts.interface import Host
     from detectctl.paths import Paths
     from detectctl.wire import EngineInfo, ModelInfo
 
@@ -39,15 +38,15 @@ class InstanceStatus:
         endpoint: where the service answers.
         model: what answers; None before the first deployment.
         engine: what computes; None before the first deployment.
-        wanted: replicas that Serve wants now.
-        ready: replicas that take requests.
-        minimum: replicas kept at least.
+        wanted: how many replicas Serve wants now.
+        ready: how many of them take requests.
+        minimum: replicas at least.
         maximum: replicas at most.
         replicas: each of them, in Ray's words.
         requests: answered since the instance started.
-        errors: code → how many of them were answered with an error.
+        errors: error code → how many of them were answered with it.
         p50_ms: median latency of the successful ones, in the replica.
-        p99_ms: likewise.
+        p99_ms: the latency that 99 % of them stayed below.
         uptime_s: since `up` started it.
     """
 
@@ -82,7 +81,7 @@ def status(name: str, paths: Paths) -> InstanceStatus:
     """One instance.
 
     Raises:
-        NotRunning: there is none of this name.
+        NotRunning: no instance has this name.
     """
     folder = InstanceFolder(paths.state, name)
     state = folder.read()
@@ -100,53 +99,35 @@ def all_statuses(paths: Paths) -> tuple[InstanceStatus, ...]:
 
 def _status_of(state: InstanceState, changed_by: Holder | None) -> InstanceStatus:
     with state.open_host() as host:
-        seen = _look(host)
-        word, message = _judge(state, seen, changed_by.command if changed_by else None)
+        alive, served, trouble = host.alive, ServeStatus(), ""
+        if alive:
+            try:
+                served = host.status()
+            except ServeApiError as error:
+                trouble = f"Ray does not answer: {error}"
+        command = changed_by.command if changed_by else None
+        word, message = _judge(state, served, command, alive=alive, trouble=trouble)
         stats = host.stats()
-        answering = _answering(state, seen.served)
+        answering = _answering(state, served)
         deployment = Deployment.from_json(answering) if answering else None
         return InstanceStatus(
             name=state.name,
             state=word,
             message=message,
             endpoint=host.endpoint,
-            model=None if deployment is None else deployment.config.model,
-            engine=None if deployment is None else _engine(host.endpoint, seen.served, deployment),
-            wanted=seen.served.target_replicas,
-            ready=seen.served.ready,
-            minimum=0 if deployment is None else deployment.minimum,
-            maximum=0 if deployment is None else deployment.maximum,
-            replicas=seen.served.replicas,
+            model=deployment.config.model if deployment else None,
+            engine=_engine(host.endpoint, served, deployment) if deployment else None,
+            wanted=served.target_replicas,
+            ready=served.ready,
+            minimum=deployment.minimum if deployment else 0,
+            maximum=deployment.maximum if deployment else 0,
+            replicas=served.replicas,
             requests=stats.requests,
             errors=stats.errors,
             p50_ms=stats.percentile_ms(0.5),
             p99_ms=stats.percentile_ms(0.99),
             uptime_s=max(0.0, time.time() - state.created_at),  # the clock may have been set back
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """An instance as it really is.
-
-    Attributes:
-        alive: whether Ray runs.
-        served: what Serve says.
-        trouble: why Serve says nothing, although Ray runs; empty otherwise.
-    """
-
-    alive: bool
-    served: ServeStatus = field(default_factory=ServeStatus)
-    trouble: str = ""
-
-
-def _look(host: Host) -> Seen:
-    if not host.alive:
-        return Seen(alive=False)
-    try:
-        return Seen(alive=True, served=host.status())
-    except ServeApiError as error:
-        return Seen(alive=True, trouble=f"Ray does not answer: {error}")
 
 
 def _answering(state: InstanceState, served: ServeStatus) -> dict[str, Any]:
@@ -173,27 +154,31 @@ def _engine(endpoint: str, served: ServeStatus, deployment: Deployment) -> Engin
     return deployment.engine
 
 
-def _judge(state: InstanceState, seen: Seen, command: str | None) -> tuple[State, str]:
+def _judge(
+    state: InstanceState, served: ServeStatus, command: str | None, *, alive: bool, trouble: str
+) -> tuple[State, str]:
     """The word for what an instance does, and why it is not simply running.
 
     Args:
         state: what was recorded.
-        seen: what is really there.
+        served: what Serve says.
         command: the one that is changing the instance now.
+        alive: whether Ray runs.
+        trouble: why Serve says nothing, although Ray runs.
     """
     again = "`detectctl up` starts it again, `detectctl down` cleans up"
     if command == "down":
         return "stopping", ""
     if state.last_good is None and command == "up":
-        return "starting", seen.served.message
-    if not seen.alive:
+        return "starting", served.message
+    if not alive:
         what = "it never started" if state.place.head is None else "its head process is gone"
         return ("starting", "") if command == "up" else ("dead", f"{what}; {again}")
-    if seen.trouble:
-        return "degraded", seen.trouble
-    if state.last_good is None and seen.served.application != "RUNNING":
+    if trouble:
+        return "degraded", trouble
+    if state.last_good is None and served.application != "RUNNING":
         return "degraded", f"the command that started it was killed; {again}"
-    return _judge_served(state, seen.served, busy=command == "up")
+    return _judge_served(state, served, busy=command == "up")
 
 
 def _judge_served(state: InstanceState, served: ServeStatus, *, busy: bool) -> tuple[State, str]:
