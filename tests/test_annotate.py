@@ -56,7 +56,7 @@ def changed(before: Image.Image, after: Image.Image) -> tuple[int, int, int, int
         (-20, -20, 700, 500),
     ],
 )
-def test_all_four_sides_of_a_box_show_also_at_the_edges(box: tuple[float, ...]) -> None:
+def test_all_four_sides_of_a_box_show_also_at_the_edges(box: tuple[int, int, int, int]) -> None:
     picture = draw(blank(640, 480), [detection(*box)], DrawOptions(labels=False))
     left, top, right, bottom = max(box[0], 0), max(box[1], 0), min(box[2], 640) - 1, min(box[3], 480) - 1
     middle_x, middle_y = (left + right) // 2, (top + bottom) // 2
@@ -160,7 +160,8 @@ def test_text_contrasts_with_its_label(class_id: int) -> None:
     area = changed(blank(640, 480), picture)
     assert area is not None
     label = picture.crop((area[0], area[1], area[2], 199))
-    shades = [luminance(pixel) for pixel in set(label.get_flattened_data()) if pixel != GREY]
+    pixels: set[Any] = set(label.get_flattened_data())
+    shades = [luminance(pixel) for pixel in pixels if pixel != GREY]
     background = luminance(colour(class_id))
     contrast = max((max(s, background) + 0.05) / (min(s, background) + 0.05) for s in shades)
     assert contrast >= 4.5

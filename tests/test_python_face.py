@@ -31,7 +31,7 @@ def test_every_name_that_is_promised_is_there() -> None:
 
 def test_what_is_not_promised_is_not_there() -> None:
     with pytest.raises(AttributeError, match="module 'detectctl' has no attribute 'Klient'"):
-        detectctl.Klient  # noqa: B018
+        detectctl.Klient  # type: ignore[attr-defined]  # noqa: B018
 
 
 def test_a_name_is_the_class_that_the_other_modules_use() -> None:
@@ -55,9 +55,13 @@ def test_importing_loads_nothing_and_a_client_only_what_asks() -> None:
 @pytest.mark.parametrize("given", ["str", "Path", "bytes"])
 def test_an_image_may_be_given_as_what_it_is(given: str, tmp_path: Path) -> None:
     (tmp_path / "bus.jpg").write_bytes(b"image")
-    image = {"str": str(tmp_path / "bus.jpg"), "Path": tmp_path / "bus.jpg", "bytes": b"image"}[given]
+    images: dict[str, str | Path | bytes] = {
+        "str": str(tmp_path / "bus.jpg"),
+        "Path": tmp_path / "bus.jpg",
+        "bytes": b"image",
+    }[given]
     with bent(found) as service, Client(service.url, api_key="secret") as client:
-        result = client.detect(image)
+        result = client.detect(images[given])
     assert result.detections == (Detection("bus", (10.0, 5.0, 90.0, 45.0), 0.8734, 5),)
     assert service.requests[0].body == b"image"
     assert service.requests[0].headers["authorization"] == "Bearer secret"

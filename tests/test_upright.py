@@ -110,10 +110,10 @@ def test_the_service_and_the_client_draw_the_same_picture(client: Client, kind: 
     answer = client._endpoint.ask(
         "POST", "/annotate", client._deadline(), body=KINDS[kind], headers={"Accept": "image/png"}
     )
-    pictures = [Image.open(io.BytesIO(data)) for data in (by_client, answer.body)]
-    np.testing.assert_array_equal(*(np.asarray(picture) for picture in pictures))
-    assert pictures[0].info.get("icc_profile") == pictures[1].info.get("icc_profile")
-    assert pictures[0].info.get("icc_profile") == (PROFILE if "profile" in kind else None)
+    one, other = (Image.open(io.BytesIO(data)) for data in (by_client, answer.body))
+    np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+    assert one.info.get("icc_profile") == other.info.get("icc_profile")
+    assert one.info.get("icc_profile") == (PROFILE if "profile" in kind else None)
 
 
 @pytest.mark.parametrize("number", range(1, 9))
