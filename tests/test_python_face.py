@@ -59,7 +59,7 @@ def test_an_image_may_be_given_as_what_it_is(given: str, tmp_path: Path) -> None
         "str": str(tmp_path / "bus.jpg"),
         "Path": tmp_path / "bus.jpg",
         "bytes": b"image",
-    }[given]
+    }
     with bent(found) as service, Client(service.url, api_key="secret") as client:
         result = client.detect(images[given])
     assert result.detections == (Detection("bus", (10.0, 5.0, 90.0, 45.0), 0.8734, 5),)
