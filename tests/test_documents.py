@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
+    from detectctl.engine.compiled import CompiledModel
+
 BLOCKS = blocks()
 # What is done with each language; `text` is for what is nobody's language.
 LANGUAGES = {"sh", "console", "python", "toml", "json", "yaml", "ini", "dockerfile", "text"}
@@ -49,8 +51,9 @@ def running() -> list[Any]:
 @cache
 def options(command: str) -> str:
     """The help of a command."""
-    words = [DETECTCTL, *([command] if command else []), "--help"]
-    return subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    words = [str(DETECTCTL), *filter(None, [command]), "--help"]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    return done.stdout
 
 
 def test_readme_is_short() -> None:
@@ -106,11 +109,23 @@ def test_what_the_text_names_exists() -> None:
     assert missing == []
 
 
+def test_the_variables_that_the_documents_name_exist() -> None:
+    """In the text and in the blocks; the changelog alone names some that are gone."""
+    known = set(re.findall(r"`(DETECTCTL_\w+)`", (ROOT / "docs" / "settings.md").read_text())) | {"DETECTCTL_CONFIG"}
+    named = {
+        (path.name, name)
+        for path in DOCUMENTS
+        if path.name not in {"CHANGELOG.md", "settings.md"}
+        for name in re.findall(r"DETECTCTL_\w+", path.read_text())
+    }
+    assert {(page, name) for page, name in named if name not in known} == set()
+
+
 @pytest.mark.parametrize("block", of("toml"))
-def test_a_settings_file_in_a_document_is_accepted(block: Block, home: Home) -> None:
+def test_a_settings_file_in_a_document_is_accepted(block: Block, empty_home: Home) -> None:
     """Unknown keys and impossible values are usage errors, exit code 2; that nothing runs is 3."""
-    (home.path / "shown.toml").write_text(block.text)
-    done = home.run("--config", "shown.toml", "status")
+    (empty_home.path / "shown.toml").write_text(block.text)
+    done = empty_home.run("--config", "shown.toml", "status")
     assert done.returncode == 3, done.stderr
 
 
@@ -158,6 +173,13 @@ def test_every_page_is_in_the_sites_navigation() -> None:
     listed = list(pages(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
     there = [str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")]
     assert sorted(listed) == sorted(there)
+
+
+def test_the_index_lists_every_decision() -> None:
+    folder = ROOT / "docs" / "adr"
+    index = (folder / "index.md").read_text()
+    pages = {path.name for path in folder.glob("*.md")} - {"index.md"}
+    assert {page for page in pages if f"({page})" not in index} == set()
 
 
 def test_exit_codes_are_what_the_errors_own() -> None:
@@ -208,9 +230,11 @@ class Reader:
 
 
 @pytest.fixture(scope="module")
-def reader(photos: Path, yolov8n_pt: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+def reader(
+    photos: Path, yolov8n_pt: Path, converted: tuple[CompiledModel, ...], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Reader]:
     home = Home(tmp_path_factory.mktemp("reader"))
-    home.seed_base(yolov8n_pt)
+    home.seed(yolov8n_pt, *converted)
     (home.path / "photos").mkdir()
     for name in ("bus.jpg", "zidane.jpg"):
         shutil.copy(photos / name, home.path / "photos")
