@@ -245,6 +245,7 @@ def reader(
 
 
 @pytest.mark.cluster
+@pytest.mark.slow  # the first `up`
 @pytest.mark.parametrize("block", running())
 def test_a_block_does_what_it_shows(block: Block, reader: Reader) -> None:
     """Console blocks print what they show, Python blocks run; all with the instance that README starts."""
@@ -258,7 +259,8 @@ def test_a_block_does_what_it_shows(block: Block, reader: Reader) -> None:
     for command, shown in list(block.commands()):
         done = reader.run(["/bin/sh", "-c", command])
         assert done.returncode == 0, f"{command}: {done.stdout}"
-        printed = done.stdout.replace(f":{reader.port}", ":8000").replace(reader.photos, "https://example.com")
+        printed = re.sub(" +$", "", done.stdout, flags=re.MULTILINE)
+        printed = printed.replace(f":{reader.port}", ":8000").replace(reader.photos, "https://example.com")
         same = sorted(_normal(printed.splitlines())) == sorted(_normal(_on_this_processor(shown)))
         if not REWRITE:
             assert same, f"{command} prints, instead of what is shown:\n{printed}"
