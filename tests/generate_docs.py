@@ -1,4 +1,4 @@
-"""What the documents say of commands and settings, made from them: `python tests/generate_docs.py` writes it."""
+"""What the documents say of commands, settings and errors, made from the code: `python tests/generate_docs.py`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from detectctl.cli.program import app
+from detectctl.errors import REQUEST_ERRORS
 from detectctl.settings import COMMANDS, GlobalSettings, settings_of
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -46,10 +47,28 @@ def _help(command: str) -> str:
     return subprocess.run(argv, env=environ, capture_output=True, text=True, check=True).stdout
 
 
-def pages() -> dict[Path, str]:
-    """Each page as it should be: what stands between its marks is made here, the rest is written by hand."""
-    made = {"settings": settings_table(), "commands": help_pages()}
-    return {DOCS / f"{name}.md": _between((DOCS / f"{name}.md").read_text(), name, text) for name, text in made.items()}
+def errors_table() -> str:
+    """What a service answers with, by HTTP status; the meaning is the first line of the class's docstring."""
+    lines = ["| HTTP | code | exit code of `detect` | when |", "|---|---|---|---|"]
+    for error in sorted(REQUEST_ERRORS.values(), key=lambda error: (error.status, error.code)):
+        meaning = (error.__doc__ or "").partition("\n")[0]
+        lines.append(f"| {error.status} | `{error.code}` | {error.exit_code} | {meaning} |")
+    return "\n".join(lines) + "\n"
+
+
+MADE = {"settings": settings_table, "commands": help_pages, "errors": errors_table}
+"""By page; the text goes between the page's marks, and the rest of it is written by hand."""
+
+
+def page(name: str) -> tuple[str, str]:
+    """A page as it is, and as it should be."""
+    text = path(name).read_text("utf-8")
+    return text, _between(text, name, MADE[name]())
+
+
+def path(name: str) -> Path:
+    """Of a page."""
+    return DOCS / f"{name}.md"
 
 
 def _between(page: str, name: str, text: str) -> str:
@@ -61,5 +80,5 @@ def _between(page: str, name: str, text: str) -> str:
 
 
 if __name__ == "__main__":
-    for path, page in pages().items():
-        path.write_text(page)
+    for each in MADE:
+        path(each).write_text(page(each)[1], "utf-8")
