@@ -12,12 +12,13 @@ import pytest
 
 from detectctl.errors import DeadlineExceeded
 from detectctl.hosts.local.local_host import LocalHost
-from detectctl.lifecycle.down import down
+from detectctl.lifecycle.down import DownResult, down, down_all
 from detectctl.lifecycle.lock import locked
-from detectctl.lifecycle.state import InstanceFolder
+from detectctl.lifecycle.state import InstanceFolder, names
 from detectctl.paths import Paths
+from detectctl.progress import silent
 from detectctl.waiting import Deadline
-from lifecycle_values import PLACE
+from lifecycle_values import PLACE, STATE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,3 +59,19 @@ def test_force_does_not_wait_for_another_command_but_names_it(tmp_path: Path, mo
         holder.join()
     assert time.monotonic() - begun < 10
     assert "detectctl up, process" in str(caught.value.why)
+
+
+def test_one_that_fails_does_not_keep_the_others_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`down --all` goes on, and says of each instance what became of it."""
+    monkeypatch.setattr("detectctl.lifecycle.down._FORCED_LOCK_S", 0.1)
+    paths = Paths.from_environ({"HOME": str(tmp_path)})
+    for name in ("a", "b", "c"):
+        folder = InstanceFolder(paths.state, name)
+        folder.create()
+        folder.write(replace(STATE, name=name, place=replace(PLACE, temp_dir=tmp_path / name)))
+    with locked(InstanceFolder(paths.state, "b"), "up", 1, lambda _: None):
+        done = dict(down_all(paths, timeout_s=1, force=True, report=silent))
+    assert list(done) == ["a", "b", "c"]
+    assert isinstance(done["b"], DeadlineExceeded)
+    assert [one.action for one in done.values() if isinstance(one, DownResult)] == ["cleaned", "cleaned"]
+    assert names(paths.state) == ["b"]

@@ -1,4 +1,4 @@
-"""Which processes are ours: a pid counts only together with its start time, a stranger never does."""
+"""Which processes are ours: a pid counts only together with its start time, so a stranger's never does."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from pathlib import Path
 
 import psutil
 
+from detectctl.waiting import Deadline
+
 MARKER = "DETECTCTL_INSTANCE_ID"
-"""The environment variable that every process an instance causes inherits."""
+"""The environment variable that every process of an instance inherits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,46 +68,46 @@ def _boot() -> str:
         return ""
 
 
-def family(instance_id: str, head: Process | None = None, folder: Path | None = None) -> list[psutil.Process]:
-    """Every living process that an instance caused, but not this one.
+def family(mark: str, head: Process | None = None, folder: Path | None = None) -> list[psutil.Process]:
+    """Every living process that carries the mark in its environment, and its descendants, but not this process.
 
-    They carry its mark in their environment. A process that gives itself a long title writes over its environment, as
-    some of Ray's do: it is known by its parent, or, when that has died, by the head's session and folder together.
+    A process that gives itself a long title overwrites its environment, as some of Ray's do: it is known by its
+    parent, or, when that has died, by the head's session and folder together.
 
     Args:
-        instance_id: the mark.
+        mark: the value of `MARKER`.
         head: the leader of its session, whether it lives or not.
         folder: where its processes work; nobody else knows it, and after a crash it may be gone.
     """
     everybody = {process.pid: process for process in psutil.process_iter()}
     children: dict[int, list[int]] = {}
-    wanted = []
+    pids = []
     for pid, process in everybody.items():
         with contextlib.suppress(psutil.Error, OSError):
             children.setdefault(process.ppid(), []).append(pid)
-            if _carries(process, instance_id) or (head is not None and _is_of(process, head.pid, folder)):
-                wanted.append(pid)
+            if _carries(process, mark) or (head is not None and _is_of(process, head.pid, folder)):
+                pids.append(pid)
     found: dict[int, psutil.Process] = {}
-    while wanted:
-        pid = wanted.pop()
+    while pids:
+        pid = pids.pop()
         if pid not in found and pid != os.getpid():
             found[pid] = everybody[pid]
-            wanted += children.get(pid, ())
-    return list(found.values())
+            pids += children.get(pid, ())
+    return [process for process in found.values() if not ended(process)]
 
 
 def _is_of(process: psutil.Process, session: int, folder: Path | None) -> bool:
-    # Either alone would not do: the session's number may be another's by now, and a shell may be in the folder.
+    # Either alone is not enough: the session's number may have been reused, and a shell may be in the folder.
     return os.getsid(process.pid) == session and process.cwd().removesuffix(" (deleted)") == str(folder)
 
 
-def _carries(process: psutil.Process, instance_id: str) -> bool:
+def _carries(process: psutil.Process, mark: str) -> bool:
     try:
         block = Path(f"/proc/{process.pid}/environ").read_bytes()
     except FileNotFoundError:  # no Linux, or gone meanwhile
-        return process.environ().get(MARKER) == instance_id
+        return process.environ().get(MARKER) == mark
     # Ray's processes write their title over the block's beginning, where psutil's parser gives up.
-    return f"{MARKER}={instance_id}".encode() in block.split(b"\0")
+    return f"{MARKER}={mark}".encode() in block.split(b"\0")
 
 
 def end(found: list[psutil.Process], signum: int = signal.SIGTERM, *, grace_s: float) -> None:
@@ -120,10 +122,10 @@ def kill(found: list[psutil.Process]) -> None:
     _alive_after(found, 5.0)
 
 
-def kill_family(mark: str) -> None:
-    """SIGKILL every process that carries the mark, and its descendants; returns when all have ended."""
+def kill_family(mark: str, head: Process | None = None, folder: Path | None = None) -> None:
+    """SIGKILL for the `family`; returns when all have ended."""
     for _ in range(3):  # again for one that was just being started; more often means that it cannot be killed
-        if not (found := [process for process in family(mark) if not ended(process)]):
+        if not (found := family(mark, head, folder)):
             return
         kill(found)
 
@@ -135,17 +137,14 @@ def _send(found: list[psutil.Process], signum: int) -> None:
 
 
 def _alive_after(found: list[psutil.Process], timeout_s: float) -> list[psutil.Process]:
-    """Who has not ended after `timeout_s` at most; a zombie has, though its pid is there until init looks."""
-    deadline = time.monotonic() + timeout_s
-    while alive := [process for process in found if not ended(process)]:
-        if time.monotonic() > deadline:
-            break
+    deadline = Deadline.after(timeout_s)
+    while (alive := [process for process in found if not ended(process)]) and not deadline.passed:
         time.sleep(0.02)
     return alive
 
 
 def ended(process: psutil.Process) -> bool:
-    """Whether it is gone, or a zombie, though its pid is there until its parent looks."""
+    """Whether it is gone, or a zombie: its pid stays until its parent, or init, looks."""
     try:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -153,6 +152,6 @@ def ended(process: psutil.Process) -> bool:
 
 
 def reap(pid: int) -> None:
-    """Take note of a child's end, so that it is no zombie; a process that is not our child is left alone."""
+    """Take note of a child's end, so that it is not a zombie; a process that is not our child is left alone."""
     with contextlib.suppress(ChildProcessError, OSError):
         os.waitpid(pid, os.WNOHANG)

@@ -1,8 +1,9 @@
-"""Ports of an instance: free ones for Ray's inside, and whether the service's own is taken."""
+"""Ports of an instance: free ones for inside Ray, and whether the service's own is free."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import random
 import socket
@@ -13,7 +14,7 @@ from detectctl.errors import NotReady, PortTaken, UsageError
 
 @dataclass(frozen=True, slots=True)
 class Ports:
-    """The ports inside an instance; each of its own, so that instances live side by side."""
+    """The ports inside an instance; each instance has its own, so that several can run side by side."""
 
     gcs: int
     dashboard: int
@@ -31,19 +32,23 @@ _LOWEST, _HIGHEST = 20_000, 29_999
 
 
 def choose(taken: int | None = None) -> Ports:
-    """Ports that are free now, all different, by chance: another `up` at the same moment chooses others.
+    """Ports that are free now, all different, chosen at random: another `up` at the same moment chooses others.
 
     Args:
         taken: the service's own port, which is free until Serve opens it.
 
     Raises:
-        NotReady: there are not enough.
+        NotReady: there are not enough free ports.
     """
     candidates = random.sample(range(_LOWEST, _HIGHEST + 1), 1000)
     usable = (port for port in candidates if port != taken and _is_free(port))
     free = list(itertools.islice(usable, len(fields(Ports))))
     if len(free) < len(fields(Ports)):
-        raise NotReady(f"nearly all ports from {_LOWEST} to {_HIGHEST} are taken", hint="ss -ltnp shows by whom")
+        raise NotReady(
+            f"nearly all ports from {_LOWEST} to {_HIGHEST} are taken",
+            why=f"an instance needs {len(fields(Ports))} of them",
+            hint="see which processes listen there: `ss -ltnp`",
+        )
     return Ports(*free)
 
 
@@ -57,35 +62,43 @@ def _is_free(port: int) -> bool:
 
 
 def require_free(host: str, port: int) -> None:
-    """Say before anything starts if the service could not listen.
+    """Check before anything starts that the service can listen.
 
     Serve binds with SO_REUSEPORT: a second service on a taken port would silently get half of the requests.
 
     Raises:
-        PortTaken: somebody listens there.
+        PortTaken: another process listens there.
         UsageError: `host` is not an address of this machine.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
     except socket.gaierror as error:
-        raise UsageError(f"--host {host} cannot be resolved", why=str(error.strerror)) from error
+        raise UsageError(
+            f"--host {host} cannot be resolved",
+            why=str(error.strerror),
+            hint="give an address of this machine, such as `--host 127.0.0.1`",
+        ) from error
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections of before do not count
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections do not count
         try:
             probe.bind(address)
         except PermissionError as error:
             raise UsageError(
-                f"port {port} may not be opened by this user", why="ports below 1024 are root's", hint="choose --port"
+                f"port {port} cannot be opened by this user",
+                why="ports below 1024 are reserved for root",
+                hint="choose another with `--port`",
             ) from error
         except OSError as error:
-            if error.errno == 98:
+            if error.errno == errno.EADDRINUSE:
                 raise PortTaken(
                     f"port {port} on {host} is taken",
                     why=_listener(port) or "another process listens there",
-                    hint="choose another with --port, or stop that process",
+                    hint="choose another with `--port`, or stop that process",
                 ) from error
             raise UsageError(
-                f"--host {host} is not an address of this machine", why=str(error.strerror), hint="choose --host"
+                f"--host {host} is not an address of this machine",
+                why=str(error.strerror),
+                hint="list the addresses: `ip -brief address`",
             ) from error
 
 
