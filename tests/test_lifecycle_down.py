@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
@@ -18,6 +19,7 @@ from detectctl.lifecycle.state import InstanceFolder, names
 from detectctl.paths import Paths
 from detectctl.progress import silent
 from detectctl.waiting import Deadline
+from installed import Home
 from lifecycle_values import PLACE, STATE
 
 if TYPE_CHECKING:
@@ -75,3 +77,21 @@ def test_one_that_fails_does_not_keep_the_others_running(tmp_path: Path, monkeyp
     assert isinstance(done["b"], DeadlineExceeded)
     assert [one.action for one in done.values() if isinstance(one, DownResult)] == ["cleaned", "cleaned"]
     assert names(paths.state) == ["b"]
+
+
+def test_down_all_reports_each_and_exits_with_the_worst_code(tmp_path: Path) -> None:
+    """In text and with `--json`; the one that failed has its error there, like any error."""
+    home = Home(tmp_path)
+    for name in ("a", "b", "c"):
+        folder = InstanceFolder(home.state, name)
+        folder.create()
+        folder.write(replace(STATE, name=name, place=replace(PLACE, temp_dir=tmp_path / name)))
+    with locked(InstanceFolder(home.state, "b"), "up", 1, lambda _: None):
+        done = home.run("down", "--all", "--force", "--json")
+        assert done.returncode == DeadlineExceeded.exit_code, done.stderr
+        told = {one["name"]: one for one in json.loads(done.stdout)["instances"]}
+        assert {name: one["action"] for name, one in told.items()} == {"a": "cleaned", "b": "failed", "c": "cleaned"}
+        assert told["b"]["error"]["code"] == "deadline_exceeded"
+        assert "instance b is being changed by another command" in done.stderr
+    done = home.run("down", "--all")
+    assert (done.returncode, done.stdout) == (0, "cleaned up after b, which was dead\n")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from detectctl.cli.options import Every, Json, Session, command
-from detectctl.errors import NotReady, NotRunning, UsageError
+from detectctl.errors import DetectctlError, NotReady, NotRunning, UsageError
 from detectctl.settings import SERVICE, DownSettings, LogsSettings, StatusSettings
+from detectctl.wire import ErrorInfo
 
 if TYPE_CHECKING:
     from detectctl.lifecycle.down import DownResult
@@ -131,19 +132,33 @@ def down(
     as_json: Json = False,
 ) -> int:
     """Finish accepted requests, then stop what `up` started."""
-    from detectctl.lifecycle.state import names
+    from detectctl.lifecycle.down import down_all
 
-    results = []
-    for name in names(session.paths.state) if every else [settings.name]:
-        results.append(take_down(session, name, settings, force=force))
+    if not every:
+        outcomes: dict[str, DownResult | DetectctlError] = {
+            settings.name: take_down(session, settings.name, settings, force=force)
+        }
+    else:
+        with session.console.progress() as progress:
+            found = down_all(session.paths, timeout_s=settings.timeout, force=force, report=progress.report)
+            outcomes = dict(found)
+    code = 0
+    told: list[dict[str, Any]] = []
+    for name, outcome in outcomes.items():
+        if isinstance(outcome, DetectctlError):
+            session.console.error(outcome, about=name)
+            told.append({"name": name, "action": "failed", "error": ErrorInfo.of(outcome).to_json()})
+            code = max(code, outcome.exit_code)
+            continue
+        told.append(asdict(outcome))
         if not as_json:
-            session.console.down(results[-1])
+            session.console.down(outcome)
+        # It is down, but if the deadline passed before every accepted request was answered, that is not 0.
+        if outcome.action == "stopped" and not outcome.drained and not force:
+            code = max(code, NotReady.exit_code)
     if as_json:
-        told = [asdict(result) for result in results]
         session.console.json({"instances": told} if every else told[0])
-    # Down it is, but where the deadline passed before every accepted request was answered, that is not 0.
-    in_time = force or all(result.drained for result in results if result.action == "stopped")
-    return 0 if in_time else NotReady.exit_code
+    return code
 
 
 def take_down(session: Session, name: str, settings: DownSettings, *, force: bool = False) -> DownResult:
