@@ -15,6 +15,8 @@ from detectctl.hosts.local.ray_head import HeadRecord
 from detectctl.processes import Process
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from detectctl.hosts.interface import Host
 
 SCHEMA = 3
@@ -205,35 +207,43 @@ def reach(state_home: Path, name: str) -> tuple[str, Path | None]:
         return host.endpoint, state.api_key_file
 
 
+def all_states(state_home: Path) -> Iterator[InstanceState]:
+    """The state of every instance, by name."""
+    for name in names(state_home):
+        state = InstanceFolder(state_home, name).read()
+        if state is not None:
+            yield state
+
+
 def served_artifacts(state_home: Path) -> dict[str, str]:
     """`ModelVersion.artifact` of what instances serve now → the instances' names."""
-    found: dict[str, set[str]] = {}
-    for name in names(state_home):
-        state = InstanceFolder(state_home, name).read()
-        artifact = (state.deployed or {}).get("artifact") if state is not None else None
+    found: dict[str, list[str]] = {}
+    for state in all_states(state_home):
+        artifact = (state.deployed or {}).get("artifact")
         if artifact is not None:
-            found.setdefault(artifact, set()).add(name)
-    return {artifact: ", ".join(sorted(instances)) for artifact, instances in found.items()}
+            found.setdefault(artifact, []).append(state.name)
+    return {artifact: ", ".join(instances) for artifact, instances in found.items()}
 
 
-def served_models(state_home: Path) -> dict[str, str]:
-    """Sha256 of every checkpoint that an instance serves or may go back to → the instances' names."""
-    found: dict[str, set[str]] = {}
-    for name in names(state_home):
-        state = InstanceFolder(state_home, name).read()
-        if state is not None and state.deployed == {}:
+def served_models(state_home: Path) -> set[str]:
+    """SHA-256 of every checkpoint that an instance serves or may go back to.
+
+    Raises:
+        NotReady: what an instance serves is not known.
+    """
+    found = set()
+    for state in all_states(state_home):
+        if state.deployed == {}:
             raise NotReady(
-                f"what instance {name} serves is not known",
+                f"what instance {state.name} serves is not known",
                 why=UNKNOWN,
-                hint=f"run `detectctl up --name {name}` first",
+                hint=f"run `detectctl up --name {state.name}` first",
             )
-        for deployment in (state.deployed, state.last_good) if state is not None else ():
-            if deployment:
-                digest = deployment["config"]["model"]["digest"].removeprefix("sha256:")
-                found.setdefault(digest, set()).add(name)
-    return {digest: ", ".join(sorted(instances)) for digest, instances in found.items()}
+        deployments = filter(None, (state.deployed, state.last_good))
+        found |= {one["config"]["model"]["digest"].removeprefix("sha256:") for one in deployments}
+    return found
 
 
 def names(state_home: Path) -> list[str]:
-    """The instances that have a state file, by name."""
+    """The instances that have a state file, sorted."""
     return sorted(path.parent.name for path in state_home.glob("*/instance.json"))

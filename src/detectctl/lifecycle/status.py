@@ -14,7 +14,7 @@ from detectctl.hosts.serve_rest import Replica, ServeApiError, ServeStatus
 from detectctl.keys import read_keys
 from detectctl.lifecycle.deployment import Deployment
 from detectctl.lifecycle.lock import Holder, holder
-from detectctl.lifecycle.state import UNKNOWN, InstanceFolder, InstanceState, names, not_running
+from detectctl.lifecycle.state import UNKNOWN, InstanceFolder, InstanceState, all_states, not_running
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -92,9 +92,8 @@ def status(name: str, paths: Paths) -> InstanceStatus:
 
 def all_statuses(paths: Paths) -> tuple[InstanceStatus, ...]:
     """Every instance that has a state file, by name."""
-    folders = [InstanceFolder(paths.state, name) for name in names(paths.state)]
-    found = ((folder.read(), holder(folder)) for folder in folders)
-    return tuple(_status_of(state, changed_by) for state, changed_by in found if state is not None)
+    states = all_states(paths.state)
+    return tuple(_status_of(state, holder(InstanceFolder(paths.state, state.name))) for state in states)
 
 
 def _status_of(state: InstanceState, changed_by: Holder | None) -> InstanceStatus:

@@ -123,18 +123,10 @@ def up(settings: UpSettings, paths: Paths, environ: Mapping[str, str], report: R
 def begin(
     settings: UpSettings, paths: Paths, environ: Mapping[str, str], report: Report, *, may_start: bool = True
 ) -> Iterator[UpJob]:
-    """Check what can be checked before anything starts, and hold the instance's lock.
+    """Check what can be checked before anything starts, and hold the instance's lock meanwhile; raises what `up` does.
 
-    Args:
-        settings: what is requested.
-        paths: where state and models are.
-        environ: what child processes and the Ray head inherit.
-        report: told each step.
-        may_start: whether to start an instance that does not exist; one that died is started again in any case.
-
-    Raises:
-        NotRunning: it does not exist and may not be started.
-        DetectctlError: as `up`.
+    An instance that does not exist is started only if `may_start`, else it is a NotRunning error; what is left of one
+    that died is removed in any case, so that it can be started again.
     """
     begun = time.monotonic()
     generate_key, key_file = settings.generate_api_key, settings.api_key_file

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    import psutil
-
     from detectctl.hosts.local.ray_head import HeadRecord
     from detectctl.waiting import Deadline
 
@@ -139,21 +137,15 @@ class LocalHost:
         return sorted([*serve.glob("*.log*"), *self._record.requests_dir.glob("*.log*"), self._record.head_log])
 
     def stop(self) -> None:
+        family = (self._record.instance_id, self._record.head, self._record.temp_dir)
         # They hold nothing of value: Serve has been drained before, if that was wanted.
-        found = self._processes()
+        found = processes.family(*family)
         ingress = [process for process in found if haproxy.is_one(process)]
         # All at once: the head would end its own one after the other, and wait a second for each.
         processes.kill([process for process in found if process not in ingress])
         # Last, and softly: whoever still asks gets a 503 and then finds the port closed, not a broken connection.
         processes.end(ingress, signal.SIGUSR1, grace_s=_INGRESS_GRACE_S)
-        for _ in range(3):  # one that was being started by another; more often means that it cannot be killed
-            if not (late := self._processes()):
-                break
-            processes.kill(late)
+        processes.kill_family(*family)  # what was just being started
         if self._record.head is not None:
             processes.reap(self._record.head.pid)
         shutil.rmtree(self._record.temp_dir, ignore_errors=True)
-
-    def _processes(self) -> list[psutil.Process]:
-        found = processes.family(self._record.instance_id, self._record.head, self._record.temp_dir)
-        return [process for process in found if not processes.ended(process)]
