@@ -50,11 +50,11 @@ class Group:
 
     def cpu_s(self) -> Counter[str]:
         """CPU seconds that the living have used so far."""
-        used: Counter[str] = Counter()
+        used: Counter[str] = Counter()  # of floats, which Counter counts as well
         for process in self.living():
             with contextlib.suppress(psutil.Error):
                 times = process.cpu_times()
-                used[kind(" ".join(process.cmdline()))] += times.user + times.system
+                used[kind(" ".join(process.cmdline()))] += times.user + times.system  # type: ignore[assignment]
         return used
 
     def memory(self) -> dict[str, dict[str, float]]:

@@ -77,7 +77,8 @@ class Running:
         self, image: Path, clients: int, seconds: float, *, images_url: str | None = None, patient: bool = False
     ) -> Measurement:
         """Its figures for one image, sent by POST, or named by URL if `images_url` is where nginx serves it."""
-        url, post = f"{self.url}/detect", image
+        url = f"{self.url}/detect"
+        post: Path | None = image
         if images_url is not None:
             url, post = f"{url}?image_url={images_url}/{image.name}", None
         self.group.settle()  # what the last load left in its queues

@@ -57,7 +57,7 @@ def temporary_home() -> Iterator[Path]:
 
 def up(home: Path, port: int, *options: str) -> Up:
     """Run `detectctl up`; RuntimeError with what it said if it fails."""
-    command = [DETECTCTL, "up", "--port", str(port), "--allow-url", "127.0.0.1", *options]
+    command: list[str | Path] = [DETECTCTL, "up", "--port", str(port), "--allow-url", "127.0.0.1", *options]
     begun = last = time.monotonic()
     steps: dict[str, float] = {}
     said = ""

@@ -45,6 +45,7 @@ def resized(source: Path, megapixels: float, folder: Path) -> Path:
     import cv2
 
     pixels = cv2.imread(str(source))
+    assert pixels is not None
     factor = (megapixels * 1e6 / (pixels.shape[0] * pixels.shape[1])) ** 0.5
     method = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
     target = folder / f"{megapixels:g}MP.jpg"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from detectctl.cli.program import app
 from detectctl.errors import REQUEST_ERRORS
-from detectctl.settings import COMMANDS, GlobalSettings, settings_of
+from detectctl.settings import COMMANDS, GlobalSettings, Settings, settings_of
 
 DOCS = Path(__file__).parent.parent / "docs"
 WRITE = "python tests/generate_docs.py"
@@ -19,7 +19,8 @@ WRITE = "python tests/generate_docs.py"
 def settings_table() -> str:
     """Each setting once for all commands that mean the same by it."""
     found: dict[tuple[str, str, str], list[str]] = {}
-    for kind in (GlobalSettings, *COMMANDS.values()):
+    kinds: list[type[Settings]] = [GlobalSettings, *COMMANDS.values()]
+    for kind in kinds:
         for setting in settings_of(kind):
             default = setting.words(setting.default)
             told = f"`{default}`" if default else setting.option.default

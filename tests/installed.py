@@ -83,16 +83,17 @@ class Home:
             text=True,
         )
 
-    def run(
-        self, *arguments: str, stdin: bytes = b"", timeout: float = 240, **env: str
-    ) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        return self.run_with(b"", *arguments, **env)
+
+    def run_with(self, stdin: bytes, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [DETECTCTL, *arguments],
             env=self.env | env,
             cwd=self.path,
             input=stdin,
             capture_output=True,
-            timeout=timeout,
+            timeout=240,
             check=False,
         )
         return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())

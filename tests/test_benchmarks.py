@@ -134,7 +134,9 @@ def test_a_group_holds_children_that_lost_the_marker() -> None:
 
 def test_resized_photographs_have_the_pixels_asked_for(bus_jpg: Path, tmp_path: Path) -> None:
     for megapixels in (0.3, 2):
-        height, width = cv2.imread(str(pictures.resized(bus_jpg, megapixels, tmp_path))).shape[:2]
+        pixels = cv2.imread(str(pictures.resized(bus_jpg, megapixels, tmp_path)))
+        assert pixels is not None
+        height, width = pixels.shape[:2]
         assert height * width / 1e6 == pytest.approx(megapixels, rel=0.01)
         assert height / width == pytest.approx(1080 / 810, rel=0.01)
 

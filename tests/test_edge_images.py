@@ -194,7 +194,7 @@ def test_forms_can_be_broken_too(edge: Edge) -> None:
         ]
         sent += [(b"--b\r\nA: b\r\n" + b"X: y\r\n" * 100_000, "multipart/form-data; boundary=b")]
         statuses = [
-            client.post("/detect", content=body, headers={"Content-Type": kind.encode()}).status_code
+            client.post("/detect", content=body, headers={b"Content-Type": kind.encode()}).status_code
             for body, kind in sent
         ]
     assert statuses[0] == 200

@@ -83,7 +83,7 @@ def test_annotate_answers_in_the_accepted_format(service: Service, photo_server:
     )
     assert answer.headers["content-type"] == accept
     with Image.open(io.BytesIO(answer.content)) as image:
-        assert (image.size, f"image/{image.format.lower()}") == ((1280, 720), accept)
+        assert (image.size, f"image/{str(image.format).lower()}") == ((1280, 720), accept)
 
 
 def test_the_service_describes_itself(service: Service) -> None:
@@ -141,7 +141,7 @@ def test_an_unknown_class_is_refused_by_name(service: Service, bus_jpg: Path) ->
 def test_detect_prints_what_the_format_promises(service: Service, bus_jpg: Path, photo_server: str) -> None:
     """Files, URLs and stdin; jsonl in a pipe, CSV and a table on demand."""
     url = f"{photo_server}/zidane.jpg"
-    done = service.home.run("detect", str(bus_jpg), url, "-", stdin=bus_jpg.read_bytes())
+    done = service.home.run_with(bus_jpg.read_bytes(), "detect", str(bus_jpg), url, "-")
     assert done.returncode == 0, done.stderr
     records = [json.loads(line) for line in done.stdout.splitlines()]
     assert [record["source"] for record in records] == [str(bus_jpg), url, "-"]

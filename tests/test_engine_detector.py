@@ -151,6 +151,7 @@ def test_the_engine_says_what_runs(detector: Detector) -> None:
     info = detector.engine_info()
     assert (info.name, info.device) == ("openvino", "cpu")
     assert info.precision == default_precision()
+    assert info.threads is not None
     assert info.threads >= 1
 
 

@@ -17,6 +17,7 @@ from processor import has_bf16
 
 if TYPE_CHECKING:
     from detectctl.engine.compiled import CompiledModel
+    from detectctl.wire import Precision
     from detectctl.wire import Detection
 
 pytestmark = pytest.mark.slow
@@ -87,7 +88,7 @@ def assert_equal(
     return len(found)
 
 
-def detector(model: CompiledModel, precision: str, imgsz: int = 640) -> Detector:
+def detector(model: CompiledModel, precision: Precision, imgsz: int = 640) -> Detector:
     settings = DetectorSettings(
         str(model.directory), model.checkpoint_sha256, precision=precision, imgsz=imgsz, iou=IOU
     )

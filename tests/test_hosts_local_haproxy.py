@@ -167,7 +167,7 @@ def test_a_configuration_in_other_words_is_not_run(
     assert bent != written
     for text, code in ((written, 0), (bent, 1)):
         (tmp_path / "haproxy.cfg").write_text(text)
-        command = [prepared[0] / "haproxy", "-c", "-f", tmp_path / "haproxy.cfg"]
+        command: list[str | Path] = [prepared[0] / "haproxy", "-c", "-f", tmp_path / "haproxy.cfg"]
         checked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
         assert checked.returncode == code, checked.stderr
     assert "detectctl does not know this configuration" in checked.stderr
@@ -180,6 +180,6 @@ def test_every_address_of_a_service_passes_its_own_check(
         folder = tmp_path / str(number)
         haproxy.prepare(folder, ports.choose(), host, prepared[1])
         (folder / "haproxy.cfg").write_text(written.replace(str(prepared[0]), str(folder)))
-        command = [folder / "haproxy", "-c", "-f", folder / "haproxy.cfg"]
+        command: list[str | Path] = [folder / "haproxy", "-c", "-f", folder / "haproxy.cfg"]
         checked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
         assert checked.returncode == 0, checked.stderr

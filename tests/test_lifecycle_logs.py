@@ -118,7 +118,7 @@ def test_follow_goes_on_as_requests_come(service: Service, bus_jpg: Path) -> Non
 
         reader = threading.Thread(target=read)
         reader.start()
-        asked = []
+        asked: list[str] = []
         deadline = time.monotonic() + 60
         while not set(asked) & set(seen):
             assert time.monotonic() < deadline

@@ -48,7 +48,7 @@ class Site:
 
     def resolve(self, reference: str = WANTED, **options: Any) -> ModelVersion:
         settings = {"cache": self.cache, "environ": self.environ, "timeout_s": 40, "assets_url": NOWHERE}
-        return resolve(reference, **{**settings, **options})  # type: ignore[arg-type]
+        return resolve(reference, **{**settings, **options})
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ from detectctl.registry.reference import Artifact, parse
 from detectctl.registry.store import Store
 from detectctl.registry.wandb_source_child import choose_checkpoint
 from wandb_forks import FORKED
-from wandb_server import API_KEY, WandbServer
+from wandb_server import API_KEY, FaultKind, WandbServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,7 +122,7 @@ class Row:
     name: str
     error: type[ModelError] | None
     says: str = ""
-    fault: tuple[str, str] | None = None
+    fault: tuple[str, FaultKind] | None = None
     options: tuple[tuple[str, Any], ...] = ()
     reference: str = "acme/registry/yolo:latest"
     environ: tuple[tuple[str, str | None], ...] = ()

@@ -262,7 +262,11 @@ async def gated(body: bytes = b"image", status: str = "200 OK") -> AsyncIterator
         writer.write(answer(body, status=status))
 
     with RawServer(handler) as server:
-        yield server, lambda: inner[0].call_soon_threadsafe(gate.set) and None
+
+        def open_gate() -> None:
+            inner[0].call_soon_threadsafe(gate.set)
+
+        yield server, open_gate
 
 
 def test_eight_callers_share_one_download() -> None:

@@ -46,9 +46,13 @@ def test_their_neighbours_are_public(address: str) -> None:
 def test_public_is_never_wider_than_the_standard_library() -> None:
     """20,000 seeded addresses: what Python does not consider global, neither do we."""
     seeded = random.Random(5)  # noqa: S311 - to be the same each time
-    addresses = [ipaddress.IPv4Address(seeded.getrandbits(32)) for _ in range(10_000)]
-    sixes = [ipaddress.IPv6Address((seeded.getrandbits(16) << 112) | seeded.getrandbits(112)) for _ in range(10_000)]
-    wider = [address for address in (*addresses, *sixes) if is_public(address) and not address.is_global]
+    addresses: list[ipaddress.IPv4Address | ipaddress.IPv6Address] = [
+        ipaddress.IPv4Address(seeded.getrandbits(32)) for _ in range(10_000)
+    ]
+    sixes: list[ipaddress.IPv4Address | ipaddress.IPv6Address] = [
+        ipaddress.IPv6Address((seeded.getrandbits(16) << 112) | seeded.getrandbits(112)) for _ in range(10_000)
+    ]
+    wider = [address for address in addresses + sixes if is_public(address) and not address.is_global]
     assert wider == []
     assert sum(map(is_public, addresses)) > 8000
 

@@ -300,5 +300,6 @@ def test_every_setting_is_listed_with_its_origin(tmp_path: Path) -> None:
     assert by_key["max-image-bytes", ("up",)].words == "20MiB"
     assert "secret" not in json.dumps([row.to_json() for row in found])
     listed = {(command, row.key) for row in found for command in row.commands or [""]}
-    declared = {(each.command, each.key) for kind in (GlobalSettings, *COMMANDS.values()) for each in settings_of(kind)}
+    kinds: list[type[Settings]] = [GlobalSettings, *COMMANDS.values()]
+    declared = {(each.command, each.key) for kind in kinds for each in settings_of(kind)}
     assert listed == declared

@@ -56,7 +56,7 @@ def _weight(group: list[pytest.Item]) -> tuple[int, ...]:
     return tuple(-any(item.get_closest_marker(mark) is not None for item in group) for mark in marks)
 
 
-class _ByGroup(LoadScopeScheduling):
+class _ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
     """pytest-xdist's own groups of tests, `--dist loadgroup`, are lost in pytest 9.2."""
 
     def _split_scope(self, nodeid: str) -> str:

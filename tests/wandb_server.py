@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from wandb_forks import FORKED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 API_KEY = "0123456789abcdef0123456789abcdef01234567"  # well-formed, and nobody's
 OPERATIONS = {
@@ -234,7 +234,7 @@ class WandbServer:
         self._stopped.wait(600)
 
     def answer(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
-        return {
+        answers: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "viewer": self._viewer,
             "entity": self._viewer,
             "features": lambda _: {"serverInfo": {"features": []}},
@@ -243,7 +243,8 @@ class WandbServer:
             "manifest": self._manifest_url,
             "file_urls": lambda variables: {"project": self._file_urls(variables)},
             "list": lambda variables: {"project": self._listing(variables)},
-        }[operation](variables)
+        }
+        return answers[operation](variables)
 
     def _viewer(self, _: dict[str, Any]) -> dict[str, Any]:
         names = {"entity": self.entity, "username": self.entity, "name": "A", "email": "a@example.invalid"}
@@ -379,9 +380,9 @@ class _Http(ThreadingHTTPServer):
     block_on_close = False  # a hanging answer must not keep the test
     wandb: WandbServer
 
-    def handle_error(self, *_: object) -> None:
+    def handle_error(self, *who: Any) -> None:
         if not isinstance(sys.exc_info()[1], OSError):  # those are clients that went away, which is what tests do
-            super().handle_error(*_)
+            super().handle_error(*who)
 
 
 class _Handler(BaseHTTPRequestHandler):

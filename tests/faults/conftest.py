@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from faults import scene
+from installed import Home
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
     from pathlib import Path
 
     from detectctl.engine.compiled import CompiledModel
-    from installed import Home
 
 _ROW = "fault"
 _rows: list[scene.Row] = []
@@ -30,7 +30,8 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    _rows.extend(scene.Row(**row) for name, row in report.user_properties if name == _ROW)
+    properties: list[tuple[str, Any]] = report.user_properties
+    _rows.extend(scene.Row(**row) for name, row in properties if name == _ROW)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -50,7 +51,7 @@ def running(
     bus_jpg: Path,
 ) -> Iterator[scene.Scene]:
     """A service of one replica behind each ingress, for all tests of a file, one after the other."""
-    kind = scene.Home if request.param == "HAProxy" else scene.PlainHome
+    kind = Home if request.param == "HAProxy" else scene.PlainHome
     home: Home = kind(tmp_path_factory.mktemp("faults"))
     home.seed(yolov8n_pt, *converted)
     with scene.serving(home, bus_jpg, request.param) as found:

@@ -28,7 +28,7 @@ def _listened_at(home: Home) -> set[int]:
     """Where anybody listens whose home is this one; a neighbour may have taken a port that is free again."""
     ports = set()
     for one in psutil.net_connections("tcp"):
-        if one.status == psutil.CONN_LISTEN and one.pid is not None:
+        if one.status == psutil.CONN_LISTEN and one.pid is not None and one.laddr:
             with contextlib.suppress(OSError):
                 if f"HOME={home.path}".encode() in Path(f"/proc/{one.pid}/environ").read_bytes():
                     ports.add(one.laddr.port)
