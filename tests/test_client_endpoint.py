@@ -277,7 +277,7 @@ def test_a_status_without_our_json_still_means_what_it_means() -> None:
 def test_another_servers_404_names_the_endpoint_as_the_likely_mistake() -> None:
     with bent(lambda request: request.answer(404, b"")) as service, pytest.raises(NotReady) as caught:
         ask(service.url)
-    assert caught.value.hint == "check that --url is a detectctl service"
+    assert caught.value.hint == "check that `--url` is a detectctl service"
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

@@ -98,7 +98,7 @@ def test_an_existing_file_is_a_local_checkpoint(tmp_path: Path, monkeypatch: pyt
         ("a/b/c:v1#../best.pt", "'../best.pt'"),
         ("https://wandb.example.com/acme/traffic/runs/abc", "https://HOST/ENTITY/PROJECT/artifacts/TYPE/NAME/vN"),
         ("https://example.com/best.pt", "not the address of a W&B artifact page"),
-        ("no/such/best.pt", "no file no/such/best.pt"),
+        ("no/such/best.pt", "file no/such/best.pt not found"),
         ("yolov8n.pt", "--model yolov8n"),
     ],
 )

@@ -329,7 +329,7 @@ def test_the_checkpoint_is_chosen(files: list[str], chosen: str) -> None:
 @pytest.mark.parametrize(
     ("files", "what", "why"),
     [
-        (["a.pt", "b.pt"], "2 checkpoints", "it holds a.pt, b.pt\nname one: --model 'acme/p/m:v0#a.pt'"),
+        (["a.pt", "b.pt"], "2 checkpoints", "it holds a.pt, b.pt\nname one: `--model 'acme/p/m:v0#a.pt'`"),
         (["x/best.pt", "c.pt", "y/best.pt"], "3 checkpoints", "--model 'acme/p/m:v0#x/best.pt'"),
         (["best.onnx", "a.yaml"], "no .pt checkpoint", "it holds a.yaml, best.onnx"),
         ([], "no .pt checkpoint", "it holds nothing"),

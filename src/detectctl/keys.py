@@ -27,7 +27,9 @@ def read_keys(path: Path) -> tuple[str, ...]:
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise UsageError(
-            f"the key file {path} cannot be read", why=error.strerror, hint="check --api-key-file and who may read it"
+            f"the key file {path} cannot be read",
+            why=error.strerror,
+            hint="check `--api-key-file`, and who may read it",
         ) from error
     if len(data) > MAX_FILE_BYTES:
         raise _bad(path, f"it is larger than {MAX_FILE_BYTES >> 10} KiB")

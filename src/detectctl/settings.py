@@ -603,7 +603,7 @@ class Sources:
             raise UsageError(
                 f"{origin} would be sent an API key",
                 why=f"the key is from {loaded.origins['api_key_file']}; {self.file} was merely found in this folder",
-                hint=f"if you trust the file, name it: `detectctl --config {self.file} …`; or pass --url",
+                hint=f"if you trust the file, name it: `detectctl --config {self.file} …`; or pass `--url`",
             )
 
 
@@ -681,7 +681,7 @@ def _read_tables(file: Path) -> dict[str, dict[str, object]]:
     try:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UsageError(f"{file} cannot be read", why=reason(error), hint="check --config") from error
+        raise UsageError(f"{file} cannot be read", why=reason(error), hint="check `--config`") from error
     except ValueError as error:  # also bytes that are not UTF-8
         raise UsageError(
             f"{file} is not TOML", why=str(error), hint="compare it with examples/detectctl.toml"

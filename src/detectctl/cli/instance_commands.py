@@ -64,7 +64,7 @@ def _interval(seconds: str | None) -> float:
         raise UsageError(
             f"--watch is {seconds!r}",
             why="must be a number of seconds from 0.1 to 86400",
-            hint="`detectctl status --watch 5`; an instance is named by --name",
+            hint="`detectctl status --watch 5`; an instance is named by `--name`",
         )
     return interval_s
 

@@ -96,7 +96,7 @@ def main() -> NoReturn:
         problem = DetectctlError(
             f"unexpected {type(error).__name__}: {error}",
             why="this is a bug in detectctl, or in what it builds on",
-            hint="run the command again with --verbose, and report what it shows",
+            hint="run the command again with `--verbose`, and report what it shows",
         )
         problem.__cause__ = error
     if session.common.verbose:

@@ -119,7 +119,7 @@ class Endpoint:
                 f"no secure connection to {self.url}", why=why, hint="check `--url`, and the certificate of that host"
             )
         if isinstance(error, TooLarge):
-            return NotReady(f"{self.url} sent too much", why=why, hint="check that --url is a detectctl service")
+            return NotReady(f"{self.url} sent too much", why=why, hint="check that `--url` is a detectctl service")
         if isinstance(error, Unreachable):
             gone = NotRunning(f"nothing answers at {self.url}", why=why, hint="see what is running: `detectctl status`")
             # Where no service was ever seen this is not a restart, and the user should hear of it at once.
@@ -159,7 +159,7 @@ def _guessed_error(answer: Answer, endpoint: str) -> DetectctlError:
     why = f"it said {text!r}" if text else "it said nothing more"
     if answer.status >= 500:
         return NotReady(what, why=why, hint="check the service: `detectctl status`")
-    return _BY_STATUS.get(answer.status, NotReady)(what, why=why, hint="check that --url is a detectctl service")
+    return _BY_STATUS.get(answer.status, NotReady)(what, why=why, hint="check that `--url` is a detectctl service")
 
 
 def unexpected_answer(answer: Answer, endpoint: str) -> NotReady:

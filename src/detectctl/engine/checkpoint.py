@@ -97,15 +97,15 @@ def _wants_code(names: list[str]) -> CheckpointRefused:
     return CheckpointRefused(
         "the checkpoint asks to run code that no detection model needs",
         why=f"its pickle names {', '.join(_printable(name) for name in names[:5])}",
-        hint="load it with --trust-checkpoint only if whoever made it may run code here",
+        hint="load it with `--trust-checkpoint`, but only if you trust its author to run code here",
     )
 
 
 def _damaged(why: str) -> CheckpointRefused:
     return CheckpointRefused(
-        "the checkpoint is damaged, or no PyTorch checkpoint of Ultralytics",
+        "the checkpoint is damaged, or not a PyTorch checkpoint of Ultralytics",
         why=why,
-        hint="fetch or export it again; detectctl takes .pt files that Ultralytics saved",
+        hint="download or export it again; it must be a .pt file that Ultralytics saved",
     )
 
 

@@ -81,7 +81,7 @@ class Detector:
             raise UsageError(
                 f"the engine openvino does not run on {settings.device}",
                 why="it computes on the CPU",
-                hint="use --device cpu",
+                hint="use `--device cpu`",
             )
         from detectctl.engine.openvino_engine import OpenVINOEngine
 

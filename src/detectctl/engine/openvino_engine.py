@@ -139,6 +139,6 @@ def _choose_precision(asked: Precision | None, capabilities: Sequence[str]) -> P
         raise UsageError(
             f"the precision {asked} is not available on this processor",
             why=f"it computes in {', '.join(name for name, native in _NATIVE.items() if native in capabilities)}",
-            hint="use --precision auto",
+            hint="use `--precision auto`",
         )
     return asked

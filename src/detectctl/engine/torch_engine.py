@@ -140,15 +140,15 @@ def _check_device(torch: Any, device: Device, precision: Precision) -> None:
         raise UsageError(
             "the precision int8 is not available with PyTorch",
             why="only the engine openvino computes in int8",
-            hint="use --device cpu, or --precision auto",
+            hint="use `--device cpu` or `--precision auto`",
         )
     if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("the device cuda is not available", why="PyTorch finds no GPU", hint="use --device cpu")
+        raise UsageError("the device cuda is not available", why="PyTorch finds no GPU", hint="use `--device cpu`")
     if device == "cuda" and precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise UsageError(
             "the precision bf16 is not available on this GPU",
             why="it does not compute in bf16",
-            hint="use --precision auto",
+            hint="use `--precision auto`",
         )
 
 

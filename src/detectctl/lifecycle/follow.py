@@ -181,7 +181,9 @@ class Follower:
             if bad.model.digest != trial.tried:  # somebody has rolled to another by hand
                 return
             self._rejected.add(bad.model.digest)
-            failure = NotReady(f"{_joined(bad.model.name, bad.model.version)} was taken back", why=fault)
+            failure = NotReady(
+                f"{_joined(bad.model.name, bad.model.version)} was rolled back", why=fault, hint="read `detectctl logs`"
+            )
             state = note_failure(state, bad.model.reference, failure, digest=bad.model.digest)
             with state.open_host() as host:
                 rollout = Rollout(host, folder, Deadline.after(self.settings.timeout), self._report_news)

@@ -169,7 +169,7 @@ def _check_address(host: str, port: int, state: InstanceState | None) -> None:
         raise UsageError(
             f"instance {state.name} listens on {state.place.host}:{state.place.port}, not {host}:{port}",
             why="the address of a running service cannot change",
-            hint=f"run `detectctl down --name {state.name}`, then `detectctl up` again; or use another --name",
+            hint=f"run `detectctl down --name {state.name}`, then `detectctl up` again; or choose another `--name`",
         )
 
 

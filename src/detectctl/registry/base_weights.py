@@ -99,7 +99,11 @@ def _download(
     report: Report,
 ) -> StoredCheckpoint:
     if not assets_url.startswith(("https://", "http://")):
-        raise UsageError(f"invalid assets URL {assets_url!r}", why="it must begin with https:// or http://")
+        raise UsageError(
+            f"invalid assets URL {assets_url!r}",
+            why="it must begin with https:// or http://",
+            hint="check the setting assets-url",
+        )
     url = f"{assets_url.rstrip('/')}/{name}.pt"
     # One at a time per file, so that several `up` download once.
     lock = store.lock(f"base {name}")

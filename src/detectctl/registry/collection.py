@@ -70,7 +70,7 @@ def versions(
         raise UsageError(
             f"{reference!r} has no versions",
             why="only W&B collections have",
-            hint="detectctl models entity/project/name",
+            hint="list a collection: `detectctl models ENTITY/PROJECT/NAME`",
         )
     store = Store(cache)
     artifact, listed = wandb_source.list_versions(wanted, store, environ=environ, timeout_s=timeout_s)

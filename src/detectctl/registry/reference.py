@@ -104,7 +104,7 @@ def parse(text: str) -> Reference:
     if "#" not in text and text.endswith(".pt"):
         _refuse_missing_file(path)
     if path.is_dir() and ":" not in text:
-        _refuse(text, "it is a folder", "Name the checkpoint in it: " + str(path / "best.pt"))
+        _refuse(text, "it is a folder", "name the checkpoint in it: " + str(path / "best.pt"))
     if "/" not in text:
         _refuse_word(text)
     return _parse_artifact(text, text)
@@ -113,24 +113,24 @@ def parse(text: str) -> Reference:
 def _is_file(path: Path) -> bool:
     try:
         return path.is_file()
-    except (OSError, ValueError):  # a name too long for the file system, or with a NUL, is no file
+    except (OSError, ValueError):  # a name too long for the file system, or with a NUL, is not a file
         return False
 
 
-def _refuse(text: str, why: str, hint: str = f"The forms are: {_FORMS}") -> NoReturn:
+def _refuse(text: str, why: str, hint: str = f"write one of: {_FORMS}") -> NoReturn:
     raise UsageError(f"{text!r} is not a model reference", why=why, hint=hint)
 
 
 def _refuse_missing_file(path: Path) -> NoReturn:
-    hint = "Give the path of an existing checkpoint"
+    hint = "give the path of an existing checkpoint"
     if path.stem in BASE_NAMES:
-        hint = f"For Ultralytics' own checkpoint write `--model {path.stem}`"
+        hint = f"for Ultralytics' own checkpoint use `--model {path.stem}`"
     elif path.parent.is_dir():
         there = sorted(item.name for item in path.parent.glob("*.pt"))
         nearest = difflib.get_close_matches(path.name, there, n=1) or there[:1]
         if nearest:
-            hint = f"In that folder is {path.parent / nearest[0]}"
-    raise UsageError(f"there is no file {path}", why="what ends in .pt is taken for a local checkpoint", hint=hint)
+            hint = f"did you mean {path.parent / nearest[0]}?"
+    raise UsageError(f"file {path} not found", why="a reference that ends in .pt is a local checkpoint", hint=hint)
 
 
 def _refuse_word(text: str) -> NoReturn:
@@ -139,8 +139,8 @@ def _refuse_word(text: str) -> NoReturn:
     near = difflib.get_close_matches(word.lower(), known, n=len(known), cutoff=0.7)
     if near:
         names = ", ".join(name for name in known if name in near)
-        _refuse(text, "no base model has this name", f"The nearest known: {names}")
-    _refuse(text, "it is no base model and no existing file, and a W&B artifact needs entity/project/name")
+        _refuse(text, "no base model has this name", f"did you mean {names}?")
+    _refuse(text, "it is neither a base model nor an existing file, and a W&B artifact is written entity/project/name")
 
 
 def _parse_artifact(body: str, text: str) -> Artifact:
@@ -151,15 +151,13 @@ def _parse_artifact(body: str, text: str) -> Artifact:
     path, colon, alias = body.partition(":")
     if colon and (not alias or "/" in alias or ":" in alias):
         found = "it is empty" if not alias else f"{alias!r} holds a '/' or ':'"
-        _refuse(
-            text, f"the alias is wrong: {found}", "The right form is entity/project/name:alias, as in :latest or :v3"
-        )
+        _refuse(text, f"the alias is wrong: {found}", "write it as entity/project/name:alias, as in :latest or :v3")
     parts = path.split("/")
     for part in parts:
         _check_part(part, text)
     registry = len(parts) >= 2 and parts[-2].startswith(REGISTRY_PREFIX)
     if registry and parts[-2] == REGISTRY_PREFIX:
-        _refuse(text, "the registry's name is missing", "The right form is wandb-registry-NAME/collection:alias")
+        _refuse(text, "the registry's name is missing", "write it as wandb-registry-NAME/collection:alias")
     if len(parts) == 3:
         return Artifact(parts[0], parts[1], parts[2], alias or "latest", inner or None)
     if len(parts) == 2 and registry:
@@ -167,16 +165,16 @@ def _parse_artifact(body: str, text: str) -> Artifact:
     if len(parts) == 2:
         _refuse(
             text,
-            "it has two parts: the entity is missing, or it should be a file that is not there",
-            f"The right form is entity/project/name:alias, as in ENTITY/{body}",
+            "it has two parts: the entity is missing, or the file does not exist",
+            f"write it as entity/project/name:alias, as in ENTITY/{body}",
         )
     if len(parts) == 1:
-        _refuse(text, "the entity and the project are missing", "The right form is entity/project/name:alias")
-    _refuse(text, f"it has {len(parts)} parts", "The right form is entity/project/name:alias")
+        _refuse(text, "the entity and the project are missing", "write it as entity/project/name:alias")
+    _refuse(text, f"it has {len(parts)} parts", "write it as entity/project/name:alias")
 
 
 def _check_part(part: str, text: str) -> None:
-    form = "The right form is entity/project/name:alias"
+    form = "write it as entity/project/name:alias"
     if not part:
         _refuse(text, "a part between the slashes is empty", form)
     if part in {".", ".."}:
@@ -189,9 +187,9 @@ def _check_part(part: str, text: str) -> None:
 
 
 def _check_inner(inner: str, text: str) -> None:
-    form = "The right form is entity/project/name:alias#path/in/artifact.pt"
+    form = "write it as entity/project/name:alias#path/in/artifact.pt"
     if not inner.endswith(".pt"):
-        _refuse(text, f"{inner!r} after '#' is no path of a .pt file", form)
+        _refuse(text, f"{inner!r} after '#' is not the path of a .pt file", form)
     if inner.startswith("/") or any(part in {"", ".", ".."} for part in inner.split("/")):
         _refuse(text, f"{inner!r} after '#' is not a plain path in the artifact", form)
 
@@ -215,5 +213,5 @@ def _parse_page(text: str) -> Artifact:
     _refuse(
         text,
         "it is not the address of a W&B artifact page, and models are not downloaded from elsewhere",
-        "Copy the address of a version's page: https://HOST/ENTITY/PROJECT/artifacts/TYPE/NAME/vN",
+        "copy the address of a version's page: https://HOST/ENTITY/PROJECT/artifacts/TYPE/NAME/vN",
     )

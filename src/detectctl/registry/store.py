@@ -115,7 +115,9 @@ class Store:
             sha256 = sha256_of(file)
             if expected is not None and sha256 != expected:
                 raise ModelCorrupt(
-                    f"{origin.name} is not the file it should be", why=f"its sha256 is {sha256}, not {expected}"
+                    f"{origin.name} is not the file it should be",
+                    why=f"its sha256 is {sha256}, not {expected}",
+                    hint="try again; if it persists, check the file at its source",
                 )
             with self.lock("store"):
                 if self._sound(sha256) is None:
@@ -134,7 +136,9 @@ class Store:
             try:
                 copied = Path(shutil.copyfile(file, scratch / "copy.pt"))
             except OSError as error:
-                raise ModelError(f"{file} could not be copied into the store", why=describe(error)) from error
+                raise ModelError(
+                    f"{file} could not be copied into the store", why=describe(error), hint="check who may read it"
+                ) from error
             return self.add(copied, origin, expected=expected)
 
     def open(self, sha256: str) -> StoredCheckpoint:
@@ -151,7 +155,7 @@ class Store:
             raise ModelCorrupt(
                 f"the checkpoint {sha256[:12]} in {self._checkpoints} is missing or damaged",
                 why="its bytes do not have the sha256 that they were stored under",
-                hint="detectctl up again downloads it anew",
+                hint="download it again: `detectctl up`",
             )
         return stored
 

@@ -136,7 +136,7 @@ def _ask(
         except child.ChildCrashed as error:
             lines = error.stderr.strip().splitlines() or [f"exit status {error.returncode}"]
             failed = ModelError(
-                f"W&B's SDK failed on {reference}", why=one_line(lines[-1]), hint="run again with --verbose"
+                f"W&B's SDK failed on {reference}", why=one_line(lines[-1]), hint="run again with `--verbose`"
             )
             failed.add_note(without_secrets(error.stderr))
             raise failed from error

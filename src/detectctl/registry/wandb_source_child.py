@@ -171,7 +171,7 @@ def choose_checkpoint(paths: list[str], reference: str) -> str:
     for candidates in (checkpoints, best):
         if len(candidates) == 1:
             return candidates[0]
-    hint = f"name one: --model '{reference}#{(best or checkpoints)[0]}'"
+    hint = f"name one: `--model '{reference}#{(best or checkpoints)[0]}'`"
     raise child.ChildFailed(
         "refused", f"{reference} holds {len(checkpoints)} checkpoints", f"{_listing(checkpoints)}\n{hint}"
     )

@@ -44,7 +44,7 @@ def choose(folder: Path) -> Calibration:
         UsageError: there is no such folder, or it holds no file with an image's suffix.
     """
     if not folder.is_dir():
-        raise unusable(folder, "there is no such folder")
+        raise unusable(folder, "no such folder")
     files = [source for source in resolve([str(folder.absolute())]) if source.path and source.path.is_file()]
     if not files:
         raise unusable(folder, "no file in it has an image's suffix; folders below it are not searched")

@@ -1,0 +1,171 @@
+"""The tree of errors, and the form of every place that raises one."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+from detectctl import errors
+from detectctl.errors import DetectctlError, ModelError, NotReady, NotRunning, RequestError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SOURCE = Path(errors.__file__).parent
+TREE = {
+    name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, DetectctlError)
+}
+NEED_A_HINT = (UsageError, NotRunning, NotReady, ModelError)
+"""Somebody at a terminal has to act on these; why a request failed may be all there is to say."""
+PARTS = ("what", "why", "hint")
+UNENGLISH = re.compile(
+    r"\b((is|are) wanted|knows? no|(is|are|was|were) no|whoever|nobody|lies? in|told|cannot be had|give it longer)\b"
+)
+IN_BACKTICKS = re.compile(r"`[^`]*`")
+COMMAND = re.compile(r"\bdetectctl (up|detect|annotate|status|logs|models|config|down)\b|(?<![\w-])--[a-z]")
+
+
+class Text(NamedTuple):
+    """One text of an error, with `{}` for what is filled in, and where it is written."""
+
+    where: str
+    part: str
+    text: str
+
+
+class Raised(NamedTuple):
+    """One place that makes an error, and the parts that it gives."""
+
+    where: str
+    kind: type[DetectctlError]
+    parts: frozenset[str]
+
+
+def _texts(node: ast.expr | None) -> Iterator[str]:
+    """The texts that an expression may be, as far as they are literally there."""
+    match node:
+        case ast.Constant(value=str(text)):
+            yield text
+        case ast.JoinedStr(values=values):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in values)
+        case ast.IfExp(body=body, orelse=orelse):
+            yield from _texts(body)
+            yield from _texts(orelse)
+        case ast.BoolOp(values=values):
+            for value in values:
+                yield from _texts(value)
+        case _:
+            pass
+
+
+def _given(call: ast.Call, parameters: tuple[str, ...]) -> dict[str, ast.expr]:
+    """The arguments of a call by the names of their parameters."""
+    return dict(zip(parameters, call.args, strict=False)) | {word.arg: word.value for word in call.keywords if word.arg}
+
+
+def _read(path: Path) -> Iterator[Text | Raised]:
+    """The errors that a module makes: by a class, by a function of its own, or with a text put into a name first."""
+    tree = ast.parse(path.read_text())
+    makers = {name: tuple(inspect.signature(kind).parameters) for name, kind in TREE.items()}
+    for function in (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)):
+        names = tuple(argument.arg for argument in function.args.args)
+        if set(names) & {"why", "hint"}:
+            makers[function.name] = names
+    for node in ast.walk(tree):
+        given, name = _written(node, makers)
+        where = f"{path.relative_to(SOURCE)}:{getattr(node, 'lineno', 0)}"
+        if name in TREE and given:
+            yield Raised(where, TREE[name], frozenset(given))
+        for part in PARTS:
+            for text in _texts(given.get(part)):
+                yield Text(where, part, text)
+
+
+def _written(node: ast.AST, makers: dict[str, tuple[str, ...]]) -> tuple[dict[str, ast.expr], str]:
+    """What a call, an assignment or a parameter's default gives to which name, and what is called."""
+    match node:
+        case ast.Call():
+            name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+            return (_given(node, makers[name]) if name in makers else {}), name
+        case ast.Assign():
+            return {target.id: node.value for target in node.targets if isinstance(target, ast.Name)}, ""
+        case ast.FunctionDef():
+            names = [argument.arg for argument in node.args.args]
+            return dict(zip(reversed(names), reversed(node.args.defaults), strict=False)), ""
+        case _:
+            return {}, ""
+
+
+FOUND = [found for path in sorted(SOURCE.rglob("*.py")) for found in _read(path)]
+RAISED = [found for found in FOUND if isinstance(found, Raised)]
+TEXTS = [found for found in FOUND if isinstance(found, Text)]
+
+
+def test_the_places_are_found() -> None:
+    """Otherwise the tests below would pass because they check nothing."""
+    assert len(RAISED) > 100
+    assert len(TEXTS) > 300
+    assert {found.kind for found in RAISED} >= {UsageError, errors.BadUrl, errors.ModelNotFound, errors.PortTaken}
+    assert {found.part for found in TEXTS} == set(PARTS)
+
+
+@pytest.mark.parametrize("found", RAISED, ids=lambda found: found.where)
+def test_what_a_person_must_act_on_has_a_hint(found: Raised) -> None:
+    assert "what" in found.parts
+    assert "hint" in found.parts or not issubclass(found.kind, NEED_A_HINT)
+
+
+@pytest.mark.parametrize("found", TEXTS, ids=lambda found: f"{found.where} {found.part}")
+def test_each_part_is_a_line_of_plain_english(found: Text) -> None:
+    """One line without a period, because names and other lines are joined to it; in the words of a native engineer."""
+    assert found.text == found.text.strip()
+    assert "\n" not in found.text
+    assert not found.text.endswith((".", ";", ":"))
+    assert not UNENGLISH.search(found.text), found.text
+
+
+@pytest.mark.parametrize(
+    "found", [found for found in TEXTS if found.part == "hint"], ids=lambda found: f"{found.where} {found.text[:20]}"
+)
+def test_a_hint_says_what_to_do_next(found: Text) -> None:
+    """Lower-case, because it follows `try:`; commands and options in backticks, so that they can be copied."""
+    first = found.text.split()[0]
+    assert not first[0].isupper() or first.isupper()  # an environment variable
+    assert found.text.count("`") % 2 == 0
+    assert not COMMAND.search(IN_BACKTICKS.sub("", found.text)), found.text
+
+
+def test_the_diagram_shows_every_error_where_it_is() -> None:
+    """Its name, its depth, its exit code, and the HTTP status of a request's error."""
+    line = re.compile(r"^([│├└─ ]*)(\w+) +(\d\d\d)?(?: +)?(?:(?:exit )?(\d)\b)?", re.MULTILINE)
+    drawn = {name: rest for *rest, name in ((a, c, d, b) for a, b, c, d in line.findall(errors.__doc__ or ""))}
+    assert {name for name in drawn if name in TREE} == TREE.keys()
+    for name, kind in TREE.items():
+        indent, status, exit_code = drawn[name]
+        assert len(indent) // 4 == len([base for base in kind.__mro__ if base in TREE.values()]) - 1
+        if issubclass(kind, RequestError) and kind is not RequestError:
+            assert int(status) == kind.status
+        if exit_code:
+            assert int(exit_code) == kind.exit_code
+
+
+def test_the_contracts_codes_and_statuses() -> None:
+    """No two classes share a code, and these never change."""
+    assert len({kind.code for kind in TREE.values()}) == len(TREE)
+    contract = {
+        "bad_url": 400,
+        "unauthorized": 401,
+        "url_not_allowed": 403,
+        "image_too_large": 413,
+        "unsupported_image": 415,
+        "bad_parameter": 422,
+        "fetch_failed": 502,
+        "overloaded": 503,
+        "fetch_timeout": 504,
+    }
+    assert {code: errors.REQUEST_ERRORS[code].status for code in contract} == contract
