@@ -111,7 +111,7 @@ def bent(*behaviours: Behaviour) -> Iterator[Bent]:
             with contextlib.suppress(ConnectionError):  # the client may have given up
                 service.next_behaviour(request)(request)
 
-        do_GET = do_POST = respond  # noqa: N815 - http.server's names
+        do_GET = do_POST = do_PUT = respond  # noqa: N815 - http.server's names
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name
             pass

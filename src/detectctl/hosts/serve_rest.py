@@ -106,7 +106,8 @@ class ServeApi:
         except NoAnswer as error:
             raise ServeApiError(str(error)) from error
         if answer.status != 200:
-            raise ServeApiError(f"HTTP {answer.status}: {answer.body.decode(errors='replace').strip()[-500:]}")
+            words = " ".join(answer.body.decode(errors="replace").split())
+            raise ServeApiError(f"HTTP {answer.status}: {words[-500:]}")
         data = answer.json()
         return data if isinstance(data, dict) else {}
 
