@@ -174,13 +174,13 @@ def test_config_shows_every_setting_with_its_origin(home: Home) -> None:
     assert [line for line in done.stderr.splitlines() if "DETECTCTL_PORT" not in line] == []
     data = json.loads(done.stdout)
     assert data["file"] == "detectctl.toml"
-    found = {(command, row["key"]): row for row in data["settings"] for command in row["commands"] or [""]}
+    found = {(row["command"], row["key"]): row for row in data["settings"]}
     assert (found["up", "port"]["value"], found["up", "port"]["origin"]) == (9000, "detectctl.toml: up.port")
     assert found["up", "port"]["variable"] == "DETECTCTL_PORT"
     assert (found["detect", "timeout"]["value"], found["annotate", "timeout"]["value"]) == (5, 30)
     assert (found["", "quiet"]["value"], found["", "quiet"]["origin"]) == (True, "--quiet")
     table = home.run("config", **environ).stdout
-    assert re.search(r"^port +9000 +detectctl\.toml: up\.port +up *$", table, re.MULTILINE)
+    assert re.search(r"^up +port +9000 +detectctl\.toml: up\.port *$", table, re.MULTILINE)
 
 
 def test_a_service_of_kubernetes_with_our_name_hinders_no_command(home: Home) -> None:

@@ -22,7 +22,6 @@ from detectctl.lifecycle.state import InstanceFolder, InstanceState
 from detectctl.processes import Process
 from detectctl.progress import silent
 from detectctl.settings import Replicas, UpSettings
-from detectctl.signals import uninterrupted
 from detectctl.waiting import Deadline
 from lifecycle_values import COMPILED, MODEL, PLACE, STATE, with_head
 from raw_server import RawServer, answer
@@ -169,17 +168,6 @@ def test_nothing_to_change_does_not_wake_a_service_that_sleeps(folder: InstanceF
     assert (action, state, host.deployed) == ("unchanged", _state(sleeping), [])
     assert state.last_good is not None
     assert Deployment.from_json(state.last_good) == sleeping
-
-
-@pytest.mark.usefixtures("stopped_by_sigterm")
-def test_a_signal_waits_for_the_end_and_is_not_lost() -> None:
-    done = False
-    with pytest.raises(Stopped), uninterrupted():  # noqa: PT012 - the signal comes in the middle
-        os.kill(os.getpid(), signal.SIGTERM)
-        done = True
-    assert done
-    with pytest.raises(Stopped):
-        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_an_answer_that_fails_once_is_asked_for_again() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
@@ -288,18 +287,17 @@ def test_a_user_without_a_home_folder_has_no_file_in_it(monkeypatch: pytest.Monk
 
 
 def test_every_setting_is_listed_with_its_origin(tmp_path: Path) -> None:
-    """Commands share a line where the setting means the same to them and is the same; a password in a URL is hidden."""
+    """Those of all commands; a password in a URL is hidden."""
     (tmp_path / "detectctl.toml").write_text('retries = 2\n[detect]\nurl = "https://user:secret@host.example"\n')
-    found = rows(Sources.read({"HOME": "/nowhere", "DETECTCTL_ANNOTATE_CONF": "0.5"}), {"quiet": True})
-    by_key = {(row.key, row.commands): row for row in found}
-    assert (by_key["quiet", ()].value, by_key["quiet", ()].origin) == (True, "--quiet")
-    assert by_key["retries", ("detect", "annotate")].origin == "detectctl.toml: retries"
-    assert by_key["conf", ("annotate",)].origin == "DETECTCTL_ANNOTATE_CONF"
-    assert by_key["conf", ("up",)].value == 0.25
-    assert by_key["url", ("detect",)].value == "https://…@host.example"
-    assert by_key["max-image-bytes", ("up",)].words == "20MiB"
-    assert "secret" not in json.dumps([row.to_json() for row in found])
-    listed = {(command, row.key) for row in found for command in row.commands or [""]}
+    environ = {"HOME": "/nowhere", "DETECTCTL_ANNOTATE_CONF": "0.5"}
+    found = {(row.command, row.key): row for row in rows(Sources.read(environ), {"quiet": True})}
+    assert (found["", "quiet"].value, found["", "quiet"].origin) == (True, "--quiet")
+    assert found["annotate", "retries"].origin == "detectctl.toml: retries"
+    assert found["annotate", "conf"].origin == "DETECTCTL_ANNOTATE_CONF"
+    assert (found["up", "conf"].value, found["up", "conf"].origin) == (0.25, "default")
+    assert found["detect", "url"].value == "https://…@host.example"
+    assert found["up", "max-image-bytes"].words == "20MiB"
+    assert "secret" not in str(found)
     kinds: list[type[Settings]] = [GlobalSettings, *COMMANDS.values()]
     declared = {(each.command, each.key) for kind in kinds for each in settings_of(kind)}
-    assert listed == declared
+    assert found.keys() == declared

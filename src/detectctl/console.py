@@ -228,14 +228,12 @@ class Console:
 
     def config(self, rows: tuple[Row, ...], file: Path | None) -> None:
         """Every setting, and the file that was read."""
-        table = _table("SETTING", "VALUE", "FROM", "USED BY")
-        for column in table.columns[1:]:
+        table = _table("COMMAND", "SETTING", "VALUE", "FROM")
+        for column in table.columns[2:]:
             column.no_wrap, column.overflow = False, "fold"
-        table.columns[2].min_width = min(30, max(len(row.origin) for row in rows))
         for row in rows:
-            value = escape(row.words)
-            shown = f"[dim]{value}[/]" if row.origin == "default" else f"[green]{value}[/]"
-            table.add_row(row.key, shown, escape(row.origin), ", ".join(row.commands) or "every command")
+            style = "dim" if row.origin == "default" else "green"
+            table.add_row(row.command or "every", row.key, f"[{style}]{escape(row.words)}[/]", escape(row.origin))
         self.line(f"settings file: {'none' if file is None else escape(str(file))}")
         self.out.print(table)
 

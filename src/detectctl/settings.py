@@ -1,16 +1,16 @@
 """Settings: each option of each command, declared once, and its value: flag > environment > file > default."""
 
-# Without `from __future__ import annotations`: the command line is made from the annotations below.
+# Without `from __future__ import annotations`: the types of fields are read.
 
 import difflib
 import re
 import tomllib
 import types
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, field, fields
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, ClassVar, Generic, Literal, TypeVar, Union, get_args, get_origin
 
 from detectctl.client import CONCURRENCY, RETRIES, TIMEOUT_S
 from detectctl.engine import detector_settings as detection
@@ -133,7 +133,7 @@ def _line_width(value: object) -> int | None:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """How people meet a setting; its type and its default are those of the field that this annotates.
+    """How people meet a setting; its type and its default are those of its field.
 
     An option declared once means one thing, whichever commands have it, and its variable is DETECTCTL_OPTION. Where
     commands declare options of the same name, each has a variable of its own: DETECTCTL_COMMAND_OPTION.
@@ -148,7 +148,7 @@ class Option:
         parse: makes the value from text or TOML, raising ValueError; for types that cannot say it themselves.
         default: the default in words, where the value does not say it.
         words: writes a value as people would.
-        on_command_line: whether it is an option at all; else the environment and the file have it.
+        on_command_line: whether it is an option at all; otherwise only the environment and the file have it.
         switch: a variable of other programs that turns it on by not being empty.
         guards: whether to overlook it could open the service to others.
     """
@@ -167,6 +167,17 @@ class Option:
     guards: bool = False
 
 
+def _option(default: Any, /, *words: Any, **rules: Any) -> Any:
+    """A field with this default, and `Option` of the rest."""
+    return field(default=default, metadata={"option": Option(*words, **rules)})
+
+
+def _model_timeout() -> Any:
+    words = "Seconds to wait for W&B, or for the download of a model"
+    return _option(60.0, words, "SECONDS", MODEL, low=1, high=_DAY_S)
+
+
+_DAY_S = 86400
 GROUPS = (
     "Arguments",
     OPTIONS := "Options",
@@ -182,11 +193,6 @@ GROUPS = (
 )
 """The headings of the help, in their order."""
 
-_MODEL_TIMEOUT_S = 60.0
-_ModelTimeout = Annotated[
-    float, Option("Seconds to wait for W&B, or for the download of a model", "SECONDS", MODEL, low=1, high=86400)
-]
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -199,20 +205,16 @@ class Settings:
 class GlobalSettings(Settings):
     """What every command takes; at the top of the file."""
 
-    verbose: Annotated[bool, Option("Show the traceback of an error", group=GLOBAL, names=("--verbose", "-v"))] = False
-    quiet: Annotated[bool, Option("Show warnings and errors, but no progress", group=GLOBAL, names=("--quiet",))] = (
-        False
-    )
-    no_color: Annotated[
-        bool, Option("Never colour the output", group=GLOBAL, names=("--no-color",), switch="NO_COLOR")
-    ] = False
+    verbose: bool = _option(False, "Show the traceback of an error", None, GLOBAL, ("--verbose", "-v"))
+    quiet: bool = _option(False, "Show warnings and errors, but no progress", None, GLOBAL, ("--quiet",))
+    no_color: bool = _option(False, "Never colour the output", None, GLOBAL, ("--no-color",), switch="NO_COLOR")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceSettings(Settings):
     """What every command about one instance needs."""
 
-    name: Annotated[str, Option("Name of the instance", "NAME", SERVICE, ("--name", "-n"), parse=_name)] = "default"
+    name: str = _option("default", "Name of the instance", "NAME", SERVICE, ("--name", "-n"), parse=_name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,110 +222,81 @@ class UpSettings(InstanceSettings):
     """The settings of `up`."""
 
     command: ClassVar[str] = "up"
-    model: Annotated[
-        str,
-        Option(
-            "Model to serve: base, yolov8{n,s,m,l,x}, a .pt file, or a W&B artifact entity/project/name:alias",
-            "REF",
-            MODEL,
-            ("--model", "-m"),
-        ),
-    ] = "base"
-    fallback: Annotated[
-        bool, Option("If the model is unavailable, serve stock YOLOv8n instead and say so", group=MODEL)
-    ] = True
-    model_timeout: _ModelTimeout = _MODEL_TIMEOUT_S
-    trust_checkpoint: Annotated[
-        bool, Option("Load the checkpoint even if it runs code of its own; only if you trust its author", group=MODEL)
-    ] = False
-    assets_url: Annotated[str | None, Option("Where to download base models from", on_command_line=False)] = None
-    device: Annotated[Literal["auto", "cpu", "cuda"], Option("Device to run on", group=MODEL)] = "auto"
-    precision: Annotated[Literal["auto", "fp32", "bf16", "fp16", "int8"], Option("Numeric precision", group=MODEL)] = (
-        "auto"
+    model: str = _option(
+        "base",
+        "Model to serve: base, yolov8{n,s,m,l,x}, a .pt file, or a W&B artifact entity/project/name:alias",
+        "REF",
+        MODEL,
+        ("--model", "-m"),
     )
-    calibrate: Annotated[
-        Path | None, Option("For int8: folder of images like those the service will see", "DIR", MODEL)
-    ] = None
-    max_int8_loss: Annotated[
-        float, Option("For int8: share of boxes that may differ from fp32", "SHARE", MODEL, low=0, high=1)
-    ] = 0.2
-    imgsz: Annotated[
-        int, Option("Longer side of the image that the network sees, in pixels", "PIXELS", MODEL, parse=_image_size)
-    ] = detection.IMGSZ
-    conf: Annotated[float, Option("Minimum confidence of a detection, 0 to 1", "CONF", MODEL, low=0, high=1)] = (
-        detection.CONFIDENCE
+    fallback: bool = _option(True, "If the model is unavailable, serve stock YOLOv8n instead and say so", group=MODEL)
+    model_timeout: float = _model_timeout()
+    trust_checkpoint: bool = _option(
+        False, "Load the checkpoint even if it runs code of its own; only if you trust its author", group=MODEL
     )
-    iou: Annotated[float, Option("NMS: maximum overlap of two boxes, 0 to 1", "IOU", MODEL, low=0, high=1)] = (
-        detection.IOU
+    assets_url: str | None = _option(None, "Where to download base models from", on_command_line=False)
+    device: Literal["auto", "cpu", "cuda"] = _option("auto", "Device to run on", group=MODEL)
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = _option("auto", "Numeric precision", group=MODEL)
+    calibrate: Path | None = _option(None, "For int8: folder of images like those the service will see", "DIR", MODEL)
+    max_int8_loss: float = _option(0.2, "For int8: share of boxes that may differ from fp32", "SHARE", MODEL, high=1)
+    imgsz: int = _option(
+        detection.IMGSZ, "Longer side of the image that the network sees, in pixels", "PIXELS", MODEL, parse=_image_size
     )
-    host: Annotated[str, Option("Address to listen on", "HOST", SERVICE)] = "127.0.0.1"
-    port: Annotated[int, Option("Port to listen on", "PORT", SERVICE, low=1, high=65535)] = 8000
-    replicas: Annotated[
-        Replicas,
-        Option("Number of replicas; a range scales with the load", "N|MIN..MAX", SERVICE, parse=parse_replicas),
-    ] = Replicas(1, 2)
-    timeout: Annotated[
-        float, Option("Seconds until the service must answer", "SECONDS", SERVICE, low=1, high=86400)
-    ] = 180.0
-    docs: Annotated[bool, Option("Serve the pages /docs and /openapi.json", group=SERVICE)] = True
-    url_input: Annotated[bool, Option("Accept image URLs, which the service then downloads", group=IMAGES)] = True
-    allow_url: Annotated[
-        tuple[str, ...],
-        Option("Also allow image URLs on this private host or network (repeatable)", "HOST|CIDR", IMAGES),
-    ] = ()
-    max_image_bytes: Annotated[
-        int, Option("Maximum size of an image", "SIZE", IMAGES, parse=parse_bytes, words=_mebibytes)
-    ] = detection.MAX_IMAGE_BYTES
-    api_key_file: Annotated[Path | None, Option("Require one of the API keys in FILE", "FILE", ACCESS, guards=True)] = (
-        None
+    conf: float = _option(detection.CONFIDENCE, "Minimum confidence of a detection, 0 to 1", "CONF", MODEL, high=1)
+    iou: float = _option(detection.IOU, "NMS: maximum overlap of two boxes, 0 to 1", "IOU", MODEL, high=1)
+    host: str = _option("127.0.0.1", "Address to listen on", "HOST", SERVICE)
+    port: int = _option(8000, "Port to listen on", "PORT", SERVICE, low=1, high=65535)
+    replicas: Replicas = _option(
+        Replicas(1, 2), "Number of replicas; a range scales with the load", "N|MIN..MAX", SERVICE, parse=parse_replicas
     )
-    generate_api_key: Annotated[bool, Option("Make an API key, show it once, and require it", group=ACCESS)] = False
-    no_auth: Annotated[
-        bool, Option("Disable authentication, even on a public address", group=ACCESS, names=("--no-auth",))
-    ] = False
-    cors_origin: Annotated[
-        tuple[str, ...], Option("Allowed CORS origin, or * for any (repeatable)", "ORIGIN", ACCESS, parse=_origins)
-    ] = ()
-    follow: Annotated[
-        bool, Option("Stay, and update the service whenever the model's alias moves", group=FOLLOWING)
-    ] = False
-    interval: Annotated[
-        float, Option("With --follow: seconds between checks", "SECONDS", FOLLOWING, low=1, high=86400)
-    ] = 60.0
-    down_on_exit: Annotated[bool, Option("With --follow: stop the service on exit", group=FOLLOWING)] = False
+    timeout: float = _option(180.0, "Seconds until the service must answer", "SECONDS", SERVICE, low=1, high=_DAY_S)
+    docs: bool = _option(True, "Serve the pages /docs and /openapi.json", group=SERVICE)
+    url_input: bool = _option(True, "Accept image URLs, which the service then downloads", group=IMAGES)
+    allow_url: tuple[str, ...] = _option(
+        (), "Also allow image URLs on this private host or network (repeatable)", "HOST|CIDR", IMAGES
+    )
+    max_image_bytes: int = _option(
+        detection.MAX_IMAGE_BYTES, "Maximum size of an image", "SIZE", IMAGES, parse=parse_bytes, words=_mebibytes
+    )
+    api_key_file: Path | None = _option(None, "Require one of the API keys in FILE", "FILE", ACCESS, guards=True)
+    generate_api_key: bool = _option(False, "Make an API key, show it once, and require it", group=ACCESS)
+    no_auth: bool = _option(
+        False, "Disable authentication, even on a public address", group=ACCESS, names=("--no-auth",)
+    )
+    cors_origin: tuple[str, ...] = _option(
+        (), "Allowed CORS origin, or * for any (repeatable)", "ORIGIN", ACCESS, parse=_origins
+    )
+    follow: bool = _option(False, "Stay, and update the service whenever the model's alias moves", group=FOLLOWING)
+    interval: float = _option(60.0, "With --follow: seconds between checks", "SECONDS", FOLLOWING, low=1, high=_DAY_S)
+    down_on_exit: bool = _option(False, "With --follow: stop the service on exit", group=FOLLOWING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestSettings(InstanceSettings):
     """How `detect` and `annotate` send images."""
 
-    conf: Annotated[
-        float | None,
-        Option("Minimum confidence, 0 to 1", "CONF", DETECTIONS, low=0, high=1, default="the service's"),
-    ] = None
-    iou: Annotated[
-        float | None,
-        Option("NMS: maximum overlap, 0 to 1", "IOU", DETECTIONS, low=0, high=1, default="the service's"),
-    ] = None
-    class_: Annotated[tuple[str, ...], Option("Only this class (repeatable)", "CLASS", DETECTIONS, ("--class",))] = ()
-    recursive: Annotated[bool, Option("Descend into subdirectories", group=REQUESTS)] = False
-    fetch: Annotated[
-        Literal["server", "client"], Option("Who downloads image URLs: the server or this client", group=REQUESTS)
-    ] = "server"
-    url: Annotated[
-        str | None, Option("Service to ask", "ENDPOINT", REQUESTS, default="the endpoint of the local instance")
-    ] = None
-    api_key_file: Annotated[
-        Path | None,
-        Option("File with the API key to send", "FILE", REQUESTS, default="the local instance's own", guards=True),
-    ] = None
-    concurrency: Annotated[int, Option("Maximum number of requests in flight", "N", REQUESTS, low=1, high=1024)] = (
-        CONCURRENCY
+    conf: float | None = _option(
+        None, "Minimum confidence, 0 to 1", "CONF", DETECTIONS, high=1, default="the service's"
     )
-    retries: Annotated[int, Option("Maximum number of retries per image", "N", REQUESTS, high=100)] = RETRIES
-    timeout: Annotated[
-        float, Option("Seconds per image, retries included", "SECONDS", REQUESTS, low=0.1, high=86400)
-    ] = TIMEOUT_S
+    iou: float | None = _option(
+        None, "NMS: maximum overlap, 0 to 1", "IOU", DETECTIONS, high=1, default="the service's"
+    )
+    class_: tuple[str, ...] = _option((), "Only this class (repeatable)", "CLASS", DETECTIONS, ("--class",))
+    recursive: bool = _option(False, "Descend into subdirectories", group=REQUESTS)
+    fetch: Literal["server", "client"] = _option(
+        "server", "Who downloads image URLs: the server or this client", group=REQUESTS
+    )
+    url: str | None = _option(
+        None, "Service to ask", "ENDPOINT", REQUESTS, default="the endpoint of the local instance"
+    )
+    api_key_file: Path | None = _option(
+        None, "File with the API key to send", "FILE", REQUESTS, default="the local instance's own", guards=True
+    )
+    concurrency: int = _option(CONCURRENCY, "Maximum number of requests in flight", "N", REQUESTS, low=1, high=1024)
+    retries: int = _option(RETRIES, "Maximum number of retries per image", "N", REQUESTS, high=100)
+    timeout: float = _option(
+        TIMEOUT_S, "Seconds per image, retries included", "SECONDS", REQUESTS, low=0.1, high=_DAY_S
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,10 +304,9 @@ class DetectSettings(RequestSettings):
     """The settings of `detect`."""
 
     command: ClassVar[str] = "detect"
-    format: Annotated[
-        Literal["table", "json", "jsonl", "csv", "coco"] | None,
-        Option("Output format", group=OUTPUT, default="table on a terminal, else jsonl"),
-    ] = None
+    format: Literal["table", "json", "jsonl", "csv", "coco"] | None = _option(
+        None, "Output format", group=OUTPUT, default="table on a terminal, else jsonl"
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -342,11 +314,9 @@ class AnnotateSettings(RequestSettings):
     """The settings of `annotate`."""
 
     command: ClassVar[str] = "annotate"
-    labels: Annotated[bool, Option("Label each box with class and confidence", group=OUTPUT)] = True
-    line_width: Annotated[
-        int | None, Option("Width of a box's line", "PIXELS", OUTPUT, parse=_line_width, default="auto")
-    ] = None
-    quality: Annotated[int, Option("JPEG and WebP quality, 1 to 100", "N", OUTPUT, low=1, high=100)] = QUALITY
+    labels: bool = _option(True, "Label each box with class and confidence", group=OUTPUT)
+    line_width: int | None = _option(None, "Width of a box's line", "PIXELS", OUTPUT, parse=_line_width, default="auto")
+    quality: int = _option(QUALITY, "JPEG and WebP quality, 1 to 100", "N", OUTPUT, low=1, high=100)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -361,10 +331,10 @@ class LogsSettings(InstanceSettings):
     """The settings of `logs`."""
 
     command: ClassVar[str] = "logs"
-    level: Annotated[
-        Literal["debug", "info", "warning", "error"], Option("Minimum level of the lines shown", group=SERVICE)
-    ] = "info"
-    tail: Annotated[int, Option("Number of lines shown, counted from the end", "N", SERVICE)] = 100
+    level: Literal["debug", "info", "warning", "error"] = _option(
+        "info", "Minimum level of the lines shown", group=SERVICE
+    )
+    tail: int = _option(100, "Number of lines shown, counted from the end", "N", SERVICE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -372,14 +342,7 @@ class ModelsSettings(Settings):
     """The settings of `models`."""
 
     command: ClassVar[str] = "models"
-    model_timeout: _ModelTimeout = _MODEL_TIMEOUT_S
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConfigSettings(Settings):
-    """The settings of `config`, which shows those of the others."""
-
-    command: ClassVar[str] = "config"
+    model_timeout: float = _model_timeout()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -387,19 +350,11 @@ class DownSettings(InstanceSettings):
     """The settings of `down`."""
 
     command: ClassVar[str] = "down"
-    timeout: Annotated[float, Option("Seconds that accepted requests may take", "SECONDS", SERVICE, high=86400)] = 30.0
+    timeout: float = _option(30.0, "Seconds that accepted requests may take", "SECONDS", SERVICE, high=_DAY_S)
 
 
-_KINDS: tuple[type[Settings], ...] = (
-    GlobalSettings,
-    UpSettings,
-    DetectSettings,
-    AnnotateSettings,
-    StatusSettings,
-    LogsSettings,
-    ModelsSettings,
-    DownSettings,
-)
+_INSTANCE_KINDS = (UpSettings, DetectSettings, AnnotateSettings, StatusSettings, LogsSettings)
+_KINDS: tuple[type[Settings], ...] = (GlobalSettings, *_INSTANCE_KINDS, ModelsSettings, DownSettings)
 COMMANDS = {kind.command: kind for kind in _KINDS if kind.command}
 
 S = TypeVar("S", bound=Settings)
@@ -467,17 +422,15 @@ class Setting:
 
 def settings_of(kind: type[Settings]) -> tuple[Setting, ...]:
     """What `kind` declares, in its order."""
-    found = []
-    for field in fields(kind):
-        declared: Any = field.type
-        (bare, *_) = (each for each in _members(declared.__origin__) if each is not types.NoneType)
-        (option,) = declared.__metadata__
-        found.append(Setting(kind.command, field.name, bare, field.default, option))
-    return tuple(found)
+    return tuple(
+        Setting(kind.command, each.name, _without_none(each.type), each.default, each.metadata["option"])
+        for each in fields(kind)
+    )
 
 
-def _members(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation) if get_origin(annotation) in {Union, types.UnionType} else (annotation,)
+def _without_none(annotation: Any) -> Any:
+    union = get_origin(annotation) in {Union, types.UnionType}
+    return get_args(annotation)[0] if union else annotation
 
 
 def _all_settings() -> Iterator[Setting]:
@@ -609,51 +562,38 @@ class Sources:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of `detectctl config`: a setting that means the same to some commands, and is the same for them.
+    """One line of `detectctl config`.
 
     Attributes:
-        commands: whose it is; none for a global one.
+        command: whose setting it is; empty for a global one.
         key: its name in the file.
         variable: its environment variable.
         value: as JSON.
-        words: as people would write it; empty if there is none.
+        words: the value as people would write it; empty if there is none.
         origin: where the value came from.
     """
 
-    commands: tuple[str, ...]
+    command: str
     key: str
     variable: str
     value: Any
     words: str
     origin: str
 
-    def to_json(self) -> dict[str, Any]:
-        """For `config --json`."""
-        return {name: value for name, value in asdict(self).items() if name != "words"}
 
-
-def rows(sources: Sources, flags: Mapping[str, object]) -> tuple[Row, ...]:
+def rows(sources: Sources, flags: Mapping[str, object]) -> Iterator[Row]:
     """Every setting of every command, in the order of their declaration.
 
     Raises:
         UsageError: a value is wrong; names its origin.
     """
-    found: list[Row] = []
     for kind in _KINDS:
         loaded = sources.load(kind, flags if kind is GlobalSettings else {})
-        for setting in settings_of(kind):
-            value = getattr(loaded.settings, setting.name)
-            words = setting.words(value) or setting.option.default
-            if value is not None and not isinstance(value, (bool, int, float, tuple)):
-                value = words
-            whose = (kind.command,) if kind.command else ()
-            row = Row(whose, setting.key, setting.variable, value, words, loaded.origins[setting.name])
-            same = next((each for each in found if replace(each, commands=row.commands) == row), None)
-            if same is None:
-                found.append(row)
-            else:
-                found[found.index(same)] = replace(same, commands=same.commands + whose)
-    return tuple(found)
+        for each in settings_of(kind):
+            value = getattr(loaded.settings, each.name)
+            words = each.words(value) or each.option.default
+            plain = value if isinstance(value, (bool, int, float, tuple, types.NoneType)) else words
+            yield Row(kind.command, each.key, each.variable, plain, words, loaded.origins[each.name])
 
 
 def _help_of(command: str) -> str:

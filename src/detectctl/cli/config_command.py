@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from detectctl.cli.options import Json, Session, command
-from detectctl.settings import ConfigSettings, rows
+from detectctl.settings import Settings, rows
 
 
 @command
-def config(session: Session, settings: ConfigSettings, as_json: Json = False) -> None:  # noqa: ARG001 - it has none
+def config(session: Session, settings: Settings, as_json: Json = False) -> None:  # noqa: ARG001 - it has none
     """Show every setting, its value and where it came from."""
-    sources = session.sources
-    found = rows(sources, session.flags)
+    found, file = tuple(rows(session.sources, session.flags)), session.sources.file
     if as_json:
-        session.console.json({"file": sources.file and str(sources.file), "settings": [row.to_json() for row in found]})
+        session.console.json({"file": file and str(file), "settings": [asdict(row) for row in found]})
     else:
-        session.console.config(found, sources.file)
+        session.console.config(found, file)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detectctl.cli.options import Session, command
+from detectctl.cli.options import Session, asked, command
 from detectctl.keys import read_keys
 from detectctl.settings import OUTPUT, AnnotateSettings, DetectSettings, RequestSettings
 
@@ -20,20 +20,9 @@ if TYPE_CHECKING:
 Sources = Annotated[
     list[str], typer.Argument(metavar="SOURCE…", help="URL, file, folder, quoted glob, or - for image bytes on stdin")
 ]
-OneFile = Annotated[
-    Path | None,
-    typer.Option("--output", "-o", metavar="FILE", help="Write to FILE instead of stdout", rich_help_panel=OUTPUT),
-]
-FileOrFolder = Annotated[
-    str,
-    typer.Option(
-        "--output",
-        "-o",
-        metavar="FILE|DIR",
-        help="A .jpg, .png or .webp file for one source, a folder for several",
-        rich_help_panel=OUTPUT,
-    ),
-]
+OneFile = Annotated[Path | None, asked("Write to FILE instead of stdout", OUTPUT, "--output", "-o", metavar="FILE")]
+_WHERE = "A .jpg, .png or .webp file for one source, a folder for several"
+FileOrFolder = Annotated[str, asked(_WHERE, OUTPUT, "--output", "-o", metavar="FILE|DIR")]
 
 
 @command

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from detectctl.cli.options import Every, Json, Session, command
+from detectctl.cli.options import Every, Json, Session, asked, command
 from detectctl.errors import DetectctlError, NotReady, NotRunning, UsageError
 from detectctl.settings import SERVICE, DownSettings, LogsSettings, StatusSettings
 from detectctl.wire import ErrorInfo
@@ -18,20 +18,16 @@ if TYPE_CHECKING:
     from detectctl.lifecycle.status import InstanceStatus
 
 
+_SECONDS = "With --watch: time between two looks [default: 2]"
+
+
 @command
 def status(
     session: Session,
     settings: StatusSettings,
     every: Every = False,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Show it again every SECONDS, until Ctrl-C", rich_help_panel=SERVICE)
-    ] = False,
-    seconds: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="[SECONDS]", help="With --watch: time between two looks [default: 2]", show_default=False
-        ),
-    ] = None,
+    watch: Annotated[bool, asked("Show it again every SECONDS, until Ctrl-C", SERVICE, "--watch")] = False,
+    seconds: Annotated[str | None, typer.Argument(metavar="[SECONDS]", help=_SECONDS, show_default=False)] = None,
     as_json: Json = False,
 ) -> int:
     """Show what runs: model, replicas, requests, latency."""
@@ -102,14 +98,8 @@ def _watch(session: Session, settings: StatusSettings, interval_s: float, *, eve
 def logs(
     session: Session,
     settings: LogsSettings,
-    follow: Annotated[
-        bool,
-        typer.Option("--follow", "-f", help="Follow the log, like tail -f", rich_help_panel=SERVICE),
-    ] = False,
-    replica: Annotated[
-        str | None,
-        typer.Option(metavar="ID", help="Only the lines of this replica (see status)", rich_help_panel=SERVICE),
-    ] = None,
+    follow: Annotated[bool, asked("Follow the log, like tail -f", SERVICE, "--follow", "-f")] = False,
+    replica: Annotated[str | None, asked("Only the lines of this replica (see status)", SERVICE, metavar="ID")] = None,
     as_json: Json = False,
 ) -> None:
     """Show the service's log lines, also of one that failed to start."""
@@ -126,9 +116,7 @@ def down(
     session: Session,
     settings: DownSettings,
     every: Every = False,
-    force: Annotated[
-        bool, typer.Option("--force", help="Do not wait for accepted requests", rich_help_panel=SERVICE)
-    ] = False,
+    force: Annotated[bool, asked("Do not wait for accepted requests", SERVICE, "--force")] = False,
     as_json: Json = False,
 ) -> int:
     """Finish accepted requests, then stop what `up` started."""

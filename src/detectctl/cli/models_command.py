@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from detectctl.cli.options import Json, Session, command
+from detectctl.cli.options import Json, Session, asked, command
 from detectctl.errors import UsageError
 from detectctl.settings import OPTIONS, ModelsSettings
 
@@ -20,10 +20,8 @@ def models(
     reference: Annotated[
         str | None, typer.Argument(metavar="[REF]", help="A W&B collection: entity/project/name", show_default=False)
     ] = None,
-    prune: Annotated[
-        bool, typer.Option("--prune", help="Delete cached models that no instance is serving", rich_help_panel=OPTIONS)
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="With --prune: do not ask", rich_help_panel=OPTIONS)] = False,
+    prune: Annotated[bool, asked("Delete cached models that no instance is serving", OPTIONS, "--prune")] = False,
+    yes: Annotated[bool, asked("With --prune: do not ask", OPTIONS, "--yes", "-y")] = False,
     as_json: Json = False,
 ) -> None:
     """List the versions of a W&B collection, or free the cache."""

@@ -34,8 +34,14 @@ if TYPE_CHECKING:
 
 S = TypeVar("S", bound=Settings)
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON", rich_help_panel=OUTPUT)]
-Every = Annotated[bool, typer.Option("--all", help="Every instance of this user", rich_help_panel=SERVICE)]
+
+def asked(help_text: str, group: str, *names: str, metavar: str | None = None) -> Any:
+    """An option that says what to do now, and is not a setting."""
+    return typer.Option(*names, help=help_text, metavar=metavar, rich_help_panel=group, show_default=False)
+
+
+Json = Annotated[bool, asked("Print JSON", OUTPUT, "--json")]
+Every = Annotated[bool, asked("Every instance of this user", SERVICE, "--all")]
 
 
 @dataclass
@@ -106,10 +112,10 @@ class GroupedCommand(TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """As typer does, with a section per heading instead of one."""
         sections: dict[str, list[tuple[str, str]]] = {heading: [] for heading in GROUPS}
-        for parameter in self.get_params(ctx):
-            record = parameter.get_help_record(ctx)
-            argument = parameter.param_type_name == "argument"
-            heading = "Arguments" if argument else getattr(parameter, "rich_help_panel", None) or GLOBAL
+        for each in self.get_params(ctx):
+            record = each.get_help_record(ctx)
+            argument = each.param_type_name == "argument"
+            heading = "Arguments" if argument else getattr(each, "rich_help_panel", None) or GLOBAL
             if record is not None:
                 sections.setdefault(heading, []).append(record)
         for heading, records in filter(itemgetter(1), sections.items()):
@@ -129,26 +135,26 @@ def command(body: Callable[..., int | None]) -> Callable[..., int | None]:
     def run(context: typer.Context, **said: Any) -> int | None:
         session: Session = context.obj
         session.note({name: said.pop(name) for name in _GLOBAL_NAMES})
-        asked = {parameter.name: said.pop(parameter.name) for parameter in own}
-        return body(session, session.load(settings.annotation, said), **asked)
+        besides = {each.name: said.pop(each.name) for each in own}
+        return body(session, session.load(settings.annotation, said), **besides)
 
-    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
-    options = [*parameters_of(settings.annotation), *own, *GLOBAL_OPTIONS]
-    by_name = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in options]
-    run.__signature__ = inspect.Signature([context, *by_name])  # type: ignore[attr-defined]
     run.__name__, run.__doc__ = body.__name__, body.__doc__
+    return taking([*_parameters_of(settings.annotation), *own, *GLOBAL_OPTIONS], run)
+
+
+def taking(options: Iterable[inspect.Parameter], run: Callable[..., Any]) -> Callable[..., Any]:
+    """`run` as typer sees it: with its context and these options."""
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+    by_name = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in options]
+    run.__signature__ = inspect.Signature([context, *by_name])  # type: ignore[attr-defined]
     return run
 
 
-def parameters_of(kind: type[Settings]) -> Iterable[inspect.Parameter]:
+def _parameters_of(kind: type[Settings]) -> Iterable[inspect.Parameter]:
     """A parameter of the command line for each setting; its value says what the user said, None for nothing."""
     for setting in settings_of(kind):
         if setting.option.on_command_line:
-            yield _parameter(setting.name, _type_of(setting), _declared(setting))
-
-
-def _parameter(name: str, kind: Any, option: Any) -> inspect.Parameter:
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind, option])
+            yield parameter(setting.name, _type_of(setting), _declared(setting))
 
 
 def _type_of(setting: Setting) -> Any:
@@ -158,30 +164,21 @@ def _type_of(setting: Setting) -> Any:
 
 
 def _declared(setting: Setting) -> Any:
-    option, key, default = setting.option, setting.key, setting.default
-    names, words = option.names or (f"--{key}",), option.default or setting.words(default)
+    option, key, words = setting.option, setting.key, setting.option.default or setting.words(setting.default)
+    names = option.names or (f"--{key}",)
     if setting.kind is bool:
-        words = ""
-        if not option.names:
-            names, words = (f"--{key}/--no-{key}",), key if default else ""
-    return typer.Option(
-        *names,
-        metavar=option.metavar or "|".join(setting.choices) or None,
-        help=f"{option.help} [default: {words}]" if words else option.help,
-        show_default=False,
-        rich_help_panel=option.group,
-    )
+        names, words = option.names or (f"--{key}/--no-{key}",), key if setting.default else ""
+    metavar = option.metavar or "|".join(setting.choices) or None
+    return asked(option.help + (f" [default: {words}]" if words else ""), option.group, *names, metavar=metavar)
 
 
-GLOBAL_OPTIONS = (
-    _parameter(
-        "config_file",
-        Path | None,
-        typer.Option(
-            "--config", metavar="FILE", help="Settings file [default: ./detectctl.toml]", rich_help_panel=GLOBAL
-        ),
-    ),
-    *parameters_of(GlobalSettings),
-)
+def parameter(name: str, kind: Any, option: Any, default: Any = None) -> inspect.Parameter:
+    """One option of the command line."""
+    annotation = Annotated[kind, option]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+_FILE = asked("Settings file [default: ./detectctl.toml]", GLOBAL, "--config", metavar="FILE")
+GLOBAL_OPTIONS = (parameter("config_file", Path | None, _FILE), *_parameters_of(GlobalSettings))
 """Those that every command takes, before its name or after it."""
-_GLOBAL_NAMES = tuple(parameter.name for parameter in GLOBAL_OPTIONS)
+_GLOBAL_NAMES = tuple(each.name for each in GLOBAL_OPTIONS)

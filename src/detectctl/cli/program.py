@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 import sys
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -16,9 +15,10 @@ from detectctl.cli.config_command import config
 from detectctl.cli.image_commands import annotate, detect
 from detectctl.cli.instance_commands import down, logs, status
 from detectctl.cli.models_command import models
-from detectctl.cli.options import GLOBAL_OPTIONS, GroupedCommand, Session
+from detectctl.cli.options import GLOBAL_OPTIONS, GroupedCommand, Session, parameter, taking
 from detectctl.cli.up_command import up
 from detectctl.errors import DetectctlError, UsageError
+from detectctl.settings import GLOBAL
 from detectctl.signals import Interrupted, unwind_when_signalled
 
 
@@ -61,21 +61,9 @@ def _before_any_command(context: typer.Context, **flags: Any) -> None:
         raise typer.Exit(UsageError.exit_code)
 
 
-_before_any_command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-    [
-        inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context),
-        *GLOBAL_OPTIONS,
-        inspect.Parameter(
-            "version",
-            inspect.Parameter.KEYWORD_ONLY,
-            default=False,
-            annotation=Annotated[
-                bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version")
-            ],
-        ),
-    ]
-)
-app.callback(invoke_without_command=True)(_before_any_command)
+_VERSION = typer.Option("--version", callback=_version, is_eager=True, help="Show the version", rich_help_panel=GLOBAL)
+_OPTIONS = [*GLOBAL_OPTIONS, parameter("version", bool, _VERSION, default=False)]
+app.callback(invoke_without_command=True)(taking(_OPTIONS, _before_any_command))
 
 
 def main() -> NoReturn:
