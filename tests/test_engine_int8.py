@@ -27,6 +27,7 @@ from detectctl.wire import Agreement, Detection
 
 if TYPE_CHECKING:
     from detectctl.engine.compiled import CompiledModel
+    from detectctl.wire import Precision
 
 
 pytestmark = pytest.mark.slow
@@ -44,8 +45,8 @@ def make(model: CompiledModel, folder: Path, cache: Path, **options: Any) -> Com
     return quantise(model, calibration.choose(folder), cache=cache, **settings)
 
 
-def detector(model: CompiledModel, precision: str) -> Detector:
-    return Detector.load(DetectorSettings(str(model.directory), model.checkpoint_sha256, precision=precision))  # type: ignore[arg-type]
+def detector(model: CompiledModel, precision: Precision) -> Detector:
+    return Detector.load(DetectorSettings(str(model.directory), model.checkpoint_sha256, precision=precision))
 
 
 def test_int8_agrees_with_fp32_as_well_as_it_says(
@@ -208,7 +209,7 @@ def test_a_file_that_cannot_be_read_is_skipped(tmp_path: Path, bus_jpg: Path, mo
 
 @pytest.mark.parametrize("precision", ["auto", "fp32", "int8"])
 def test_a_model_runs_only_in_the_arithmetic_it_was_made_for(
-    yolov8n_compiled: CompiledModel, yolov8n_int8: CompiledModel, precision: str
+    yolov8n_compiled: CompiledModel, yolov8n_int8: CompiledModel, precision: Precision
 ) -> None:
     wrong = yolov8n_compiled if precision == "int8" else yolov8n_int8
     with pytest.raises(UsageError, match=f"precision {precision}") as caught:

@@ -17,8 +17,7 @@ from processor import has_bf16
 
 if TYPE_CHECKING:
     from detectctl.engine.compiled import CompiledModel
-    from detectctl.wire import Precision
-    from detectctl.wire import Detection
+    from detectctl.wire import Detection, Precision
 
 pytestmark = pytest.mark.slow
 
@@ -101,7 +100,7 @@ def test_eight_photographs_give_the_detections_of_ultralytics(
     request: pytest.FixtureRequest,
     eight_photos: list[Path],
     model: str,
-    precision: str,
+    precision: Precision,
     confidence: float,
 ) -> None:
     """Same classes and boxes as its LetterBox, model and NMS in fp32, within the bounds of the precision."""
