@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import TYPE_CHECKING
 
 import httpx
@@ -37,16 +36,13 @@ def test_the_command_refuses_before_it_starts_anything(home: Home, tmp_path: Pat
 @pytest.mark.cluster
 def test_a_running_service_rolls_to_int8_and_reports_its_agreement(
     home: Home,
-    yolov8n_compiled: CompiledModel,
+    yolov8n_pt: Path,
     yolov8n_int8: CompiledModel,
     eight_folder: Path,
     bus_jpg: Path,
 ) -> None:
     """The agreement is in `up`, `status` and `/info`; with nothing changed there is nothing to change."""
-    kept = yolov8n_compiled.directory.parent
-    for folder in kept.iterdir():  # as an earlier `up` would have left them
-        if folder in {yolov8n_compiled.directory, yolov8n_int8.directory}:
-            shutil.copytree(folder, home.cache / "compiled" / folder.name)
+    home.seed(yolov8n_pt, yolov8n_int8)  # as an earlier `up` would have left it
     port = str(free_port())
     first = home.json("up", "--port", port, "--replicas", "1", "--json")
     assert first["engine"]["precision"] != "int8"
