@@ -23,6 +23,7 @@ PLACE = HeadRecord(
     dashboard_url="http://127.0.0.1:20001",
     host="127.0.0.1",
     port=8000,
+    haproxy=True,
 )
 STATE = InstanceState(
     name="default", place=PLACE, deployed=None, last_good=None, last_failure=None, created_at=1.0

@@ -1,20 +1,23 @@
-"""HAProxy with the configuration that Serve writes for it and the wrapper edits; Ray itself does not run."""
+"""HAProxy with the configuration that Serve writes and the wrapper edits, and no HAProxy where that text is new."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
+import runpy
 import select
 import socket
 import subprocess
 import sys
 import time
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 
+from bent_ray import bend
 from detectctl.hosts.local import haproxy, ports
 from installed import free_port, wait_until
 from raw_server import RawServer, always, answer
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterator
     from pathlib import Path
+
+    from installed import Home
 
 # In a process of its own, because Ray reads its settings from the environment when it is imported.
 _WRITE_CONFIGURATION = """
@@ -56,11 +61,16 @@ def replica() -> Iterator[RawServer]:
 
 
 @pytest.fixture(scope="module")
-def prepared(replica: RawServer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+def chosen() -> ports.Ports:
+    return ports.choose()
+
+
+@pytest.fixture(scope="module")
+def prepared(replica: RawServer, chosen: ports.Ports, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
     """The folder with the wrapper and the configuration that Serve wrote, and the service's port."""
     folder = tmp_path_factory.mktemp("ha") / "in"
     port = free_port()
-    env = os.environ | haproxy.prepare(folder, ports.choose(), "127.0.0.1", port)
+    env = os.environ | haproxy.prepare(folder, chosen, "127.0.0.1", port)
     subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _WRITE_CONFIGURATION, str(port), str(replica.port)],
         env=env,
@@ -146,23 +156,94 @@ def test_headers_that_trickle_are_not_waited_for(ingress: str) -> None:
     assert time.monotonic() - begun > 9
 
 
+BENDS = {
+    "statistics on every IPv6 address": ("bind *:{{ config.stats_port }}", "bind [::]:{{ config.stats_port }}"),
+    "statistics on two addresses": ("bind *:", "bind 127.0.0.1:1,:"),
+    "metrics on every address": ("bind :{{", "bind 0.0.0.0:{{"),
+    "service with options": ("{{ config.frontend_port }}", "{{ config.frontend_port }} accept-proxy"),
+    "one more listener": ("listen stats", "listen more\n  bind 10.0.0.1:9\nlisten stats"),
+    "another mode of the admin socket": (" mode 666 ", " mode 0666 "),
+    "an admin socket on the network": ("stats socket {{ config.socket_path }}", "stats socket ipv4@*:9999"),
+    "an admin socket in other words": ("    stats socket {{ config.socket_path }}", "\tstats  socket ipv4@*:9999"),
+    "a listener behind a tab": ("listen stats", "listen more\n\tbind *:9\nlisten stats"),
+    "another time limit": ("timeout client ", "timeout  client "),
+    "another error file": ("errorfile 503 ", "errorfile  503 "),
+    "another log": ("log {{ config.log_target }}", "log 10.0.0.1:514"),
+    "another answer while there is no application": ("return status 404", "return status 410"),
+}
+"""What of Ray's template → what a newer Ray might have in its place."""
+
+
+def test_the_template_is_known(chosen: ports.Ports, tmp_path: Path) -> None:
+    """Otherwise every service would run behind Serve's own proxy."""
+    for host in ("127.0.0.1", "0.0.0.0", "::", "::1", "localhost"):  # noqa: S104 - nothing listens
+        assert haproxy.obstacle(tmp_path, chosen, host, free_port()) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("bend", BENDS)
+def test_another_text_is_an_obstacle(
+    bend: str, chosen: ports.Ports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a newer Ray writes might open more than we know; better no HAProxy than that."""
+    _with_template(monkeypatch, *BENDS[bend])
+    obstacle = haproxy.obstacle(tmp_path, chosen, "127.0.0.1", free_port())
+    assert obstacle is not None
+    assert "detectctl does not know" in obstacle
+
+
 @pytest.mark.parametrize(
-    ("known", "reworded"),
+    ("known", "reworded", "why"),
     [
-        ("bind *:", "bind [::]:"),
-        ("bind *:", "bind 127.0.0.1:1,:"),
-        ("bind :", "bind  0.0.0.0:"),
-        ("bind 127.0.0.1:", "bind 127.0.0.2:"),
-        (" mode 666 ", " mode 0666 "),
-        ("timeout client ", "timeout  client "),
-        ("errorfile 503 ", "errorfile  503 "),
-        ("log 127.0.0.1:514 ", "log 127.0.0.1 "),
+        ("haproxy_fmt", "haproxy_text", "No filter named 'haproxy_text'"),
+        ("{%- endif %}", "{%- fi %}", "TemplateSyntaxError"),
     ],
 )
-def test_a_configuration_in_other_words_is_not_run(
+def test_a_template_that_cannot_be_filled_in_is_an_obstacle(
+    known: str, reworded: str, why: str, chosen: ports.Ports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _with_template(monkeypatch, known, reworded)
+    assert why in str(haproxy.obstacle(tmp_path, chosen, "127.0.0.1", free_port()))
+
+
+def test_a_template_of_another_name_is_an_obstacle(
+    chosen: ports.Ports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runpy, "run_path", lambda _: {})
+    assert "HAPROXY_CONFIG_TEMPLATE" in str(haproxy.obstacle(tmp_path, chosen, "127.0.0.1", free_port()))
+
+
+def _with_template(monkeypatch: pytest.MonkeyPatch, known: str, reworded: str) -> None:
+    run = runpy.run_path
+
+    def bent(path: str) -> dict[str, Any]:
+        text = run(path)["HAPROXY_CONFIG_TEMPLATE"]
+        assert known in text
+        return {"HAPROXY_CONFIG_TEMPLATE": text.replace(known, reworded)}
+
+    monkeypatch.setattr(runpy, "run_path", bent)
+
+
+def test_serve_itself_fills_the_template_in_alike(written: str, chosen: ports.Ports, tmp_path: Path) -> None:
+    """As far as the wrapper looks: what is judged before the start is what HAProxy is given after it."""
+    words = "bind |stats socket |log |errorfile |timeout client |http-request return status 404"
+    seen = re.compile(f"^ *(?:{words}).*", re.MULTILINE)
+    (port,) = re.findall(r"bind 127[.]0[.]0[.]1:(\d+)", written)
+
+    def looked_at(text: str) -> set[str]:
+        # Folders differ, and how long HAProxy waits is not looked at.
+        return {re.sub(r"/\S+|(?<=timeout client ).*", "…", line) for line in seen.findall(text)}
+
+    assert looked_at(haproxy._render(tmp_path, chosen, int(port))) == looked_at(written)
+
+
+@pytest.mark.parametrize(
+    ("known", "reworded"), [("bind *:", "bind [::]:"), (" mode 666 ", " mode 0666 "), ("log 127", "log 10.127")]
+)
+def test_the_wrapper_starts_no_haproxy_with_another_text(
     prepared: tuple[Path, int], written: str, tmp_path: Path, known: str, reworded: str
 ) -> None:
-    """What a newer Ray writes might open more than we know; better no service than that."""
+    """Also where what Serve writes changes later."""
     bent = written.replace(known, reworded)
     assert bent != written
     for text, code in ((written, 0), (bent, 1)):
@@ -170,7 +251,7 @@ def test_a_configuration_in_other_words_is_not_run(
         command: list[str | Path] = [prepared[0] / "haproxy", "-c", "-f", tmp_path / "haproxy.cfg"]
         checked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
         assert checked.returncode == code, checked.stderr
-    assert "detectctl does not know this configuration" in checked.stderr
+    assert "detectctl does not know" in checked.stderr
 
 
 def test_every_address_of_a_service_passes_its_own_check(
@@ -183,3 +264,25 @@ def test_every_address_of_a_service_passes_its_own_check(
         command: list[str | Path] = [folder / "haproxy", "-c", "-f", folder / "haproxy.cfg"]
         checked = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
         assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.cluster
+def test_behind_another_ray_serves_own_proxy_serves_and_up_warns(home: Home, bus_jpg: Path, tmp_path: Path) -> None:
+    """The text of its HAProxy template is new: a slower service, visibly, instead of none; and it can be updated."""
+    ray = bend(tmp_path, *BENDS["another mode of the admin socket"])
+    arguments = ("up", "--port", str(free_port()), "--replicas", "1")
+    started = home.run(*arguments, PYTHONPATH=str(ray))
+    assert started.returncode == 0, started.stderr
+    assert "lower throughput: this version of Ray writes a configuration of HAProxy" in started.stderr
+    assert not any("haproxy" in process.name() for process in home.processes())
+    state = home.instance()
+    assert state is not None
+    assert state["haproxy"] is False
+    url = f"http://127.0.0.1:{state['port']}"
+    assert httpx.post(f"{url}/detect", content=bus_jpg.read_bytes(), timeout=60).json()["status"] == "found"
+    # Updated by a detectctl whose Ray is the known one: the instance stays what it was started as.
+    updated = home.run(*arguments, "--conf", "0.5")
+    assert updated.returncode == 0, updated.stderr
+    assert httpx.post(f"{url}/detect", content=bus_jpg.read_bytes(), timeout=60).json()["status"] == "found"
+    assert home.run("down").returncode == 0
+    assert home.instance() is None

@@ -183,6 +183,7 @@ def _parse(data: dict[str, Any]) -> InstanceState:
     place = {key: data[key] for key in _PLACE}
     place["head"] = None if place["head"] is None else Process(**place["head"])
     place["temp_dir"] = Path(place["temp_dir"])
+    place["haproxy"] = data.get("haproxy", True)  # earlier versions had no other ingress
     return InstanceState(place=HeadRecord(**place), **known)
 
 

