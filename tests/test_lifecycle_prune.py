@@ -15,7 +15,7 @@ from detectctl.lifecycle.prune import prune, unserved
 from detectctl.lifecycle.state import InstanceFolder
 from detectctl.paths import Paths
 from detectctl.registry.resolve import resolve
-from detectctl.registry.store import Store
+from detectctl.registry.store import Origin, Store
 from lifecycle_values import STATE
 
 if TYPE_CHECKING:
@@ -99,3 +99,18 @@ def test_what_is_held_stays_until_it_is_let_go(paths: Paths, tmp_path: Path) -> 
     assert [stored.sha256 for stored in unserved(paths)] == [model.sha256]
     assert prune(paths, {model.sha256}, timeout_s=1, on_wait=lambda _: None) != ()
     assert list((store.cache / "locks").glob("in-use-*")) == []
+
+
+def test_the_served_and_the_base_model_stay(paths: Paths, tmp_path: Path, yolov8n_pt: Path) -> None:
+    """What instances serve stays, and so does what `up` falls back to; the rest is named and removed."""
+    served, unwanted = (_resolved(paths, tmp_path, name) for name in ("served", "unwanted"))
+    folder = InstanceFolder(paths.state, "default")
+    with locked(folder, "up", 1, lambda _: None):
+        _write_state(folder, served)
+    base = Store(paths.cache).copy(yolov8n_pt, Origin("yolov8n"))
+    assert [stored.sha256 for stored in unserved(paths)] == [unwanted.sha256]
+    everything = {served.sha256, unwanted.sha256, base.sha256}
+    removed = prune(paths, everything, timeout_s=1, on_wait=lambda _: None)
+    assert [stored.sha256 for stored in removed] == [unwanted.sha256]
+    assert {stored.sha256 for stored in Store(paths.cache).list()} == {served.sha256, base.sha256}
+    assert unserved(paths) == ()

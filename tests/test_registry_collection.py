@@ -7,12 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from base_models import import_base
 from detectctl.errors import ModelNotFound, RegistryUnreachable, UsageError
-from detectctl.registry.base_weights import KNOWN
-from detectctl.registry.collection import prune, unserved, versions
+from detectctl.registry.collection import versions
 from detectctl.registry.resolve import resolve
-from detectctl.registry.store import Store
 from wandb_server import WandbServer
 
 if TYPE_CHECKING:
@@ -84,20 +81,6 @@ def test_a_collection_whose_alias_is_gone_is_listed_all_the_same(server: WandbSe
     del server.collections["acme", "registry", "yolo"].aliases["latest"]
     environ = server.env(tmp_path / "home", base=os.environ)
     assert len(versions(NAME, cache=tmp_path / "cache", environ=environ, timeout_s=TIMEOUT_S)) == 60
-
-
-def test_prune_keeps_the_served_and_the_base_model(tmp_path: Path, yolov8n_pt: Path, fall_pt: Path) -> None:
-    """What instances serve stays, and so does what `up` falls back to; the rest is named and goes."""
-    cache = tmp_path / "cache"
-    other = tmp_path / "other.pt"
-    other.write_bytes(b"other")
-    served = resolve(str(fall_pt), cache=cache, environ={}, timeout_s=TIMEOUT_S)
-    unwanted = resolve(str(other), cache=cache, environ={}, timeout_s=TIMEOUT_S)
-    import_base(yolov8n_pt, Store(cache))
-    assert [stored.sha256 for stored in unserved(cache, served=[served.sha256])] == [unwanted.sha256]
-    assert [stored.sha256 for stored in prune(cache, served=[served.sha256])] == [unwanted.sha256]
-    assert {stored.sha256 for stored in Store(cache).list()} == {served.sha256, KNOWN["yolov8n"].sha256}
-    assert unserved(cache, served=[served.sha256]) == ()
 
 
 def test_served_is_said_of_exactly_that_version(server: WandbServer, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from detectctl.engine.compiled import MANIFEST, compiled_models
 from detectctl.errors import ModelCorrupt, ModelError
 from detectctl.registry.model_version import ModelVersion
 from detectctl.registry.store import Origin, Store
@@ -120,7 +121,7 @@ def test_a_damaged_memory_is_no_memory(store: Store) -> None:
 
 
 def test_prune_frees_checkpoints_and_their_compiled_models(store: Store, file: Path, tmp_path: Path) -> None:
-    """What is not kept goes, with what was compiled from it; what is kept stays, as do files that are not ours."""
+    """What is not kept is removed, with what was compiled from it and what nobody can tell; files of others stay."""
     kept = store.copy(file, FIRST)
     other = tmp_path / "other.pt"
     other.write_bytes(b"other")
@@ -128,9 +129,11 @@ def test_prune_frees_checkpoints_and_their_compiled_models(store: Store, file: P
     compiled = store.cache / "compiled"
     for name, sha256 in (("kept", kept.sha256), ("gone", gone.sha256)):
         (compiled / name).mkdir(parents=True)
-        (compiled / name / "manifest.json").write_text(json.dumps({"checkpoint_sha256": sha256}))
+        (compiled / name / MANIFEST).write_text(json.dumps({"checkpoint_sha256": sha256}))
+    (compiled / "damaged").mkdir()
+    (compiled / "damaged" / MANIFEST).write_text("{")
     (compiled / ".converting-x").mkdir()
-    assert [stored.sha256 for stored in store.prune({kept.sha256})] == [gone.sha256]
+    assert [stored.sha256 for stored in store.prune({kept.sha256}, compiled_models(store.cache))] == [gone.sha256]
     assert [stored.sha256 for stored in store.list()] == [kept.sha256]
     assert sorted(path.name for path in compiled.iterdir()) == [".converting-x", "kept"]
     assert list((store.cache / "tmp").iterdir()) == []

@@ -56,3 +56,8 @@ def replacing(path: Path, *, mode: int = 0o644, durable: bool = False) -> Iterat
 def reason(error: OSError) -> str:
     """The cause in the system's words, without number and path: `No space left on device`."""
     return error.strerror or str(error) or type(error).__name__
+
+
+def describe(error: OSError) -> str:
+    """The cause, and the file where it is known: `No space left on device: /var/cache/x`."""
+    return reason(error) + (f": {error.filename}" if error.filename else "")

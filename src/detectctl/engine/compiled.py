@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from detectctl import child
 from detectctl.errors import ConversionFailed, ModelCorrupt, ModelError
-from detectctl.files import reason, sha256_of
+from detectctl.files import describe, sha256_of
 from detectctl.waiting import Deadline
 from detectctl.wire import Agreement
 
@@ -120,6 +120,17 @@ def read_agreement(directory: Path) -> Agreement | None:
         return None
 
 
+def compiled_models(cache: Path) -> dict[Path, str | None]:
+    """The folders of all compiled models → sha256 of the checkpoint that each was made from; None if damaged."""
+    found: dict[Path, str | None] = {}
+    for manifest in (cache / "compiled").glob(f"*/{MANIFEST}"):
+        try:
+            found[manifest.parent] = json.loads(manifest.read_text(encoding="utf-8"))["checkpoint_sha256"]
+        except (OSError, ValueError, KeyError, TypeError):
+            found[manifest.parent] = None
+    return found
+
+
 def padding_stride(strides: Sequence[int]) -> int:
     """Ultralytics' predictor pads to multiples of at least 32, whatever smaller strides a head has."""
     return max(32, *strides)
@@ -174,7 +185,7 @@ def make_once(directory: Path, make: Make, *, checkpoint_sha256: str, timeout_s:
     except OSError as error:
         raise ModelError(
             f"{name} cannot be converted in {directory.parent}",
-            why=reason(error) + (f": {error.filename}" if error.filename else ""),
+            why=describe(error),
             hint="check the folder's owner and free space, or point XDG_CACHE_HOME elsewhere",
         ) from error
 

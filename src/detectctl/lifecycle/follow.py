@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from detectctl.errors import DetectctlError, NotReady, NotRunning
+from detectctl.files import describe
 from detectctl.lifecycle.deployment import Deployment
 from detectctl.lifecycle.lock import locked
 from detectctl.lifecycle.rollout import Rollout, note_failure
@@ -15,7 +16,7 @@ from detectctl.lifecycle.state import InstanceFolder, InstanceState
 from detectctl.lifecycle.status import status
 from detectctl.lifecycle.up import UpResult, apply, begin, deployment_of, resolve
 from detectctl.progress import Progress, Report, Step
-from detectctl.registry.store import Store, describe
+from detectctl.registry.store import Store
 from detectctl.serving.request_stats import RequestStats
 from detectctl.waiting import Deadline
 

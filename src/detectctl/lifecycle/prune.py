@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
+from detectctl.engine.compiled import compiled_models
 from detectctl.lifecycle.lock import locked
 from detectctl.lifecycle.state import InstanceFolder, served_models
-from detectctl.registry import collection
+from detectctl.registry.base_weights import KNOWN
+from detectctl.registry.reference import DEFAULT_BASE
+from detectctl.registry.store import Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -18,7 +21,14 @@ if TYPE_CHECKING:
 
 def unserved(paths: Paths) -> tuple[StoredCheckpoint, ...]:
     """What `prune` would remove if nothing changes meanwhile."""
-    return collection.unserved(paths.cache, served=served_models(paths.state))
+    store = Store(paths.cache)
+    keep = _needed(paths) | store.held()
+    return tuple(stored for stored in store.list() if stored.sha256 not in keep)
+
+
+def _needed(paths: Paths) -> frozenset[str]:
+    """Sha256 of what instances serve or may go back to, and of YOLOv8n, which `up` falls back to without a network."""
+    return frozenset(served_models(paths.state)) | {KNOWN[DEFAULT_BASE].sha256}
 
 
 def prune(
@@ -28,9 +38,9 @@ def prune(
 
     Args:
         paths: where state and models are.
-        agreed: sha256 of those that may go; what else has become unserved since they were named stays.
-        timeout_s: how long to wait for a command that changes an instance.
-        on_wait: told who that is.
+        agreed: sha256 of those that may be removed; what has become unserved since they were named stays.
+        timeout_s: how long to wait for a command that is changing an instance.
+        on_wait: told which command that is.
 
     Raises:
         DeadlineExceeded: such a command did not finish.
@@ -42,5 +52,6 @@ def prune(
             locks.enter_context(
                 locked(InstanceFolder(paths.state, lock.parent.name), "models --prune", timeout_s, on_wait)
             )
-        others = {stored.sha256 for stored in collection.unserved(paths.cache, served=())}.difference(agreed)
-        return collection.prune(paths.cache, served=others.union(served_models(paths.state)))
+        store = Store(paths.cache)
+        others = {stored.sha256 for stored in store.list()}.difference(agreed)
+        return store.prune(_needed(paths) | others, derived=compiled_models(paths.cache))

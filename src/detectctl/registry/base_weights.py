@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from detectctl.errors import ModelCorrupt, ModelNotFound, RegistryUnreachable, UsageError
+from detectctl.files import sha256_of
 from detectctl.progress import Progress, silent
 from detectctl.registry.model_version import ModelVersion
-from detectctl.registry.store import Origin, Store, StoredCheckpoint, sha256_of, unusable
+from detectctl.registry.store import Origin, Store, StoredCheckpoint, unusable
 from detectctl.waiting import Deadline
 
 if TYPE_CHECKING:

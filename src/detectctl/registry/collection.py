@@ -1,4 +1,4 @@
-"""The versions of a W&B collection beside what of them is in the store, and freeing the store."""
+"""The versions of a W&B collection, with what of them is stored and served here."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 from detectctl.errors import UsageError
 from detectctl.registry import wandb_source
-from detectctl.registry.base_weights import KNOWN
-from detectctl.registry.reference import DEFAULT_BASE, Artifact, parse
-from detectctl.registry.store import Store, StoredCheckpoint
+from detectctl.registry.reference import Artifact, parse
+from detectctl.registry.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
 
@@ -22,11 +21,11 @@ class CollectionVersion:
 
     Attributes:
         version: `vN`.
-        aliases: what points to it now.
+        aliases: those that point to it now.
         created: ISO 8601, as W&B gives it.
-        size: bytes of the whole artifact.
+        size: of the whole artifact, in bytes.
         digest: W&B's digest of the artifact.
-        checkpoints: those in the store: path in the artifact → sha256.
+        checkpoints: those of its checkpoints that are stored: path in the artifact → sha256.
         served: names of the instances that serve it, or None.
     """
 
@@ -40,7 +39,7 @@ class CollectionVersion:
 
     @property
     def stored(self) -> bool:
-        """Whether a checkpoint of it is in the store."""
+        """Whether one of its checkpoints is stored."""
         return bool(self.checkpoints)
 
 
@@ -55,21 +54,21 @@ def versions(
     """All versions of the collection that `reference` points into, newest first.
 
     Args:
-        reference: a path in it after `#` asks about that checkpoint only.
+        reference: with a path after `#`, only that checkpoint counts as stored or served.
         cache: detectctl's cache folder.
         environ: the environment for W&B's SDK.
         timeout_s: seconds for W&B's answer.
         served: a `ModelVersion.artifact` → the names of the instances that serve it.
 
     Raises:
-        UsageError: it is no W&B reference.
+        UsageError: it is not a W&B reference.
         RegistryUnreachable, ModelNotFound, ModelAccessDenied, ModelError: as `wandb_source.fetch`.
     """
     wanted = parse(reference)
     if not isinstance(wanted, Artifact):
         raise UsageError(
             f"{reference!r} has no versions",
-            why="only W&B collections have",
+            why="only W&B collections have versions",
             hint="list a collection: `detectctl models ENTITY/PROJECT/NAME`",
         )
     store = Store(cache)
@@ -101,30 +100,3 @@ def _served(version: str, checkpoint: str | None, served: Mapping[str, str]) -> 
         if its_version == version and checkpoint in {None, member}:
             names.update(instances.split(", "))
     return ", ".join(sorted(names)) or None
-
-
-def unserved(cache: Path, *, served: Collection[str]) -> tuple[StoredCheckpoint, ...]:
-    """The checkpoints that `prune` would remove.
-
-    Args:
-        cache: detectctl's cache folder.
-        served: sha256 of the checkpoints that instances serve or may go back to.
-    """
-    store = Store(cache)
-    keep = _keep(served) | store.held()
-    return tuple(stored for stored in store.list() if stored.sha256 not in keep)
-
-
-def prune(cache: Path, *, served: Collection[str]) -> tuple[StoredCheckpoint, ...]:
-    """Remove the unserved checkpoints with their compiled models, and return them.
-
-    The base YOLOv8n stays: it is what `up` falls back to when nothing can be downloaded.
-
-    Raises:
-        ModelError: the store cannot be written.
-    """
-    return Store(cache).prune(_keep(served))
-
-
-def _keep(served: Collection[str]) -> frozenset[str]:
-    return frozenset(served) | {KNOWN[DEFAULT_BASE].sha256}

@@ -1,13 +1,13 @@
-"""Checkpoints on this machine, kept by the sha256 of their bytes, and what references last resolved to.
+"""Checkpoints on this machine, stored by the sha256 of their bytes, and what references last resolved to.
 
-Below the cache folder, readable by its owner only:
+Below the cache folder, readable only by its owner:
 
 ```
-checkpoints/SHA256/checkpoint.pt    the bytes, verified whenever they are opened
+checkpoints/SHA256/checkpoint.pt    the bytes, verified each time they are opened
 checkpoints/SHA256/origins.json     where they came from: a checkpoint may be several versions of several artifacts
 references/KEY.json                 the pin that a reference last resolved to
-base/*.pt                           for a person to drop Ultralytics' own checkpoints in; see `base`
-tmp/, locks/                        unfinished work, and who does it
+base/*.pt                           Ultralytics' own checkpoints, put there by hand; see `base_weights`
+tmp/, locks/                        unfinished work, and its locks
 locks/in-use-SHA256-*.lock          held while a process needs a checkpoint that no instance's state names
 ```
 """
@@ -17,7 +17,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import secrets
 import shutil
 import tempfile
@@ -29,9 +28,10 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from detectctl.errors import ModelCorrupt, ModelError
+from detectctl.files import describe, sha256_of, write_atomically
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping
 
     from filelock import BaseFileLock
 
@@ -70,7 +70,7 @@ class StoredCheckpoint:
 
 
 class Store:
-    """The checkpoints below one cache folder. Processes may share it: what is added appears at once and whole."""
+    """The checkpoints below one cache folder, which processes may share: what is added appears at once and whole."""
 
     def __init__(self, cache: Path) -> None:
         self.cache = cache
@@ -85,12 +85,12 @@ class Store:
             raise unusable(cache, error) from error
 
     def lock(self, key: str) -> FileLock:
-        """A lock between processes, unlocked also when its holder dies; `key` is any text."""
+        """A lock between processes, released even if its holder dies; `key` is any text."""
         return FileLock(self._locks / f"{_short(key)}.lock", mode=0o600)
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A private folder on the store's file system, removed at the end; remains of the dead are removed too."""
+        """A private folder on the store's file system, removed at the end, as are those that dead processes left."""
         try:
             for old in self._tmp.iterdir():
                 with contextlib.suppress(FileNotFoundError):
@@ -105,11 +105,11 @@ class Store:
             shutil.rmtree(folder, ignore_errors=True)
 
     def add(self, file: Path, origin: Origin, *, expected: str | None = None) -> StoredCheckpoint:
-        """Move `file`, which lies in a `scratch` folder, into the store.
+        """Move `file`, which is in a `scratch` folder, into the store.
 
         Raises:
             ModelCorrupt: its sha256 is not `expected`.
-            ModelError: the file system refuses.
+            ModelError: the store cannot be written.
         """
         try:
             sha256 = sha256_of(file)
@@ -131,7 +131,7 @@ class Store:
         return stored
 
     def copy(self, file: Path, origin: Origin, *, expected: str | None = None) -> StoredCheckpoint:
-        """Add a copy of a file that lies anywhere; see `add` for what it raises."""
+        """Add a copy of a file from anywhere; raises what `add` raises."""
         with self.scratch() as scratch:
             try:
                 copied = Path(shutil.copyfile(file, scratch / "copy.pt"))
@@ -142,7 +142,7 @@ class Store:
             return self.add(copied, origin, expected=expected)
 
     def open(self, sha256: str) -> StoredCheckpoint:
-        """A checkpoint whose bytes have just been verified.
+        """The checkpoint, verified.
 
         Raises:
             ModelCorrupt: it is not in the store, or was damaged there.
@@ -180,31 +180,31 @@ class Store:
             raise unusable(self.cache, error) from error
 
     def remember(self, model: ModelVersion, *, site: str) -> None:
-        """Note what `model.reference` means now; `site` tells servers and accounts apart that use the same names.
+        """Note what `model.reference` means now; `site` separates servers and accounts that use the same names.
 
         Raises:
-            ModelError: the file system refuses.
+            ModelError: the store cannot be written.
         """
         pin = asdict(model)
         del pin["checkpoint"]
         try:
-            _write_atomically(self._reference(model.reference, site), json.dumps(pin, indent=1))
+            write_atomically(self._reference(model.reference, site), json.dumps(pin, indent=1), mode=0o600)
         except OSError as error:
             raise unusable(self.cache, error) from error
 
     def recall(self, reference: str, *, site: str) -> dict[str, Any] | None:
-        """The fields of the `ModelVersion` remembered for `reference`, its `checkpoint` aside; None if there is none.
+        """The fields of the `ModelVersion` remembered for `reference` except `checkpoint`; None if there is none.
 
-        Whether the checkpoint is still there and sound is for `open` to say.
+        `open` tells whether the checkpoint is still there and undamaged.
         """
         try:
             pin = json.loads(self._reference(reference, site).read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # never remembered, or damaged: both mean that nothing is known
+        except (OSError, ValueError):  # never remembered, or damaged: nothing is known either way
             return None
         return pin if isinstance(pin, dict) and pin.get("reference") == reference else None
 
     def hold(self, sha256: str) -> BaseFileLock:
-        """Keep a checkpoint from `prune` until the lock is released, or its process ends, however that happens."""
+        """Keep a checkpoint from `prune` until the lock is released, or its process ends in whatever way."""
         try:
             with self.lock("store"):
                 held = FileLock(self._locks / f"in-use-{sha256}-{secrets.token_hex(4)}.lock", mode=0o600)
@@ -214,7 +214,7 @@ class Store:
         return held
 
     def held(self) -> frozenset[str]:
-        """Sha256 of what living processes `hold`; the marks of others are removed."""
+        """Sha256 of what living processes `hold`; the marks of dead ones are removed."""
         try:
             with self.lock("store"):
                 return self._held()
@@ -232,23 +232,28 @@ class Store:
                 found.add(mark.name.split("-")[2])
         return frozenset(found)
 
-    def prune(self, keep: Collection[str]) -> tuple[StoredCheckpoint, ...]:
-        """Remove checkpoints, with their compiled models, whose sha256 is neither in `keep` nor held.
+    def prune(self, keep: Collection[str], derived: Mapping[Path, str | None]) -> tuple[StoredCheckpoint, ...]:
+        """Remove checkpoints, with what was made from them, whose sha256 is neither in `keep` nor held.
+
+        Args:
+            keep: sha256 of checkpoints.
+            derived: folders below the cache → sha256 of the checkpoint that each was made from, None if unknown.
 
         Returns:
-            What was removed.
-        """
-        from detectctl.engine.compiled import MANIFEST
+            The checkpoints that were removed.
 
+        Raises:
+            ModelError: the store cannot be written.
+        """
         try:
             with self.lock("store"):
                 keep = self._held().union(keep)
                 removed = tuple(stored for stored in self.list() if stored.sha256 not in keep)
                 for stored in removed:
                     self._remove(stored.path.parent)
-                for manifest in (self.cache / "compiled").glob(f"*/{MANIFEST}"):
-                    if _checkpoint_of(manifest) not in keep:
-                        self._remove(manifest.parent)
+                for folder, sha256 in derived.items():
+                    if sha256 not in keep:
+                        self._remove(folder)
         except OSError as error:
             raise unusable(self.cache, error) from error
         return removed
@@ -265,7 +270,7 @@ class Store:
         try:
             origins = json.loads((file.parent / "origins.json").read_text(encoding="utf-8"))
             known = tuple(Origin(**origin) for origin in origins)
-        except (OSError, ValueError, TypeError):  # the bytes are what counts; their story can be told again
+        except (OSError, ValueError, TypeError):  # only the bytes matter; where they came from is noted again
             known = ()
         return StoredCheckpoint(sha256, file, file.stat().st_size, known)
 
@@ -280,7 +285,7 @@ class Store:
 
     def _write_origins(self, stored: StoredCheckpoint) -> None:
         origins = [asdict(origin) for origin in stored.origins]
-        _write_atomically(stored.path.parent / "origins.json", json.dumps(origins, indent=1))
+        write_atomically(stored.path.parent / "origins.json", json.dumps(origins, indent=1), mode=0o600)
 
     def _remove(self, folder: Path) -> None:
         """Rename first, so that nobody finds half of it."""
@@ -295,43 +300,13 @@ class Store:
         return self._references / f"{_short(f'{site} {reference}')}.json"
 
 
-def sha256_of(file: Path) -> str:
-    """Hex digest of the file's bytes; raises OSError."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def unusable(cache: Path, error: OSError) -> ModelError:
-    """The error for a cache folder in which nothing can be written or read."""
+    """The error for a cache folder that cannot be read or written."""
     return ModelError(
         f"the model store {cache} cannot be used",
         why=describe(error),
         hint="check the folder's owner and free space, or point XDG_CACHE_HOME elsewhere",
     )
-
-
-def describe(error: OSError) -> str:
-    """One line: what the system says, and about which file."""
-    return f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
-
-
-def _checkpoint_of(manifest: Path) -> str | None:
-    try:
-        data = json.loads(manifest.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return data.get("checkpoint_sha256") if isinstance(data, dict) else None
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(name).rename(path)
-    except OSError:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _short(text: str) -> str:

@@ -21,9 +21,9 @@ from detectctl.errors import (
     RegistryUnreachable,
     UsageError,
 )
+from detectctl.files import describe
 from detectctl.progress import silent
 from detectctl.registry.model_version import ModelVersion
-from detectctl.registry.store import describe
 from detectctl.registry.wandb_source_child import one_line, without_secrets
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from detectctl import processes
 from detectctl.errors import NotReady
-from detectctl.files import reason
+from detectctl.files import describe
 from detectctl.hosts.local import haproxy, ports
 from detectctl.serving import ingress
 
@@ -128,10 +128,9 @@ def spawn(planned: HeadPlan, environ: Mapping[str, str]) -> HeadRecord:
     try:
         return replace(planned.record, head=_spawn(planned, environ))
     except OSError as error:
-        where = "" if error.filename is None else f": {error.filename}"
         raise NotReady(
             "the Ray head could not be started",
-            why=reason(error) + where,
+            why=describe(error),
             hint=f"free some space in {planned.record.temp_dir.parent}, then run this command again",
         ) from error
 
