@@ -48,11 +48,10 @@ def work(request: child.Message, report: Report) -> child.Message:
     import wandb
     from wandb.sdk import wandb_setup
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
-    from wandb.util import app_url
 
     report(Progress("resolve", "connecting to W&B"))
     try:
-        _check_host(request["host"], app_url(wandb_setup.singleton().settings.base_url))
+        _check_host(request["host"], wandb_setup.singleton().settings.app_url)
         api = wandb.Api()
         report(Progress("resolve", f"looking up {request['path']}:{request['alias']}"))
         if request["do"] == "list":
