@@ -1,9 +1,9 @@
-"""`ray start`, less what a detection service never uses.
+"""`ray start`, without the parts that a detection service does not need.
 
-Run as `python -m detectctl.hosts.local.ray_head_child start --head --block …`. Ray's command line has no switch for two
-things that cost a third of the start-up time and 200 MB: the dashboard's modules beside Serve's REST interface, and
-the Ray Client server (which would also be one more listener). Both hooks are read from Ray 2.60's source; a Ray that
-lacks them starts as usual, only fatter.
+Run as `python -m detectctl.hosts.local.ray_head_child start --head --block …`. Ray's command line has no option for two
+things that cost a third of the start-up time and 200 MB: the dashboard's modules beside Serve's REST interface, and the
+Ray Client server, which would also be one more listener. Both replacements go by Ray 2.60's source; a Ray that no
+longer uses these names starts as usual, just with a larger footprint. docs/adr/lean-head.md has the reasons.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ def main() -> None:
     from ray._private import services
     from ray.scripts import scripts
 
-    start_ray_process = services.start_ray_process
+    start_ray_process = getattr(services, "start_ray_process", None)
 
     def start_lean(command: list[str], process_type: str, *args: Any, **kwargs: Any) -> Any:
         if process_type == "dashboard":
             command = [*command, "--modules-to-load=ServeHead"]
         return start_ray_process(command, process_type, *args, **kwargs)
 
-    services.start_ray_process = start_lean
-    scripts.get_ray_client_dependency_error = lambda: "the Ray Client server is not wanted"
+    if start_ray_process is not None:
+        services.start_ray_process = start_lean
+    scripts.get_ray_client_dependency_error = lambda: "the Ray Client server is not needed"
     sys.argv[0] = "ray"
     scripts.main()
 
