@@ -17,7 +17,7 @@ def main() -> None:
     from ray._private import services
     from ray.scripts import scripts
 
-    start_ray_process = getattr(services, "start_ray_process", None)
+    start_ray_process: Any = getattr(services, "start_ray_process", None)
 
     def start_lean(command: list[str], process_type: str, *args: Any, **kwargs: Any) -> Any:
         if process_type == "dashboard":
