@@ -267,6 +267,7 @@ def test_every_address_of_a_service_passes_its_own_check(
 
 
 @pytest.mark.cluster
+@pytest.mark.slow
 def test_behind_another_ray_serves_own_proxy_serves_and_up_warns(home: Home, bus_jpg: Path, tmp_path: Path) -> None:
     """The text of its HAProxy template is new: a slower service, visibly, instead of none; and it can be updated."""
     ray = bend(tmp_path, *BENDS["another mode of the admin socket"])

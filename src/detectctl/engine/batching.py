@@ -1,4 +1,4 @@
-"""Batches made of what happens to be waiting: nobody waits for a batch to fill."""
+"""Batches of whatever happens to be waiting: no request waits for a batch to fill."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 class Batcher:
-    """Lets one caller at a time run, and run for others: it takes along whoever waits with images of its shape.
+    """Lets one caller at a time run, together with those that wait with images of the same shape.
 
-    Under load batches grow by themselves while the device is busy; a caller that is alone starts at once.
+    Under load, batches grow by themselves while the device is busy; a caller that is alone starts at once.
 
     Args:
         run: images (B, height, width, 3) and a threshold for each → candidates of each, as `Engine.infer`.
-        largest: images in a batch at most; a caller that brings more gets them through in one.
+        largest: most images in a batch; a caller that brings more has them run in one.
     """
 
     def __init__(self, run: Run, largest: int) -> None:
@@ -34,7 +34,7 @@ class Batcher:
         self._device_lock = threading.Lock()
 
     def infer(self, images: NDArray[np.uint8], confidences: Sequence[float]) -> list[NDArray[np.float32]]:
-        """As `run`; raises what `run` raised for the batch that these images were in."""
+        """Like `run`; raises what `run` raised for the batch that these images were in."""
         job = _Job(images, confidences)
         with self._list_lock:
             self._waiting.append(job)
@@ -46,7 +46,7 @@ class Batcher:
         return job.found
 
     def _taken_with(self, job: _Job) -> list[_Job]:
-        """`job`, and those that waited longest of the others with its shape."""
+        """`job`, and of the others with its shape those that have waited longest."""
         with self._list_lock:
             self._waiting.remove(job)
             batch, size = [job], len(job.images)
@@ -63,7 +63,7 @@ class Batcher:
             found = self._run(images, [confidence for job in batch for confidence in job.confidences])
             for job in batch:
                 job.found, found = found[: len(job.images)], found[len(job.images) :]
-        except Exception as error:  # noqa: BLE001 - each of the batch's callers gets it
+        except Exception as error:  # noqa: BLE001 - every caller in the batch gets it
             for job in batch:
                 job.error = error
         for job in batch:

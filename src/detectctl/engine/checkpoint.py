@@ -1,6 +1,8 @@
-"""Whether a checkpoint is ours to load: a sound detection model of the YOLOv8 kind that brings no code along.
+"""Whether a checkpoint may be loaded: an undamaged detection model of the YOLOv8 kind that brings no code along.
 
-PyTorch's restricted unpickler decides; the names read from the pickles without running them tell the user why.
+PyTorch's restricted unpickler decides; the names read from the pickles without running them tell the user why. (PyTorch
+has `get_unsafe_globals_in_checkpoint` for that. It needs torch, which the parent process does without, and gives up on
+what an attacker writes and `torch.save` does not: pickles of protocol 4, without an archive around them, or cut short.)
 """
 
 from __future__ import annotations
@@ -17,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-# What checkpoints of detection models name; anything else is worth naming to the user.
-# Protocol 2, which PyTorch writes, calls the builtins by the name they had in Python 2.
+# What checkpoints of detection models name; the user is told anything else. Protocol 2, which PyTorch writes, calls the
+# builtins by their name in Python 2.
 _EXPECTED = re.compile(
     r"(torch|torchvision|ultralytics|numpy|collections|pathlib|_codecs)(\.|$)"
     r"|(builtins|__builtin__)\.(set|getattr|dict|list|int|float|object|slice)$"
@@ -29,7 +31,7 @@ _MAX_PICKLE = 64 << 20
 def unexpected_globals(checkpoint: Path) -> list[str]:
     """Dotted names that the file's pickles ask for and no detection checkpoint does, such as `posix.system`; sorted.
 
-    A file that cannot be read to its end gives the names found until there. Raises OSError if it cannot be opened.
+    A file that is damaged gives the names found before the damage. Raises OSError if it cannot be opened.
     """
     names: set[str] = set()
     for data in _pickles(checkpoint):
@@ -68,20 +70,20 @@ def _globals(data: bytes) -> Iterator[str]:
 
 
 def refuse_at_sight(checkpoint: Path) -> None:
-    """Refuse what can be seen to be no checkpoint or to want code, before anything tries to load it.
+    """Refuse what is visibly not a checkpoint or asks for code, before anything tries to load it.
 
     Raises:
-        CheckpointRefused: it is no zip archive as PyTorch writes them, or its pickles ask for foreign code.
+        CheckpointRefused: it is not a zip archive as PyTorch writes them, or its pickles ask for foreign code.
     """
     asked_for = unexpected_globals(checkpoint)
     if asked_for:
         raise _wants_code(asked_for)
     if not zipfile.is_zipfile(checkpoint):
-        raise _damaged("it is not the archive that PyTorch saves, or only a part of one")
+        raise _damaged("it is not an archive as PyTorch saves it, or only part of one")
 
 
 def refuse_unreadable(checkpoint: Path, error: BaseException, *, trusted: bool) -> CheckpointRefused:
-    """The refusal for a checkpoint whose loading ended in `error`, naming the code that it asked for in vain."""
+    """The refusal for a checkpoint whose loading ended in `error`; names the code that it asked for."""
     story = [error]
     while (cause := story[-1].__cause__ or story[-1].__context__) is not None and len(story) < 10:
         story.append(cause)
@@ -113,7 +115,7 @@ def labels_and_strides(model: Any) -> tuple[dict[int, str], list[int]]:
     """Labels by class id, and each level's stride in pixels, of a loaded Ultralytics model.
 
     Raises:
-        CheckpointRefused: it is not for detection, or has a head whose output is not that of YOLOv8.
+        CheckpointRefused: it is not for detection, or its head does not give what YOLOv8's gives.
     """
     try:
         task, head, names = str(model.task), model.model[-1], model.names
@@ -132,9 +134,9 @@ def labels_and_strides(model: Any) -> tuple[dict[int, str], list[int]]:
 
 def _not_for_us(why: str) -> CheckpointRefused:
     return CheckpointRefused(
-        "the checkpoint holds no detection model of the YOLOv8 kind",
+        "the checkpoint has no detection model of the YOLOv8 kind",
         why=why,
-        hint="give a checkpoint that was trained with `yolo detect train` from a YOLOv8 model",
+        hint="give a checkpoint trained with `yolo detect train` from a YOLOv8 model",
     )
 
 

@@ -48,7 +48,7 @@ def compile_checkpoint(
 
     Raises:
         ModelCorrupt: the checkpoint's bytes are not those of `sha256`.
-        CheckpointRefused: it wants to run code, is damaged, or holds no detection model of the YOLOv8 kind.
+        CheckpointRefused: it asks for code, is damaged, or has no detection model of the YOLOv8 kind.
         ConversionFailed: the child failed, or the deadline passed.
     """
     called = name or checkpoint.name
@@ -105,7 +105,7 @@ def _copy_verified(source: Path, target: Path, sha256: str) -> None:
         raise ModelCorrupt(
             f"{source} is not the file it should be",
             why=f"its sha256 is {digest}, expected {sha256}",
-            hint="remove it and run `detectctl up` again",
+            hint="delete it, then run `detectctl up` again",
         )
 
 

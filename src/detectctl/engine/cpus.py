@@ -10,14 +10,14 @@ _ROOT = Path("/sys/fs/cgroup")
 
 
 def available_cpus() -> int:
-    """Those it may run on, or as many as its control group's quota is worth, if that is less; at least 1."""
+    """The CPUs it may run on, or its control group's quota if that is less, rounded up; at least 1."""
     return max(1, math.ceil(min(len(os.sched_getaffinity(0)), _quota(_groups(), _ROOT))))
 
 
 def _groups() -> str:
     try:
         return Path("/proc/self/cgroup").read_text()
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return ""
 
 

@@ -1,4 +1,4 @@
-"""The detector: bytes of an image in, detections out. A plain class that knows no server.
+"""The detector: takes the bytes of an image, gives detections. A plain class that knows nothing of servers.
 
 `decode` and `detect_image` are apart so that a caller can time the two, or draw on the decoded image.
 """
@@ -56,7 +56,7 @@ class Detector:
         Raises:
             ModelCorrupt: the model's files are damaged, or were made from another checkpoint.
             CheckpointRefused: `torch` only: see `compile_checkpoint`.
-            UsageError: the device or precision cannot be had here, or not with this model.
+            UsageError: the device or precision is not available here, or not with this model.
         """
         import cv2
 
@@ -90,13 +90,13 @@ class Detector:
             raise UsageError(
                 f"the precision {settings.precision} is not available with this model",
                 why=f"it was made for {'floating point' if model.agreement is None else 'int8'}",
-                hint="run `detectctl up` again: it makes the model that the precision needs",
+                hint="run `detectctl up` again: it makes a model for that precision",
             )
         return cls(OpenVINOEngine(model, precision=precision, threads=threads), settings)
 
     @property
     def workers(self) -> int:
-        """How many threads keep the engine busy while others decode; more would only hold images in memory.
+        """How many threads keep the engine busy while others decode; more would only keep images in memory.
 
         Measured with 2 streams: 3 threads give 0.94 of the throughput of 8, 4 give 0.99.
         """
@@ -112,7 +112,7 @@ class Detector:
 
         Raises:
             ImageTooLarge: over a limit of the settings.
-            UnsupportedImage: no image that can be decoded.
+            UnsupportedImage: not an image that can be decoded.
         """
         with self._working():
             return decode(data, max_bytes=self._settings.max_image_bytes, max_pixels=self._settings.max_image_pixels)
@@ -129,8 +129,8 @@ class Detector:
 
         Args:
             image: as `decode` gives it.
-            confidence: threshold from 0 to 1; None for that of the settings.
-            iou: threshold of NMS from 0 to 1; None for that of the settings.
+            confidence: threshold from 0 to 1; None for the one of the settings.
+            iou: threshold of NMS from 0 to 1; None for the one of the settings.
             classes: names of the classes to report; None or empty for all.
 
         Raises:
@@ -163,9 +163,9 @@ class Detector:
         return image, self.detect_image(image, confidence=confidence, iou=iou, classes=classes)
 
     def warm_up(self) -> None:
-        """Answer a picture in every form of the network: whatever fails shall fail here, and not a request.
+        """Answer a picture in every form of the network, so that whatever fails does so here and not in a request.
 
-        Raises what the model, the decoder or a label that is not there raises.
+        Raises whatever the decoder, the model or a missing label raises.
         """
         picture = _picture()
         self._answer(picture)
@@ -173,17 +173,17 @@ class Detector:
             self._answer(picture)
 
     def _answer(self, picture: bytes) -> None:
-        # The settings' limits are about other people's images, and their threshold might leave no box to be named.
+        # The settings' limits are for other people's images, and with their threshold there might be no box to name.
         image = decode(picture, max_bytes=len(picture), max_pixels=640 * 480)
         self.detect_image(image, confidence=0)
 
     def close(self) -> None:
-        """Free what the engine holds; the detector is not used any more."""
+        """Free what the engine holds; the detector must not be used afterwards."""
         self._engine.close()
 
     @contextmanager
     def _working(self) -> Iterator[bool]:
-        """Counts who is at work; gives True to one who is alone."""
+        """Count those at work; True for one that is alone."""
         with self._lock:
             self._busy += 1
             alone = self._busy == 1
@@ -206,7 +206,7 @@ class Detector:
 
 
 def _picture() -> bytes:
-    """A JPEG of 640x480 in all colours, in place of a photograph."""
+    """A 640x480 JPEG in all colours, in place of a photograph."""
     import cv2
 
     rows, columns = np.mgrid[0:480, 0:640].astype(np.uint8)
@@ -216,5 +216,5 @@ def _picture() -> bytes:
 
 def _fraction(name: str, value: float) -> float:
     if not 0 <= value <= 1:  # NaN fails this, too
-        raise BadParameter(f"{name} is {value}", why="it must lie between 0 and 1")
+        raise BadParameter(f"{name} is {value}", why="it must be from 0 to 1")
     return value

@@ -1,6 +1,6 @@
-"""How many parts an image's file has, counted before a codec is given it.
+"""How many parts an image file has, counted before a codec sees it.
 
-Pillow goes over markers, chunks, blocks and tags in Python, and some of them cost it a copy of all before: megabytes of
+Pillow walks over markers, chunks, blocks and tags in Python, and for some it copies all those before: megabytes of
 empty ones take it many seconds. Honest files have far fewer than the limits here.
 """
 
@@ -17,7 +17,7 @@ from detectctl.errors import UnsupportedImage
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_MAX_SCANS = 32  # a scan may be ten bytes, and goes over the whole picture; honest progressive files have about ten
+_MAX_SCANS = 32  # a scan may have ten bytes and cover the whole picture; honest progressive files have about ten
 _MAX_MARKERS = 4096
 _MAX_FILL = 65536
 _MAX_APPENDED = 32  # segments that Pillow appends to those before
@@ -25,9 +25,9 @@ _MAX_CHUNKS = 16384  # 20 MiB in chunks of 8 KiB, as libpng writes them, are 256
 _MAX_PACKED = 128  # each may unpack to a megabyte
 _MAX_BLOCKS = 65536
 _MAX_ENTRIES = 4096
-_MAX_VALUES = 65536  # one strip a line
+_MAX_VALUES = 65536  # one strip per line
 
-# Those that a length follows; between them is fill, or coded pixels, in which 0xff is always followed by 0x00 or RST.
+# Markers followed by a length; between them is fill, or coded pixels, in which 0x00 or RST always follows 0xff.
 _JPEG_MARKER = re.compile(rb"\xff([\xc0-\xc7\xc9-\xcf\xd9-\xef\xfe])")
 _EOI, _SOS = 0xD9, 0xDA
 _APPENDED = (b"Exif\0\0", b"Photoshop 3.0\0")
@@ -39,10 +39,10 @@ _TIFF_OFFSETS = (273, 279, 324, 325)
 
 
 def check_parts(data: bytes) -> None:
-    """Refuse a file with absurdly many parts; what is damaged or no image is left to its codec.
+    """Refuse a file with absurdly many parts; what is damaged or not an image is left to the codec.
 
     Raises:
-        UnsupportedImage: the parts are too many.
+        UnsupportedImage: it has too many parts.
     """
     if data.startswith(b"\xff\xd8"):
         _check_jpeg(data)
@@ -57,7 +57,7 @@ def check_parts(data: bytes) -> None:
 
 
 def _check_jpeg(data: bytes) -> None:
-    """Of the first picture only: thumbnails in its segments, and pictures and videos behind it, are not decoded."""
+    """The first picture only: thumbnails in its segments, and pictures and videos after it, are not decoded."""
     scans = fill = appended = 0
     for number, (between, marker, segment) in enumerate(_jpeg_segments(data)):
         fill += 0 if scans else between
@@ -72,7 +72,7 @@ def _check_jpeg(data: bytes) -> None:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Bytes skipped before the marker, the marker, and where its segment begins; at last what follows them all."""
+    """Bytes skipped before each marker, the marker, and where its segment begins; finally what follows the last."""
     at = 2
     while match := _JPEG_MARKER.search(data, at):
         marker, segment = match[1][0], match.end()
@@ -90,7 +90,7 @@ def _check_png(data: bytes) -> None:
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Name, begin and end of the content of each, up to the end or where the file breaks off."""
+    """Name, begin and end of the content of each chunk, to the end or where the file breaks off."""
     at = 8
     while len(name := data[at + 4 : at + 8]) == 4 and name != b"IEND":
         end = at + 8 + int.from_bytes(data[at : at + 4])
@@ -99,7 +99,7 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def has_all_pixels(png: bytes) -> bool:
-    """Whether a good PNG's compressed data lasts to its last line; Pillow leaves black what is missing."""
+    """Whether a valid PNG's compressed data reaches its last line; Pillow leaves black what is missing."""
     width, height, depth, colour, interlaced = struct.unpack_from(">IIBB2xB", png, 16)
     bits = depth * _PNG_CHANNELS[colour]
     missing = 0
@@ -116,7 +116,7 @@ def has_all_pixels(png: bytes) -> bool:
 
 
 def _check_gif(data: bytes) -> None:
-    """Of what comes before the first frame."""
+    """What comes before the first frame."""
     at = 13 + (3 << (data[10] & 7) + 1 if data[10:11] >= b"\x80" else 0)
     in_extension = False
     for _ in repeat(None, _MAX_BLOCKS):
@@ -145,7 +145,7 @@ def _check_webp(data: bytes) -> None:
 
 
 def _check_tiff(data: bytes) -> None:
-    """Of the first directory; its entries' values are only counted, not read."""
+    """The first directory; its entries' values are counted, not read."""
     order = "<" if data.startswith(b"II") else ">"
     big = data[2:3] == b"\x2b"
     number, entry = ("Q", struct.Struct(order + "HHQ8x")) if big else ("H", struct.Struct(order + "HHL4x"))
@@ -158,7 +158,7 @@ def _check_tiff(data: bytes) -> None:
             tag, kind, count = entry.unpack_from(data, at + index * entry.size)
             if kind not in _TIFF_BYTES or tag in _TIFF_OFFSETS:
                 _refuse_over(_MAX_VALUES, count, "strips, tiles or numbers in one entry")
-    except (struct.error, OverflowError):  # cut off, or an offset beyond all memory
+    except (struct.error, OverflowError):  # cut off, or an offset beyond any memory
         return
 
 
@@ -168,4 +168,4 @@ def _refuse_over(limit: int, number: int, parts: str) -> None:
 
 
 def _too_many(parts: str, limit: int) -> UnsupportedImage:
-    return UnsupportedImage(f"the image's file has more than {limit} {parts}")
+    return UnsupportedImage(f"the image file has more than {limit} {parts}")

@@ -1,4 +1,4 @@
-"""What the detector asks of an engine, whichever one runs."""
+"""What the detector needs of an engine, whichever one runs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Engine(Protocol):
 
     @property
     def labels(self) -> dict[int, str]:
-        """The model's own name of each class id."""
+        """The model's own name for each class id."""
         ...
 
     @property
@@ -39,7 +39,7 @@ class Engine(Protocol):
         Args:
             images: letterboxed RGB (B, height, width, 3).
             confidences: one threshold per image.
-            alone: True if nothing else waits, so that every core may work on this.
+            alone: True if nothing else is waiting, so that every core may work on this.
 
         Returns:
             Per image (4 + classes, candidates): centre x, y, width, height in input pixels, then class confidences.
@@ -47,5 +47,5 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Free what the engine holds; it is not used any more."""
+        """Free what the engine holds; it must not be used afterwards."""
         ...

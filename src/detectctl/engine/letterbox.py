@@ -1,6 +1,6 @@
-"""Letterboxing as Ultralytics' predictor does it: scaled into a square, padded to the next multiple of the stride.
+"""Letterboxing as Ultralytics' predictor does it: scale into a square, pad to the next multiple of the stride.
 
-After `LetterBox(auto=True)` and `scale_boxes` of ultralytics 8.4: the same rounding, so that detections agree.
+After `LetterBox(auto=True)` and `scale_boxes` of ultralytics 8.4, with the same rounding, so that detections agree.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _GREY = 114
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where an image lies within its letterbox.
+    """Where an image is in its letterbox.
 
     Attributes:
-        width: pixels of the source image.
-        height: pixels of the source image.
+        width: of the source image, in pixels.
+        height: of the source image, in pixels.
         gain: letterbox pixels per source pixel, (x, y).
         offset: letterbox pixels left of and above the image, (x, y).
     """
@@ -43,7 +43,7 @@ def letterbox(image: NDArray[np.uint8], imgsz: int, stride: int) -> tuple[NDArra
         stride: the model's stride in pixels.
 
     Returns:
-        uint8 (1, height, width, 3), and where the image lies in it.
+        uint8 (1, height, width, 3), and where the image is in it.
     """
     height, width = image.shape[:2]
     ratio = min(imgsz / height, imgsz / width)
@@ -63,7 +63,7 @@ def letterbox(image: NDArray[np.uint8], imgsz: int, stride: int) -> tuple[NDArra
 
 
 def _placement(width: int, height: int, box_width: int, box_height: int) -> Placement:
-    # Ultralytics derives these anew from the two shapes instead of keeping what it did; so must we, to agree.
+    # Ultralytics computes these again from the two shapes instead of keeping them; to agree, so must we.
     gain = min(box_height / height, box_width / width)
     new_width, new_height = max(round(width * gain), 1), max(round(height * gain), 1)
     offset = round((box_width - new_width) / 2 - 0.1), round((box_height - new_height) / 2 - 0.1)

@@ -35,7 +35,7 @@ class TorchEngine:
 
     Raises:
         ModelCorrupt: the file is missing, or its bytes are not those of `sha256`.
-        CheckpointRefused: it wants to run code, is damaged, or holds no detection model of the YOLOv8 kind.
+        CheckpointRefused: it asks for code, is damaged, or has no detection model of the YOLOv8 kind.
         UsageError: there is no such device, or it does not compute in that precision.
     """
 
