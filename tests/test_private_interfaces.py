@@ -50,7 +50,7 @@ def _calls(function: ast.FunctionDef, name: str) -> list[ast.Call]:
 
 
 def _run(script: str) -> None:
-    """In a process of its own, because what it does to modules cannot be undone."""
+    """In a process of its own: Ultralytics replaces functions of Pillow, and None in `sys.modules` stays."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=False, timeout=100
     )
@@ -232,31 +232,34 @@ def test_wandb_reads_every_variable_that_we_set() -> None:
 # --- Ultralytics, OpenVINO, NNCF --------------------------------------------------------------------------------------
 
 
+_HEAD = """
+import torch
+from ultralytics.nn.modules.head import Detect
+head = Detect(nc=3, ch=(8, 8, 8)).eval()
+head.stride = torch.tensor([8.0, 16.0, 32.0])
+head._inference = lambda raw: (raw["boxes"], raw["scores"])
+with torch.inference_mode():
+    (distances, logits), _ = head([torch.zeros(1, 8, side, side) for side in (8, 4, 2)])
+anchors = 64 + 16 + 4
+assert tuple(distances.shape) == (1, 4 * head.reg_max, anchors)
+assert tuple(logits.shape) == (1, 3, anchors)
+assert all(isinstance(branch[-1], torch.nn.Conv2d) for branch in (*head.cv2, *head.cv3))
+"""
+
+
 def test_ultralytics_head_hands_its_logits_to_a_method_that_can_be_replaced() -> None:
     """Both engines take the logits there, and compute boxes themselves."""
-    import torch
-    from ultralytics.nn.modules.head import Detect
-
-    head = Detect(nc=3, ch=(8, 8, 8)).eval()
-    head.stride = torch.tensor([8.0, 16.0, 32.0])
-    head._inference = lambda raw: (raw["boxes"], raw["scores"])
-    with torch.inference_mode():
-        (distances, logits), _ = head([torch.zeros(1, 8, side, side) for side in (8, 4, 2)])
-    anchors = 64 + 16 + 4
-    assert tuple(distances.shape) == (1, 4 * head.reg_max, anchors)
-    assert tuple(logits.shape) == (1, 3, anchors)
-    assert all(isinstance(branch[-1], torch.nn.Conv2d) for branch in (*head.cv2, *head.cv3))
+    _run(_HEAD)
 
 
 def test_ultralytics_loads_without_running_foreign_code_on_request() -> None:
     """`torch_safe_load` in a replica on a GPU; the variable in the child that converts."""
-    from ultralytics.nn import tasks
-
-    assert "safe_only" in inspect.signature(tasks.torch_safe_load).parameters
-    assert callable(tasks.guess_model_task)
-    utils = _source("ultralytics", "utils", "__init__.py") + inspect.getsource(tasks)
+    tasks = _source("ultralytics", "nn", "tasks.py")
+    assert "safe_only" in [argument.arg for argument in _function(tasks, "torch_safe_load").args.args]
+    assert _function(tasks, "guess_model_task")
+    read = tasks + _source("ultralytics", "utils", "__init__.py") + _source("ultralytics", "utils", "checks.py")
     for variable in ("ULTRALYTICS_SAFE_LOAD", "YOLO_OFFLINE", "YOLO_AUTOINSTALL", "YOLO_VERBOSE", "YOLO_CONFIG_DIR"):
-        assert variable in utils + _source("ultralytics", "utils", "checks.py"), variable
+        assert variable in read, variable
 
 
 def test_openvinos_converter_works_without_its_telemetry() -> None:
