@@ -33,7 +33,7 @@ DetectctlError                 1
     ├── UnsupportedImage     415
     ├── HostNotKnown         421   exit 7
     ├── BadParameter         422
-    ├── ClientClosed         499   in logs and counters only: nobody is left to read the answer
+    ├── ClientClosed         499   in logs and counters only: the caller has gone
     ├── InternalError        500
     ├── FetchFailed          502   the image's own server
     ├── BadGateway           502   exit 4, as whenever no replica could answer
@@ -76,7 +76,7 @@ class DetectctlError(Exception):
 
     @property
     def what_and_why(self) -> str:
-        """One line, for what is only told in passing."""
+        """One line, where three would be too many."""
         return f"{self.what}: {self.why}" if self.why else self.what
 
     def __init_subclass__(cls) -> None:

@@ -112,7 +112,7 @@ class Service:
     """A loaded detector with its limits and counters.
 
     Args:
-        config: what this replica was told; replaced when `up` changes what a living replica can take.
+        config: of this replica; replaced when `up` changes what can change while it runs.
         detector: loaded and warm.
         fetcher: downloads images.
         request_id: the id of the request that is being handled.

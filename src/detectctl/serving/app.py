@@ -32,7 +32,7 @@ class Replica:
         self._service: Service | None = None
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Serve calls it once after the constructor, and again when `up` changes what a living replica can take."""
+        """Serve calls it once after the constructor, and again when `up` changes what a running replica can change."""
         self._config = self._config.updated(user_config)
         if self._service is not None:
             self._service.config = self._config

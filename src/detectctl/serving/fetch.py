@@ -78,7 +78,7 @@ class Fetcher:
 
         Raises:
             BadUrl: not http(s), no host, or malformed.
-            UrlNotAllowed: URLs are turned off, or this one or a redirect leads where nobody may go.
+            UrlNotAllowed: image URLs are not accepted, or this one or a redirect leads to a forbidden target.
             ImageTooLarge: more than `max_bytes`.
             FetchFailed: the name is unknown, the server cannot be reached, or answers with no image.
             FetchTimeout: it took longer than `connect_s` or `total_s`.

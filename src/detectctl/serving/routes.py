@@ -282,7 +282,7 @@ def _add_error_handlers(api: FastAPI, service: Service) -> None:
 
     @api.exception_handler(ClientDisconnect)
     async def client_closed(_: Request, __: ClientDisconnect) -> Response:
-        return Response(status_code=ClientClosed.status)  # nobody reads it
+        return Response(status_code=ClientClosed.status)  # the caller has gone
 
     @api.exception_handler(Exception)
     async def internal_error(_: Request, __: Exception) -> Response:

@@ -1,0 +1,101 @@
+"""The description at `/openapi.json` against the answers that the service gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import httpx
+import jsonschema_rs
+import pytest
+
+from bent_service import INFO
+from broken_images import encoded
+from detectctl.errors import REQUEST_ERRORS
+from detectctl.serving.openapi import DETECT_URL, schema_of
+from detectctl.serving.openapi import INFO as INFO_ANSWERS
+from served import served
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from detectctl.engine.compiled import CompiledModel
+
+
+@pytest.fixture(scope="module")
+def client(yolov8n_compiled: CompiledModel) -> Iterator[httpx.Client]:
+    with (
+        served(yolov8n_compiled, own_host="127.0.0.1") as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as client,
+    ):
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "body", "status"),
+    [
+        ("GET", "/info", None, 200),
+        ("GET", "/healthz", None, 200),
+        ("POST", "/detect", encoded("JPEG"), 200),
+        ("POST", "/detect", b"not an image", 415),
+        ("POST", "/detect?conf=7", b"", 422),
+        ("POST", "/annotate", encoded("JPEG"), 406),
+        ("GET", "/detect?image_url=http://10.0.0.1/", None, 403),
+        ("GET", "/detect?image_url=ftp://a/", None, 400),
+    ],
+)
+def test_an_answer_is_as_described(
+    client: httpx.Client, method: str, url: str, body: bytes | None, status: int
+) -> None:
+    """Its status, and its JSON down to the code of an error."""
+    answer = client.request(method, url, content=body, headers={"Accept": "text/html" if status == 406 else "*/*"})
+    assert answer.status_code == status
+    path = url.partition("?")[0]
+    described = client.get("/openapi.json").json()["paths"][path][method.lower()]["responses"][str(status)]
+    jsonschema_rs.validate(described["content"]["application/json"]["schema"], answer.json())
+
+
+def test_every_code_that_is_described_has_that_status() -> None:
+    for status, answer in DETECT_URL.items():
+        if status != 200:
+            codes = answer["content"]["application/json"]["schema"]["properties"]["error"]["properties"]["code"]["enum"]
+            assert {REQUEST_ERRORS[code].status for code in codes} == {status}
+            assert answer["description"] == ", ".join(codes)
+
+
+def test_a_missing_key_does_not_fit() -> None:
+    """The description is strict: what `/info` always has is required."""
+    schema = INFO_ANSWERS[200]["content"]["application/json"]["schema"]
+    jsonschema_rs.validate(schema, INFO.to_json())
+    for key in INFO.to_json():
+        with pytest.raises(jsonschema_rs.ValidationError):
+            jsonschema_rs.validate(schema, {name: value for name, value in INFO.to_json().items() if name != key})
+
+
+@dataclass
+class _Part:
+    name: str | None
+
+
+@dataclass
+class _Whole:
+    kind: Literal["a", "b"]
+    parts: list[_Part]
+    share: Annotated[float, {"minimum": 0}]
+    by_name: dict[str, int]
+    loose: Annotated[dict[str, Any], _Part]
+
+
+def test_a_schema_is_made_of_a_dataclass() -> None:
+    part = {
+        "type": "object",
+        "required": ["name"],
+        "properties": {"name": {"anyOf": [{"type": "string"}, {"type": "null"}]}},
+    }
+    assert schema_of(_Whole)["properties"] == {
+        "kind": {"enum": ["a", "b"]},
+        "parts": {"type": "array", "items": part},
+        "share": {"type": "number", "minimum": 0},
+        "by_name": {"type": "object", "additionalProperties": {"type": "integer"}},
+        "loose": part,
+    }
