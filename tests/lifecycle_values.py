@@ -1,4 +1,4 @@
-"""An instance, a model and its compiled form for tests of the lifecycle: nothing of it runs or is on disk."""
+"""An instance, a model and its deployment for tests of the lifecycle: none of it runs or is on disk."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ from typing import TYPE_CHECKING
 
 from detectctl.engine.compiled import CompiledModel
 from detectctl.hosts.local.ray_head import HeadRecord
+from detectctl.lifecycle.deployment import plan
 from detectctl.lifecycle.state import InstanceState
 from detectctl.registry.model_version import ModelVersion
+from detectctl.settings import UpSettings
 
 if TYPE_CHECKING:
     from detectctl.processes import Process
 
 MODEL = ModelVersion("base", "base", "yolov8n", None, "0" * 64, Path("/models/yolov8n.pt"), 1)
 COMPILED = CompiledModel(Path("/models/compiled"), "0" * 64, {0: "person"}, (8, 16, 32))
+DEPLOYMENT = plan(UpSettings(), MODEL, COMPILED, "cpu", None)
 PLACE = HeadRecord(
     instance_id="0123456789abcdef",
     head=None,

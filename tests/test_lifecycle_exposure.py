@@ -14,7 +14,7 @@ from detectctl.keys import read_keys
 from detectctl.lifecycle import exposure
 from detectctl.lifecycle.state import InstanceFolder
 from detectctl.progress import silent
-from lifecycle_values import STATE
+from lifecycle_values import DEPLOYMENT, STATE
 
 if TYPE_CHECKING:
     from detectctl.progress import Progress
@@ -95,7 +95,8 @@ def test_a_failed_start_leaves_no_key_that_nobody_saw(folder: InstanceFolder) ->
 
 def test_a_key_that_replicas_have_by_now_stays(folder: InstanceFolder) -> None:
     """Whatever fails after the rollout: without the file nobody could ask the service any more."""
-    deployed = {"config": {"api_key_file": str(folder.api_key_file.absolute())}}
+    config = replace(DEPLOYMENT.config, api_key_file=str(folder.api_key_file.absolute()))
+    deployed = replace(DEPLOYMENT, config=config)
     with pytest.raises(KeyboardInterrupt), exposed(folder, generate_key=True):  # noqa: PT012 - it is written meanwhile
         folder.write(replace(STATE, deployed=deployed))
         raise KeyboardInterrupt

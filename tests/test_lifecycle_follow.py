@@ -60,8 +60,7 @@ class Scene:
         self.said.append(progress.message)
 
     def state(self, deployment: Deployment) -> InstanceState:
-        recorded = deployment.to_json()
-        state = replace(STATE, place=self.place, deployed=recorded, last_good=recorded)
+        state = replace(STATE, place=self.place, deployed=deployment, last_good=deployment)
         self.folder.write(state)
         return state
 

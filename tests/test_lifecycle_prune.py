@@ -5,18 +5,20 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from detectctl.errors import DeadlineExceeded
+from detectctl.lifecycle.deployment import plan
 from detectctl.lifecycle.lock import locked
 from detectctl.lifecycle.prune import prune, unserved
 from detectctl.lifecycle.state import InstanceFolder
 from detectctl.paths import Paths
 from detectctl.registry.resolve import resolve
 from detectctl.registry.store import Origin, Store
-from lifecycle_values import STATE
+from detectctl.settings import UpSettings
+from lifecycle_values import COMPILED, STATE
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +38,7 @@ def _resolved(paths: Paths, tmp_path: Path, name: str) -> ModelVersion:
 
 
 def _write_state(folder: InstanceFolder, model: ModelVersion) -> None:
-    deployed: dict[str, Any] = {"config": {"model": {"digest": f"sha256:{model.sha256}"}}}
+    deployed = plan(UpSettings(), model, COMPILED, "cpu", None)
     state = replace(STATE, deployed=deployed, last_good=deployed)
     folder.write(state)
 

@@ -103,7 +103,7 @@ def folder(tmp_path: Path) -> InstanceFolder:
 
 
 def _state(good: Deployment) -> InstanceState:
-    return with_head(replace(STATE, deployed=good.to_json(), last_good=good.to_json()), Process.of(os.getpid()))
+    return with_head(replace(STATE, deployed=good, last_good=good), Process.of(os.getpid()))
 
 
 def _rollout(host: LocalHost, folder: InstanceFolder) -> Rollout:
@@ -132,8 +132,7 @@ def test_a_command_that_is_killed_at_taking_back_has_written_what_to_trust(folde
         _rollout(host, folder).change(_state(GOOD), BAD)
     (state,) = seen
     assert state is not None
-    assert state.deployed is not None
-    assert Deployment.from_json(state.deployed) == GOOD
+    assert state.deployed == GOOD
 
 
 @pytest.mark.usefixtures("stopped_by_sigterm")
@@ -141,12 +140,11 @@ def test_a_signal_at_taking_back_waits_until_serve_and_the_file_agree(folder: In
     """Also where a follower takes back what had been served."""
     host = BentHost(BAD, on_deploy=lambda: os.kill(os.getpid(), signal.SIGTERM), deployed=["of the bad one"])
     with pytest.raises(Stopped):
-        _rollout(host, folder).restore_last_good(replace(_state(GOOD), deployed=BAD.to_json()))
+        _rollout(host, folder).restore_last_good(replace(_state(GOOD), deployed=BAD))
     assert host.deployed == ["of the bad one", GOOD.fingerprint]
     written = folder.read()
     assert written is not None
-    assert written.deployed is not None
-    assert written.deployed["config"]["fingerprint"] == GOOD.fingerprint
+    assert written.deployed == GOOD
 
 
 def test_a_head_that_died_is_not_waited_for(folder: InstanceFolder, tmp_path: Path) -> None:
@@ -166,8 +164,7 @@ def test_nothing_to_change_does_not_wake_a_service_that_sleeps(folder: InstanceF
     host = BentHost(sleeping, target=0)
     action, state = _rollout(host, folder).change(_state(sleeping), sleeping)
     assert (action, state, host.deployed) == ("unchanged", _state(sleeping), [])
-    assert state.last_good is not None
-    assert Deployment.from_json(state.last_good) == sleeping
+    assert state.last_good == sleeping
 
 
 def test_an_answer_that_fails_once_is_asked_for_again() -> None:
@@ -200,7 +197,7 @@ def test_a_rollout_waits_for_its_own_deployment_to_answer(folder: InstanceFolder
 
     with RawServer(handler) as server:
         host = BentHost(GOOD, place=replace(PLACE, port=server.port))
-        assert _rollout(host, folder).start(STATE, GOOD).last_good == GOOD.to_json()
+        assert _rollout(host, folder).start(STATE, GOOD).last_good == GOOD
         assert len(server.requests) == 2
         fingerprints[:] = ["old"]
         with pytest.raises(DeadlineExceeded, match="did not answer in time") as caught:

@@ -15,7 +15,7 @@ from detectctl.errors import NotReady, NotRunning
 from detectctl.hosts.local.local_host import LocalHost
 from detectctl.lifecycle.state import InstanceFolder, reach, served_models
 from detectctl.processes import Process
-from lifecycle_values import PLACE, STATE, with_head
+from lifecycle_values import DEPLOYMENT, PLACE, STATE, with_head
 
 
 @pytest.fixture
@@ -43,14 +43,13 @@ def test_what_is_written_is_read(folder: InstanceFolder) -> None:
         ('"schema": 3', '"schema": 3,'),  # a comma too many, as by hand
         ('"schema": 3', '"schema": '),
         ('"port"', '"prt"'),
-        ('"created_at": 1.0\n}', ""),  # cut
+        ('"unknown": false\n}', ""),  # cut
         ('"last_good": {', '"last_good": '),
     ],
 )
 def test_a_damaged_file_costs_nothing(folder: InstanceFolder, part: str, instead: str) -> None:
     """The copy beside it has all of it; the next write repairs the file."""
-    deployed = {"config": {"name": "another", "port": 1}}
-    whole = with_head(replace(STATE, deployed=deployed, last_good=deployed), Process.of(os.getpid()))
+    whole = with_head(replace(STATE, deployed=DEPLOYMENT, last_good=DEPLOYMENT), Process.of(os.getpid()))
     folder.write(whole)
     text = folder.state_file.read_text()
     assert part in text
@@ -83,14 +82,26 @@ def test_another_versions_file_tells_enough_to_take_over(folder: InstanceFolder)
     data = json.loads(folder.state_file.read_text())
     del data["last_good"]
     folder.state_file.write_text(json.dumps(data | {"schema": 1, "deployed": "in its own words", "more": True}))
-    assert folder.read() == replace(STATE, deployed={})
+    unknown = replace(STATE, unknown=True)
+    assert folder.read() == unknown
+    folder.write(unknown)
+    assert folder.read() == unknown
     with pytest.raises(NotReady, match="not known"):
         served_models(folder.path.parent)
 
 
+def test_a_deployment_that_cannot_be_read_is_unknown_and_the_instance_is_not_lost(folder: InstanceFolder) -> None:
+    """As when a version of detectctl changed the shape without changing the number."""
+    folder.write(replace(STATE, deployed=DEPLOYMENT, last_good=DEPLOYMENT))
+    data = json.loads(folder.state_file.read_text())
+    data["last_good"]["config"]["detector"]["something new"] = 1
+    folder.state_file.write_text(json.dumps(data))
+    assert folder.read() == replace(STATE, unknown=True)
+
+
 def test_no_client_is_sent_to_where_a_dead_instance_was(folder: InstanceFolder) -> None:
     """Somebody else may listen at its port by now, and would be sent its key."""
-    keys = {"config": {"api_key_file": "/keys"}}
+    keys = replace(DEPLOYMENT, config=replace(DEPLOYMENT.config, api_key_file="/keys"))
     itself = Process.of(os.getpid())
     folder.write(with_head(replace(STATE, deployed=keys), itself))
     assert reach(folder.path.parent, "default") == ("http://127.0.0.1:8000", Path("/keys"))

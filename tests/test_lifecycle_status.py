@@ -13,15 +13,14 @@ from detectctl.hosts.serve_rest import Replica, ServeStatus
 from detectctl.lifecycle.status import _answering, _judge
 from detectctl.processes import Process
 from installed import free_port
-from lifecycle_values import STATE, with_head
+from lifecycle_values import DEPLOYMENT, STATE, with_head
 
 if TYPE_CHECKING:
     import subprocess
 
     from installed import Home
 
-GOOD: dict[str, Any] = {"config": {"fingerprint": "good"}}
-NEW: dict[str, Any] = {"config": {"fingerprint": "new"}}
+GOOD, NEW = (replace(DEPLOYMENT, config=replace(DEPLOYMENT.config, fingerprint=word)) for word in ("good", "new"))
 MYSELF = Process.of(os.getpid())
 ALIVE = with_head(replace(STATE, deployed=GOOD, last_good=GOOD), MYSELF)
 REPLICA = Replica("a", "RUNNING", 1, None)
@@ -36,7 +35,7 @@ SERVING = ServeStatus("RUNNING", "HEALTHY", "", 1, (REPLICA,), "good")
         ("running", ALIVE, SERVING, "", None),
         ("running", ALIVE, SERVING, "", "up"),
         ("running", ALIVE, replace(SERVING, deployment="UPSCALING", target_replicas=2), "", None),
-        ("running", replace(ALIVE, deployed={}, last_good=None), SERVING, "", None),
+        ("running", replace(ALIVE, deployed=None, last_good=None, unknown=True), SERVING, "", None),
         ("updating", ALIVE, replace(SERVING, application="DEPLOYING", fingerprint="new"), "", "up"),
         ("updating", ALIVE, replace(SERVING, fingerprint="new"), "", "up"),
         ("degraded", ALIVE, replace(SERVING, target_replicas=2, deployment="UNHEALTHY"), "", None),
@@ -71,7 +70,9 @@ def test_the_word(word: str, state: Any, served: ServeStatus, trouble: str, comm
 )
 def test_the_model_is_the_one_that_answers(state: Any, served: ServeStatus, model: str) -> None:
     """What an `up` has written down and not yet brought about, or was killed at, answers nobody."""
-    assert _answering(state, served)["config"]["fingerprint"] == model
+    answering = _answering(state, served)
+    assert answering is not None
+    assert answering.fingerprint == model
 
 
 def _seen_meanwhile(home: Home, process: subprocess.Popen[str]) -> list[str]:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 from detectctl.errors import DetectctlError, NotReady, NotRunning
 from detectctl.files import describe
-from detectctl.lifecycle.deployment import Deployment
 from detectctl.lifecycle.lock import locked
 from detectctl.lifecycle.rollout import Rollout, note_failure
 from detectctl.lifecycle.state import InstanceFolder, InstanceState
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 
     from filelock import BaseFileLock
 
+    from detectctl.lifecycle.deployment import Deployment
     from detectctl.paths import Paths
     from detectctl.settings import UpSettings
 
@@ -103,7 +103,7 @@ class Follower:
         """Bring the instance to what the reference means now, unless that was rejected."""
         before = RequestStats() if state is None else _stats(state)
         if state is not None and state.last_good is not None:
-            self._good = Deployment.from_json(state.last_good)
+            self._good = state.last_good
             self._hold()
         try:
             # If somebody took the instance down while this waited for the lock, it must stay down.
@@ -176,9 +176,9 @@ class Follower:
         folder = self._folder
         with locked(folder, "up", self.settings.timeout, lambda holder: self._tell("lock", holder, warning=True)):
             state = folder.read()
-            if state is None or not state.deployed:
+            if state is None or state.deployed is None:
                 return
-            bad = Deployment.from_json(state.deployed).config
+            bad = state.deployed.config
             if bad.model.digest != trial.tried:  # somebody has rolled to another by hand
                 return
             self._rejected.add(bad.model.digest)
@@ -188,7 +188,7 @@ class Follower:
             state = note_failure(state, bad.model.reference, failure, digest=bad.model.digest)
             with state.open_host() as host:
                 rollout = Rollout(host, folder, Deadline.after(self.settings.timeout), self._report_news)
-                restored = rollout.restore_last_good(replace(state, last_good=trial.good.to_json()))
+                restored = rollout.restore_last_good(replace(state, last_good=trial.good))
         name = _joined(trial.good.config.model.name, trial.good.config.model.version)
         did = "went back" if restored else "could not go back"
         self._tell("deploy", f"{did} to {name}: {fault}", warning=not restored)

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from detectctl.client.service_client import Client
 from detectctl.errors import DeadlineExceeded, DetectctlError, ModelError, NotReady
 from detectctl.hosts.serve_rest import ServeApiError, ServeStatus
-from detectctl.lifecycle.deployment import Deployment
 from detectctl.lifecycle.state import Failure, InstanceFolder, InstanceState
 from detectctl.progress import Progress, Report, silent
 from detectctl.signals import uninterrupted
@@ -18,6 +17,7 @@ from detectctl.waiting import Deadline, NotYet, until
 
 if TYPE_CHECKING:
     from detectctl.hosts.interface import Host
+    from detectctl.lifecycle.deployment import Deployment
 
 _POLL_S = 0.1
 _ANSWER_S = 5.0
@@ -54,7 +54,7 @@ class Rollout:
             NotReady: Serve did not accept it, the deadline passed, or the state could not be written.
         """
         self.report(Progress("deploy", "handing the application to Serve"))
-        state = replace(state, deployed=deployment.to_json())
+        state = replace(state, deployed=deployment, unknown=False)
         self.folder.write(state)
         try:
             self.host.deploy(deployment.application(running))
@@ -73,7 +73,7 @@ class Rollout:
         running = self._status()
         # What failed is tried again: the cause may be mended. Anything else is on its way, if not there.
         if running.fingerprint == deployment.fingerprint and running.application in {"RUNNING", "DEPLOYING"}:
-            state = replace(state, deployed=deployment.to_json())
+            state = replace(state, deployed=deployment, unknown=False)
             if scaled_to_zero(state, running):  # a request would wake it
                 return "unchanged", self._mark_good(state)
             return "unchanged", replace(self, report=silent)._settle(state, deployment)
@@ -119,7 +119,7 @@ class Rollout:
 
         Never raises a DetectctlError: the caller is already handling one. Returns whether it serves.
         """
-        good = None if state.last_good is None else Deployment.from_json(state.last_good)
+        good = state.last_good
         if good is not None:
             self.report(Progress("deploy", f"going back to {good.config.model.name}", warning=True))
         with contextlib.suppress(ServeApiError, DetectctlError):
@@ -127,7 +127,7 @@ class Rollout:
                 # First, for a command that is killed in the middle of this: Serve can be asked what it has, the file
                 # cannot.
                 with contextlib.suppress(NotReady):
-                    self.folder.write(replace(state, deployed=state.last_good or state.deployed))
+                    self.folder.write(replace(state, deployed=good or state.deployed))
                 if good is None:
                     return False
                 self.host.deploy(good.application(self.host.status().target_replicas))
@@ -194,7 +194,7 @@ def scaled_to_zero(state: InstanceState, served: ServeStatus) -> bool:
     """Whether it serves its last good deployment with no replica, and wakes at the next request."""
     return (
         state.last_good is not None
-        and served.fingerprint == Deployment.from_json(state.last_good).fingerprint
+        and served.fingerprint == state.last_good.fingerprint
         and served.application == "RUNNING"
         and served.target_replicas == 0
     )

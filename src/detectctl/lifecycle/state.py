@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detectctl.errors import NotReady, NotRunning
 from detectctl.files import reason, write_atomically
 from detectctl.hosts.local.ray_head import HeadRecord
+from detectctl.lifecycle.deployment import Deployment
 from detectctl.processes import Process
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ SCHEMA = 3
 # Enough to find an instance, to roll it to what this version deploys, and to stop it. These keep their meaning.
 _PLACE = ("instance_id", "head", "temp_dir", "dashboard_url", "host", "port")
 _OF_EVERY_SCHEMA = ("name", "created_at")
-_OF_THIS_SCHEMA = ("deployed", "last_good", "last_failure")
 
 UNKNOWN = "its state was written by another version of detectctl"
 """Why it is not known what an instance has deployed."""
@@ -57,24 +57,25 @@ class InstanceState:
     Attributes:
         name: of the instance.
         place: where it runs; what its host needs to find it again.
-        deployed: what was last handed to Serve; `Deployment.to_json`. None before the first time; empty if it is not
-            known, see `InstanceFolder.read`.
+        deployed: what was last handed to Serve; None before the first time, or if it is unknown.
         last_good: the last deployment that answered its warm-up; restored if a newer one fails.
         last_failure: why the last update failed, if it did.
         created_at: seconds since the epoch.
+        unknown: whether something is deployed that this version of detectctl cannot read.
     """
 
     name: str
     place: HeadRecord
-    deployed: dict[str, Any] | None
-    last_good: dict[str, Any] | None
+    deployed: Deployment | None
+    last_good: Deployment | None
     last_failure: Failure | None
     created_at: float
+    unknown: bool = False
 
     @property
     def api_key_file(self) -> Path | None:
         """The file of the keys that the deployed service accepts; None if it needs none."""
-        file = ((self.deployed or {}).get("config") or {}).get("api_key_file")
+        file = self.deployed.config.api_key_file if self.deployed else None
         return Path(file) if file else None
 
     def open_host(self) -> Host:
@@ -174,17 +175,29 @@ class InstanceFolder:
 
 
 def _parse(data: dict[str, Any]) -> InstanceState:
-    known: dict[str, Any] = {key: data[key] for key in _OF_EVERY_SCHEMA}
-    if data["schema"] == SCHEMA:
-        known |= {key: data[key] for key in _OF_THIS_SCHEMA}
-    else:
-        known |= {"deployed": {}, "last_good": None, "last_failure": None}
-    known["last_failure"] = None if known["last_failure"] is None else Failure(**known["last_failure"])
     place = {key: data[key] for key in _PLACE}
     place["head"] = None if place["head"] is None else Process(**place["head"])
     place["temp_dir"] = Path(place["temp_dir"])
     place["haproxy"] = data.get("haproxy", True)  # earlier versions had no other ingress
-    return InstanceState(place=HeadRecord(**place), **known)
+    state = InstanceState(
+        place=HeadRecord(**place),
+        deployed=None,
+        last_good=None,
+        last_failure=None,
+        unknown=True,
+        **{key: data[key] for key in _OF_EVERY_SCHEMA},
+    )
+    if data["schema"] != SCHEMA or data.get("unknown", False):
+        return state
+    with contextlib.suppress(KeyError, TypeError, AttributeError):  # another version, although it says the same
+        return replace(
+            state,
+            deployed=None if data["deployed"] is None else Deployment.from_json(data["deployed"]),
+            last_good=None if data["last_good"] is None else Deployment.from_json(data["last_good"]),
+            last_failure=None if data["last_failure"] is None else Failure(**data["last_failure"]),
+            unknown=False,
+        )
+    return state
 
 
 def not_running(name: str, why: str | None = None) -> NotRunning:
@@ -220,9 +233,8 @@ def served_artifacts(state_home: Path) -> dict[str, str]:
     """`ModelVersion.artifact` of what instances serve now → the instances' names."""
     found: dict[str, list[str]] = {}
     for state in all_states(state_home):
-        artifact = (state.deployed or {}).get("artifact")
-        if artifact is not None:
-            found.setdefault(artifact, []).append(state.name)
+        if state.deployed and state.deployed.artifact:
+            found.setdefault(state.deployed.artifact, []).append(state.name)
     return {artifact: ", ".join(instances) for artifact, instances in found.items()}
 
 
@@ -234,14 +246,14 @@ def served_models(state_home: Path) -> set[str]:
     """
     found = set()
     for state in all_states(state_home):
-        if state.deployed == {}:
+        if state.unknown:
             raise NotReady(
                 f"what instance {state.name} serves is not known",
                 why=UNKNOWN,
                 hint=f"run `detectctl up --name {state.name}` first",
             )
         deployments = filter(None, (state.deployed, state.last_good))
-        found |= {one["config"]["model"]["digest"].removeprefix("sha256:") for one in deployments}
+        found |= {one.config.model.digest.removeprefix("sha256:") for one in deployments}
     return found
 
 

@@ -12,13 +12,11 @@ from detectctl.client.service_client import Client
 from detectctl.errors import DetectctlError
 from detectctl.hosts.serve_rest import Replica, ServeApiError, ServeStatus
 from detectctl.keys import read_keys
-from detectctl.lifecycle.deployment import Deployment
 from detectctl.lifecycle.lock import Holder, holder
 from detectctl.lifecycle.state import UNKNOWN, InstanceFolder, InstanceState, all_states, not_running
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from detectctl.lifecycle.deployment import Deployment
     from detectctl.paths import Paths
     from detectctl.wire import EngineInfo, ModelInfo
 
@@ -107,8 +105,7 @@ def _status_of(state: InstanceState, changed_by: Holder | None) -> InstanceStatu
         command = changed_by.command if changed_by else None
         word, message = _judge(state, served, command, alive=alive, trouble=trouble)
         stats = host.stats()
-        answering = _answering(state, served)
-        deployment = Deployment.from_json(answering) if answering else None
+        deployment = _answering(state, served)
         return InstanceStatus(
             name=state.name,
             state=word,
@@ -129,15 +126,14 @@ def _status_of(state: InstanceState, changed_by: Holder | None) -> InstanceStatu
         )
 
 
-def _answering(state: InstanceState, served: ServeStatus) -> dict[str, Any]:
-    """The deployment that requests get: a new one only when all its replicas run, until then the last good one."""
-    deployed = state.deployed or {}
-    arrived = served.application == "RUNNING" and served.fingerprint == _fingerprint(deployed)
-    return deployed if arrived or state.last_good is None else state.last_good
+def _answering(state: InstanceState, served: ServeStatus) -> Deployment | None:
+    """What requests get: a new deployment only when all its replicas run, until then the last good one."""
+    arrived = served.application == "RUNNING" and _serves(served, state.deployed)
+    return state.deployed if arrived or state.last_good is None else state.last_good
 
 
-def _fingerprint(deployment: Mapping[str, Any]) -> str:
-    return str(deployment.get("config", {}).get("fingerprint", ""))
+def _serves(served: ServeStatus, deployment: Deployment | None) -> bool:
+    return deployment is not None and served.fingerprint == deployment.fingerprint
 
 
 def _engine(endpoint: str, served: ServeStatus, deployment: Deployment) -> EngineInfo:
@@ -182,7 +178,7 @@ def _judge(
 
 def _judge_served(state: InstanceState, served: ServeStatus, *, busy: bool) -> tuple[State, str]:
     complete = served.ready >= served.target_replicas or served.deployment in {"UPSCALING", "DOWNSCALING"}
-    settled = served.fingerprint == _fingerprint(state.last_good or {})
+    settled = _serves(served, state.last_good)
     match served.application:
         case "RUNNING" if complete and busy and not settled:
             return "updating", ""
@@ -201,6 +197,6 @@ def _judge_served(state: InstanceState, served: ServeStatus, *, busy: bool) -> t
 def _judge_settled(state: InstanceState) -> tuple[State, str]:
     if state.last_failure is not None:
         return "failed update", f"{state.last_failure.model}: {state.last_failure.what}"
-    if not state.deployed:
+    if state.unknown:
         return "running", f"{UNKNOWN}; `detectctl up` rolls it to what it asks for"
     return "running", ""

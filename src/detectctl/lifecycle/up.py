@@ -16,7 +16,7 @@ from detectctl.errors import DetectctlError, ModelError, NotReady, UsageError
 from detectctl.hosts.local import ports, ray_head
 from detectctl.hosts.serve_rest import ServeApiError
 from detectctl.lifecycle import exposure
-from detectctl.lifecycle.deployment import Deployment, plan
+from detectctl.lifecycle.deployment import plan
 from detectctl.lifecycle.lock import locked
 from detectctl.lifecycle.rollout import Rollout, note_failure, scaled_to_zero
 from detectctl.lifecycle.state import InstanceFolder, InstanceState, not_running
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from detectctl.engine.int8.calibration import Calibration
     from detectctl.hosts.interface import Host
+    from detectctl.lifecycle.deployment import Deployment
     from detectctl.lifecycle.exposure import Exposure
     from detectctl.paths import Paths
     from detectctl.registry.model_version import ModelVersion
@@ -153,9 +154,10 @@ def _clean_remains(folder: InstanceFolder, state: InstanceState | None, report: 
     if state is None:
         return None
     with state.open_host() as host:
-        if host.alive and state.deployed is not None:
+        finished = state.deployed is not None or state.unknown
+        if host.alive and finished:
             return state
-        what = "was never finished" if state.deployed is None else "died"
+        what = "died" if finished else "was never finished"
         report(Progress("stop", f"instance {state.name} {what}; cleaning up after it", warning=True))
         host.stop()
     folder.forget()
@@ -311,8 +313,7 @@ def _result(job: UpJob, host: Host, action: str, state: InstanceState) -> UpResu
             f"instance {state.name} does not answer", why=str(error), hint="check it with `detectctl status`"
         ) from error
     if action == "unchanged" and state.last_good is not None and scaled_to_zero(state, served):
-        recorded = Deployment.from_json(state.last_good)  # a request would wake it
-        model, engine = recorded.config.model, recorded.engine
+        model, engine = state.last_good.config.model, state.last_good.engine  # a request would wake it
     else:
         info = _info(host.endpoint, job.exposure.key, job.deadline)
         model, engine = info.model, info.engine
