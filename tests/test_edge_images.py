@@ -58,7 +58,7 @@ def slow_uploads(edge: Edge) -> Iterator[list[Future[Answer]]]:
 
 
 class Post:
-    """One keep-alive connection's way of asking."""
+    """Sends requests over one keep-alive connection."""
 
     def __init__(self, edge: Edge) -> None:
         self._client = edge.client(limits=httpx.Limits(max_connections=1))
@@ -76,13 +76,13 @@ class Post:
 
 
 def _path(number: int) -> str:
-    """Every tenth is to be drawn on, too."""
+    """Every tenth is annotated, too."""
     return "/detect" if number % 10 else "/annotate"
 
 
 @contextlib.contextmanager
 def good_requests_beside(edge: Edge) -> Iterator[list[int]]:
-    """Somebody who only sends a good image, every 50 ms; gives the statuses of the answers."""
+    """A client that sends a good image every 50 ms; returns the statuses of the answers."""
     statuses: list[int] = []
     stop = threading.Event()
 
@@ -107,7 +107,7 @@ def good_requests_beside(edge: Edge) -> Iterator[list[int]]:
 
 
 def test_the_corpus_is_refused_in_time_beside_good_requests(edge: Edge) -> None:
-    """Over 200 broken images: each 413 or 415, or its pixels were good; none takes a second; nobody else is hurt."""
+    """Over 200 broken images: each gets 413 or 415, or has good pixels; none takes a second or disturbs others."""
     images = corpus()
     assert len({image.name for image in images}) == len(images) >= 200
     replica = edge.replica()
@@ -135,7 +135,7 @@ def test_the_corpus_is_refused_in_time_beside_good_requests(edge: Edge) -> None:
 
 
 def test_mutations_kill_nothing(edge: Edge, capsys: pytest.CaptureFixture[str]) -> None:
-    """No 500, no dead replica, no growth in memory, and the good requests beside them are all answered."""
+    """No 500, no dead replica, no growth in memory, and every good request beside them is answered."""
     with capsys.disabled():
         print(f" FUZZ_SEED={SEED} FUZZ_MUTATIONS={MUTATIONS}", end=" ", flush=True)  # noqa: T201 - to repeat a failure
     originals = seeds()
@@ -178,7 +178,7 @@ def test_mutations_kill_nothing(edge: Edge, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_forms_can_be_broken_too(edge: Edge) -> None:
-    """Malformed multipart bodies are the caller's fault: 4xx, and the replica goes on."""
+    """Malformed multipart bodies are the caller's fault: they get 4xx, and the replica goes on."""
     good = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n' + GOOD + b"\r\n--b--\r\n"
     chance = random.Random(SEED)  # noqa: S311 - no secret
     boundaries = ["b", "", "b" * 100, "é", '"b', "b; boundary=c"]
@@ -213,6 +213,6 @@ def test_uploads_that_trickle_end_in_time(slow_uploads: list[Future[Answer]]) ->
 
 
 def test_the_instance_was_guarded_all_along(edge: Edge) -> None:
-    """What was attacked is the service with its keys on, not one with its guard down."""
+    """The service that was attacked requires keys, as one on a network does."""
     assert read_keys(edge.key_file) == (edge.key,)
     assert httpx.post(f"{edge.url}/detect", content=GOOD, trust_env=False, timeout=30).status_code == 401

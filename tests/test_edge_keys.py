@@ -1,4 +1,4 @@
-"""Keys of a real instance: asked for, rotated, used by our own client, and found nowhere else."""
+"""Keys of a real instance: required, rotated, used by our own client, and found nowhere else."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.cluster
 
 
 def test_every_route_but_two_wants_the_key(edge: Edge, bus_jpg: Path) -> None:
-    """Both headers open; without a key, or with another, everything but health is closed, whatever the method."""
+    """Both headers are accepted; without a key, or with another, every route but the health checks is closed."""
     with httpx.Client(base_url=edge.url, trust_env=False, timeout=30) as client:
         for method, route in (
             ("GET", "/detect?image_url=http://127.0.0.1/"),
@@ -53,13 +53,13 @@ def test_every_route_but_two_wants_the_key(edge: Edge, bus_jpg: Path) -> None:
 
 
 def test_our_client_uses_the_instances_key_by_itself(edge: Edge, bus_jpg: Path, tmp_path: Path) -> None:
-    """`detect` and `annotate` need no option for a local instance."""
+    """`detect` and `annotate` need no option to use a local instance."""
     assert edge.home.run("detect", str(bus_jpg)).returncode == 0
     assert edge.home.run("annotate", str(bus_jpg), "-o", str(tmp_path / "out.jpg")).returncode == 0
 
 
 def test_our_client_gives_the_key_to_no_other_origin(edge: Edge, bus_jpg: Path) -> None:
-    """Not to another `--url`, not to one that the service seems to redirect to, not to an image's server."""
+    """Not to another `--url`, not to the target of a redirect, not to an image's server."""
     elsewhere = always(answer(b"{}", headers=["Content-Type: application/json"]))
     with RawServer(elsewhere) as other:
         redirect = always(answer(status="302 Found", headers=[f"Location: http://127.0.0.1:{other.port}/detect"]))
@@ -86,7 +86,7 @@ def test_another_services_key_is_given_by_file(edge: Edge, bus_jpg: Path) -> Non
 
 
 def test_keys_rotate_while_it_serves(edge: Edge) -> None:
-    """A second key is taken up without a restart, the first goes on; the second taken out counts no more."""
+    """A second key is accepted without a restart beside the first; once removed it is not accepted any more."""
     before = edge.replica().pid
     second = "second-key-0123456789"
 
@@ -178,7 +178,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def test_a_made_key_is_shown_once_and_opens(home: Home, bus_jpg: Path) -> None:
-    """Beyond loopback: refused without a word about keys, before anything starts; then a key is made and needed."""
+    """Beyond loopback `up` needs an option about keys, before anything starts; a generated key is then required."""
     port = str(free_port())
     outside = ("up", "--host", "0.0.0.0", "--port", port, "--imgsz", "64", "--replicas", "1")  # noqa: S104 - the claim
     refused = home.run(*outside)

@@ -1,4 +1,4 @@
-"""Who can reach what the instance causes to listen, and what they get without the token."""
+"""The listeners of an instance: who can reach them, and what they answer without the token."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ else:
 
 
 def _listening(edge: Edge) -> list[tuple[str, int, str]]:
-    """Address, port and process of every TCP listener that the instance causes."""
+    """Address, port and process of every TCP listener of the instance."""
     return listening(edge.processes())
 
 
 def test_only_one_listener_is_not_on_loopback_and_it_wants_the_token(edge: Edge) -> None:
-    """All listen on loopback but Serve's gRPC between deployments, which answers nobody who lacks the token."""
+    """All listen on loopback but Serve's gRPC between deployments, which answers nothing without the token."""
     listening = _listening(edge)
     assert len(listening) > 15
     service = int(edge.url.rpartition(":")[2])
@@ -68,7 +68,7 @@ def test_from_another_address_nothing_but_that_answers(edge: Edge) -> None:
 
 
 def test_rays_control_store_answers_only_with_the_token(edge: Edge) -> None:
-    """GCS, through which anybody could run code: refused without a token and with a wrong one."""
+    """GCS, which can run code, refuses requests without a token or with a wrong one."""
     (port,) = (port for _, port, name in _listening(edge) if name == "gcs_server")
     address = f"127.0.0.1:{port}"
     token_file = Path(edge.state["temp_dir"], "token")
@@ -81,7 +81,7 @@ def test_rays_control_store_answers_only_with_the_token(edge: Edge) -> None:
 
 
 def test_the_dashboard_answers_only_with_the_token(edge: Edge) -> None:
-    """Serve's REST interface and the agent's HTTP interface say 401 or 403 without the token."""
+    """Serve's REST interface and the agent's HTTP interface answer 401 or 403 without the token."""
     dashboard = edge.state["dashboard_url"]
     path = f"{dashboard}/api/serve/applications/"
     token = Path(edge.state["temp_dir"], "token").read_text()
@@ -93,7 +93,7 @@ def test_the_dashboard_answers_only_with_the_token(edge: Edge) -> None:
 
 
 def test_no_port_gives_a_stranger_anything_to_command(edge: Edge) -> None:
-    """Asked by plain HTTP, every port but the service's refuses, is no HTTP, or shows figures only."""
+    """Over plain HTTP, every port but the service's refuses, is not HTTP, or shows figures only."""
     service = int(edge.url.rpartition(":")[2])
     shown = {}
     for _, port, name in _listening(edge):
@@ -109,7 +109,7 @@ def test_no_port_gives_a_stranger_anything_to_command(edge: Edge) -> None:
 
 
 def test_the_key_guards_the_replica_behind_haproxy_too(edge: Edge) -> None:
-    """Whoever is on the machine and asks the replica's own port is asked for the key all the same."""
+    """The replica's own port, which is open to local users, requires the key, too."""
     ports = [port for _, port, name in _listening(edge) if name.startswith("ray::ServeRep")]
     answers = [ask_raw(port, "GET", "/info") for port in ports]
     # The others speak gRPC, and hang up on HTTP/1.
@@ -117,7 +117,7 @@ def test_the_key_guards_the_replica_behind_haproxy_too(edge: Edge) -> None:
 
 
 def test_files_are_the_owners_alone(edge: Edge) -> None:
-    """The instance's folders are 0700 and its token 0600: no other user gets at sockets, logs or state."""
+    """The instance's folders are 0700 and its token 0600: no other user can read sockets, logs or state."""
     temp_dir, state = Path(edge.state["temp_dir"]), edge.home.state / "default"
 
     def mode(path: Path) -> int:
@@ -127,7 +127,7 @@ def test_files_are_the_owners_alone(edge: Edge) -> None:
     assert mode(temp_dir / "token") == mode(state / "instance.json") == 0o600
 
     def reachable(folder: Path) -> list[Path]:
-        """What is below `folder`, less what is in a folder that only its owner may enter."""
+        """The paths below `folder`, without those in a folder that only its owner may enter."""
         found = []
         for path in folder.iterdir():
             if path.is_dir() and not path.is_symlink():
@@ -142,7 +142,7 @@ def test_files_are_the_owners_alone(edge: Edge) -> None:
 
 
 def test_nothing_of_the_users_own_ray_is_touched(edge: Edge) -> None:
-    """The `~/.ray` that is there is neither used nor changed, and usage statistics are off."""
+    """An existing `~/.ray` is neither used nor changed, and usage statistics are off."""
     (stray,) = (edge.home.path / ".ray").iterdir()
     assert stray.read_text() == STRAY_TOKEN
     environ: dict[str, Any] = edge.replica().environ()

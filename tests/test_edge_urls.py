@@ -1,4 +1,4 @@
-"""The table of hostile URLs against the real service, with real listeners standing for the forbidden targets."""
+"""The table of hostile URLs against the real service, with real listeners in place of the forbidden targets."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ LONGEST_S = 11.0
 
 @pytest.fixture(scope="module")
 def forbidden() -> Iterator[RawServer]:
-    """Listeners on IPv4 and IPv6 loopback that would give an image to whoever reaches them."""
+    """Listeners on IPv4 and IPv6 loopback that would give an image to any client that reaches them."""
     with RawServer(always(answer(b"secret")), hosts=LISTEN_AT) as server:
         yield server
 
 
 def _ask(edge: Edge, urls: list[str], workers: int = 8) -> list[tuple[str, int, str, float]]:
-    """URL, status, error code and seconds of each."""
+    """URL, status, error code and seconds of each request."""
 
     def one(url: str) -> tuple[str, int, str, float]:
         begun = time.monotonic()
@@ -43,7 +43,7 @@ def _ask(edge: Edge, urls: list[str], workers: int = 8) -> list[tuple[str, int, 
 
 
 def test_no_hostile_url_reaches_its_target(edge: Edge, forbidden: RawServer) -> None:
-    """Each of the table's URLs gets its one right error in time, and no listener sees a connection."""
+    """Each URL of the table gets its own error in time, and no listener sees a connection."""
     assert len(HOSTILE) >= 60
     # An empty parameter is refused as a parameter before anybody reads it as a URL.
     wanted = {hostile.at(forbidden.port): hostile.code if hostile.url else "bad_parameter" for hostile in HOSTILE}
@@ -54,7 +54,7 @@ def test_no_hostile_url_reaches_its_target(edge: Edge, forbidden: RawServer) -> 
 
 
 def test_the_listeners_can_be_reached(forbidden: RawServer) -> None:
-    """The proof that the test above can fail: whoever is not stopped does reach every listener."""
+    """The proof that the test above can fail: a client that is not stopped reaches every listener."""
     with RawServer(always(answer(b"secret")), hosts=LISTEN_AT) as server:
 
         async def knock(host: str) -> None:
@@ -71,7 +71,7 @@ def test_the_listeners_can_be_reached(forbidden: RawServer) -> None:
 
 
 def test_the_instances_own_insides_cannot_be_reached(edge: Edge) -> None:
-    """Dashboard, HAProxy's statistics, and the service itself are as forbidden as anything inside."""
+    """Dashboard, HAProxy's statistics and the service itself are as forbidden as any internal target."""
     listening = [
         connection.laddr.port
         for process in edge.processes()
@@ -84,7 +84,7 @@ def test_the_instances_own_insides_cannot_be_reached(edge: Edge) -> None:
 
 
 def test_redirects_into_forbidden_space_are_refused(edge: Edge, forbidden: RawServer) -> None:
-    """A permitted server cannot send the service where it may not go, at the first hop or at the fifth."""
+    """A permitted server cannot redirect the service to a forbidden target, at the first hop or at the fifth."""
     hops = [one for one in HOSTILE if "://" in one.url and one.url.isprintable() and not one.url.startswith(" ")]
     hops = [one for one in hops if len(one.url) < 8000]  # a longer header line is refused as such
     assert len(hops) > 100
@@ -104,7 +104,7 @@ def test_redirects_into_forbidden_space_are_refused(edge: Edge, forbidden: RawSe
 
 
 def test_a_name_that_changes_its_answer_gains_nothing(edge: Edge) -> None:
-    """Each connection goes to an address that was checked: to the permitted one, or nowhere."""
+    """Each connection goes to an address that was checked and permitted, or is not made."""
     reached: list[str] = []
 
     async def note(head: str, writer: asyncio.StreamWriter) -> None:
@@ -165,7 +165,7 @@ async def _elsewhere(_head: str, writer: asyncio.StreamWriter) -> None:
 
 
 def test_slow_and_endless_servers_are_left_in_time(edge: Edge) -> None:
-    """Silence, dripping headers, a dripping body, an endless one and a circle of redirects: all end within 11 s."""
+    """Silence, dripping headers, a dripping body, an endless one and a redirect loop all end within 11 s."""
     cases = {
         _silent: {"fetch_timeout"},
         _drip_headers: {"fetch_timeout"},
@@ -183,7 +183,7 @@ def test_slow_and_endless_servers_are_left_in_time(edge: Edge) -> None:
 
 
 def test_errors_tell_nothing_of_the_inside(edge: Edge, forbidden: RawServer) -> None:
-    """A port where something listens and one where nothing does, a name inside that exists and one that does not."""
+    """An open port and a closed one, an internal name that exists and one that does not, get the same answer."""
     with RawServer(always(b""), hosts=["127.0.0.1"]) as gone:
         closed = gone.port
     with edge.client() as client:
