@@ -139,14 +139,12 @@ def test_global_options_work_before_and_after_the_command(home: Home) -> None:
         assert "Traceback" in home.run(*named).stderr
 
 
-def test_what_follows_a_double_dash_is_a_source(home: Home) -> None:
-    """A file may be called `--watch`; nothing is added to the command line."""
-    for name in ("--watch", "-v"):
-        (home.path / name).write_bytes(b"no image")
-        done = home.run("detect", "--url", "http://127.0.0.1:1", "--", name, "2")
-        assert "2" in done.stderr.splitlines()[0]
-        done = home.run("detect", "--url", "http://127.0.0.1:1", "--", name)
-        assert done.returncode == 3, done.stderr
+@pytest.mark.parametrize("name", ["--watch", "-v", "--config"])
+def test_what_follows_a_double_dash_is_a_source(home: Home, name: str) -> None:
+    """A file may have such a name, and it is the only source: FILE.jpg would be refused for two."""
+    (home.path / name).write_bytes(b"not an image")
+    done = home.run("annotate", "--url", "http://127.0.0.1:1", "-o", "out.jpg", "--", name)
+    assert (done.returncode, "Traceback" in done.stderr) == (3, False), done.stderr
 
 
 def test_the_package_runs_as_a_module() -> None:
