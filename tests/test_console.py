@@ -1,8 +1,10 @@
-"""What is printed, and what happens when nobody can read it."""
+"""What is printed, and what happens when it cannot be read."""
 
 from __future__ import annotations
 
 import os
+import pty
+import re
 import subprocess
 import sys
 
@@ -22,7 +24,7 @@ print("all done")
 
 @pytest.mark.parametrize("reader", ["gone", "full"])
 def test_progress_that_nobody_can_read_stops_nothing(reader: str) -> None:
-    """`detectctl up 2>&1 | head -1` brings the service up, and so does a full disk behind `2>`."""
+    """`detectctl up 2>&1 | head -1` starts the service, and so does `up` with a full disk behind `2>`."""
     if reader == "gone":
         reading, stderr = os.pipe()
         os.close(reading)
@@ -33,3 +35,28 @@ def test_progress_that_nobody_can_read_stops_nothing(reader: str) -> None:
     )
     os.close(stderr)
     assert (done.returncode, done.stdout) == (0, "all done\n")
+
+
+_WATCHING = """
+from detectctl.console import Console
+
+with Console().redrawing() as show:
+    show("no instance [a] is running")
+    show("now it is")
+"""
+
+
+def test_what_is_watched_is_redrawn_on_a_terminal_and_appended_elsewhere() -> None:
+    """A terminal shows the newest state only: the line before it is erased."""
+    done = subprocess.run([sys.executable, "-c", _WATCHING], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "no instance [a] is running\nnow it is\n"
+    ours, theirs = pty.openpty()
+    try:
+        environ = os.environ | {"TERM": "xterm-256color"}
+        subprocess.run([sys.executable, "-c", _WATCHING], stdout=theirs, env=environ, timeout=60, check=True)
+        shown = os.read(ours, 65536).decode()
+    finally:
+        os.close(theirs)
+        os.close(ours)
+    between = shown.partition("no instance [a] is running")[2].partition("now it is")[0]
+    assert re.search(r"\x1b\[2K", between), repr(shown)

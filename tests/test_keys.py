@@ -35,7 +35,7 @@ def test_one_key_a_line_with_comments_between(tmp_path: Path) -> None:
     ids=["empty", "comment", "short", "space", "accent", "long", "binary"],
 )
 def test_a_file_without_a_good_key_is_refused_without_repeating_it(tmp_path: Path, content: bytes) -> None:
-    """The error names file and line, never what stands there: it may be half a key."""
+    """The error names file and line, and never quotes the line: it may be half a key."""
     file = tmp_path / "keys"
     file.write_bytes(content)
     with pytest.raises(UsageError) as caught:
@@ -47,14 +47,15 @@ def test_a_file_without_a_good_key_is_refused_without_repeating_it(tmp_path: Pat
 
 
 def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
-    """Somebody named the wrong file."""
+    """The wrong file was named."""
     file = tmp_path / "keys"
     file.write_text("good-key-0123\n" * 10_000)
     with pytest.raises(UsageError, match="cannot be used"):
         read_keys(file)
 
 
-def test_a_missing_file_is_said(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
+    """It names the path."""
     with pytest.raises(UsageError, match="cannot be read"):
         read_keys(tmp_path / "nowhere")
 

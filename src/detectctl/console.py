@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class _Rich(RichConsole):
-    """Leaves it to the command line to end when the reader of our output has gone; Rich would exit 1."""
+    """Lets the command line decide what happens when the reader of our output has gone; Rich would exit 1."""
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
@@ -49,8 +49,8 @@ class Console:
     """Renders results for people, or as JSON for programs.
 
     Args:
-        quiet: progress is not shown; warnings and errors are.
-        no_color: never colour.
+        quiet: show warnings and errors, but no progress.
+        no_color: never use colour.
     """
 
     def __init__(self, *, quiet: bool = False, no_color: bool = False) -> None:
@@ -97,7 +97,7 @@ class Console:
             self.err.print(f"  [dim]request:[/] {escape(error.request_id)}", soft_wrap=True)
 
     def lose_stderr(self) -> None:
-        """Its reader has gone, or its disk is full: what is still written there goes nowhere, also at the exit."""
+        """Send what is still written there nowhere, also at exit: its reader has gone, or its disk is full."""
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
         self.err.quiet = True
 
@@ -238,7 +238,7 @@ class Console:
         self.out.print(table)
 
     def tracked(self, outcomes: Iterator[Outcome], total: int) -> Iterator[Outcome]:
-        """The outcomes, with a progress bar on a terminal; each failure is told as it comes.
+        """The outcomes, with a progress bar on a terminal; each failure is reported as it comes.
 
         Args:
             outcomes: passed through.
@@ -278,7 +278,7 @@ class Console:
         self.out.print(table)
 
     def pruned(self, checkpoints: Sequence[StoredCheckpoint], *, done: bool) -> None:
-        """What prune removed, or would."""
+        """What prune removed, or would remove."""
         if not checkpoints:
             self.line("nothing to prune: every stored model is served, or is the base model")
             return
@@ -306,7 +306,7 @@ class Console:
 
 
 class ProgressLines:
-    """Tells what `up` and `down` do, on stderr."""
+    """Reports on stderr what `up` and `down` do."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -315,7 +315,7 @@ class ProgressLines:
         self._begun = time.monotonic()
 
     def report(self, progress: Progress) -> None:
-        """Show one thing; if nobody can see it any more, the work goes on all the same."""
+        """Show one step; the work goes on even if nobody can see it any more."""
         try:
             self._report(progress)
         except OSError:
@@ -346,7 +346,7 @@ class ProgressLines:
         self._live.update(text)
 
     def stop(self) -> None:
-        """Take the spinner away."""
+        """Remove the spinner."""
         if self._live is not None:
             try:
                 self._live.stop()
@@ -356,7 +356,7 @@ class ProgressLines:
 
 
 def _table(*columns: str, right: tuple[str, ...] = ()) -> Table:
-    """Bare columns, two spaces apart: what `kubectl` taught people to read."""
+    """Bare columns, two spaces apart, as `kubectl` prints them."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for column in columns:
         table.add_column(column, justify="right" if column in right else "left", no_wrap=True)
@@ -394,7 +394,7 @@ def _shortened(name: str, most: int) -> str:
 
 
 def _short_digest(digest: str) -> str:
-    """Enough of `sha256:…` to tell two apart; `--json` has all of it."""
+    """Enough of `sha256:…` to tell two digests apart; `--json` shows all of it."""
     return escape(digest[:23])
 
 

@@ -1,4 +1,4 @@
-"""API keys: the file that holds them. Only its path is passed on; a key goes into no argument, state or log."""
+"""The file of API keys. Only its path is passed on: a key never goes into an argument, a state file or a log."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from detectctl.errors import UsageError
+from detectctl.files import reason
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,10 +18,10 @@ _KEY = re.compile(r"[!-~]{8,512}")  # what an HTTP header carries unchanged
 
 
 def read_keys(path: Path) -> tuple[str, ...]:
-    """The keys in a file: one a line, with empty lines and `#` comments between.
+    """The keys in a file: one per line; empty lines and `#` comments are skipped.
 
     Raises:
-        UsageError: no such file, unreadable, no key in it, or a line that is no key; its text is never repeated.
+        UsageError: the file cannot be read, has no key, or has a line that is not a key; the line is never quoted.
     """
     try:
         with path.open("rb") as file:
@@ -28,8 +29,8 @@ def read_keys(path: Path) -> tuple[str, ...]:
     except OSError as error:
         raise UsageError(
             f"the key file {path} cannot be read",
-            why=error.strerror,
-            hint="check `--api-key-file`, and who may read it",
+            why=reason(error),
+            hint="check `--api-key-file` and the file's permissions",
         ) from error
     if len(data) > MAX_FILE_BYTES:
         raise _bad(path, f"it is larger than {MAX_FILE_BYTES >> 10} KiB")
@@ -42,7 +43,7 @@ def read_keys(path: Path) -> tuple[str, ...]:
             raise _bad(path, f"line {number} is not 8 to 512 visible ASCII characters without a space")
         keys.append(line)
     if not keys:
-        raise _bad(path, "it holds no key")
+        raise _bad(path, "it has no key in it")
     return tuple(keys)
 
 
@@ -52,15 +53,15 @@ def is_private(path: Path) -> bool:
 
 
 def write_new_key(path: Path) -> str:
-    """Make a key of 256 bits and a file for it, 0600; returns the key, which is the only time that it is shown.
+    """Make a key of 256 bits and a file for it with mode 0600; returns the key, which is never shown again.
 
     Raises:
-        FileExistsError: there is a file already.
+        FileExistsError: the file exists.
     """
     key = secrets.token_urlsafe(32)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
-        file.write(f"# A key of this service; add others below, one a line. It takes up changes by itself.\n{key}\n")
+        file.write(f"# API keys of this service, one per line; changes take effect without a restart.\n{key}\n")
     return key
 
 
@@ -68,5 +69,5 @@ def _bad(path: Path, why: str) -> UsageError:
     return UsageError(
         f"the key file {path} cannot be used",
         why=why,
-        hint="one key a line: openssl rand -hex 32 > FILE; chmod 600 FILE",
+        hint="put one key per line into it: `openssl rand -hex 32 > FILE; chmod 600 FILE`",
     )

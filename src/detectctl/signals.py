@@ -1,4 +1,4 @@
-"""Signals that end a command: they unwind it, and never in the middle of taking something back."""
+"""Signals that end a command: they unwind it, but never in the middle of undoing what it began."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(BaseException):
-    """SIGTERM or SIGHUP: unwinds like Ctrl-C, so that what was begun is taken back."""
+    """SIGTERM or SIGHUP: unwinds like Ctrl-C, so that what was begun is undone."""
 
 
 def unwind_when_signalled() -> None:
@@ -25,7 +25,7 @@ def unwind_when_signalled() -> None:
 
 
 def _unwind(signum: int, _: object) -> NoReturn:
-    # What was begun is being taken back from here on; a second signal must not leave that half done.
+    # From here on, what was begun is undone; a second signal must not leave that half done.
     for each in _ENDING:
         signal.signal(each, signal.SIG_IGN)
     if signum == signal.SIGINT:
@@ -37,7 +37,8 @@ def _unwind(signum: int, _: object) -> NoReturn:
 def uninterrupted() -> Iterator[None]:
     """Signals that would end the command take effect when the body is done; only the main thread gets any.
 
-    A mask would not do: the system would give the signal to another thread, and Python its handler to this one.
+    Masking them would not be enough: the system would deliver the signal to another thread, and Python would run its
+    handler in this one.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
