@@ -144,7 +144,9 @@ def test_a_batch_gives_each_image_what_it_gets_alone(answers: dict[str, Any]) ->
 
 
 def test_a_missing_gpu_is_a_usage_error(answers: dict[str, Any]) -> None:
-    assert answers["cuda"] in {"UsageError", "there"}
+    if answers["cuda"] == "there":
+        pytest.skip("this machine has a GPU")
+    assert answers["cuda"] == "UsageError"
 
 
 def test_int8_is_a_usage_error(answers: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -400,6 +401,17 @@ def test_a_file_host_that_refuses_while_the_api_lives_ends_at_the_deadline(quick
 
 class Enough(Exception):
     """The test has seen what it wants to."""
+
+
+@pytest.mark.parametrize("timeout_s", [0.3, 1.0, ALONE_S])
+def test_a_deadline_leaves_no_folder(site: Site, timeout_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the child is still importing the SDK, or its helper is downloading: nobody writes there afterwards."""
+    site.server.fail("file", "hang")
+    with tempfile.TemporaryDirectory(prefix="w-") as folder:  # not `tmp_path`: the path of a socket must be short
+        monkeypatch.setattr("tempfile.tempdir", folder)
+        with pytest.raises(RegistryUnreachable):
+            site.fetch(timeout_s=timeout_s)
+        assert os.listdir(folder) == []  # noqa: PTH208 - nothing is done with the names
 
 
 def test_the_key_shows_nowhere(site: Site) -> None:
