@@ -146,7 +146,7 @@ ROWS = [
     Row("no collection", ModelNotFound, "'nothing:latest' not found", reference="acme/registry/nothing:latest"),
     Row("no alias", ModelNotFound, "'yolo:nothing' not found", reference="acme/registry/yolo:nothing"),
     Row("no version", ModelNotFound, "'yolo:v7' not found", reference="acme/registry/yolo:v7"),
-    Row("no member", ModelNotFound, "it holds args.yaml, best.pt", reference="acme/registry/yolo:v0#last.pt"),
+    Row("no member", ModelNotFound, "it has args.yaml, best.pt", reference="acme/registry/yolo:v0#last.pt"),
     Row("no such organization", ModelNotFound, "'Other'", reference="Other/wandb-registry-x/yolo:latest"),
     Row("server says 404", ModelNotFound, "HTTP 404", ("artifact", "status"), status(404)),
     Row("file is gone", ModelNotFound, "HTTP 404", ("file", "status"), status(404)),
@@ -330,10 +330,10 @@ def test_the_checkpoint_is_chosen(files: list[str], chosen: str) -> None:
 @pytest.mark.parametrize(
     ("files", "what", "why"),
     [
-        (["a.pt", "b.pt"], "2 checkpoints", "it holds a.pt, b.pt\nname one: `--model 'acme/p/m:v0#a.pt'`"),
+        (["a.pt", "b.pt"], "2 checkpoints", "it has a.pt, b.pt\nname one: `--model 'acme/p/m:v0#a.pt'`"),
         (["x/best.pt", "c.pt", "y/best.pt"], "3 checkpoints", "--model 'acme/p/m:v0#x/best.pt'"),
-        (["best.onnx", "a.yaml"], "no .pt checkpoint", "it holds a.yaml, best.onnx"),
-        ([], "no .pt checkpoint", "it holds nothing"),
+        (["best.onnx", "a.yaml"], "no .pt checkpoint", "it has a.yaml, best.onnx"),
+        ([], "no .pt checkpoint", "it has nothing"),
         ([f"{index:02}.txt" for index in range(30)], "no .pt checkpoint", "09.txt and 20 more"),
     ],
 )
@@ -350,7 +350,7 @@ def test_several_checkpoints_need_a_path(quick_site: Site) -> None:
     quick_site.server.log("acme/p/m", {"a.pt": b"a", "b.pt": b"b"})
     with pytest.raises(CheckpointRefused, match="2 checkpoints") as caught:
         quick_site.fetch("acme/p/m:v0")
-    assert caught.value.why == "it holds a.pt, b.pt"
+    assert caught.value.why == "it has a.pt, b.pt"
     assert "file" not in quick_site.server.requests
     offered = str(caught.value.hint).split("'")[1]
     assert offered == "acme/p/m:v0#a.pt"

@@ -84,10 +84,10 @@ def refuse_at_sight(checkpoint: Path) -> None:
 
 def refuse_unreadable(checkpoint: Path, error: BaseException, *, trusted: bool) -> CheckpointRefused:
     """The refusal for a checkpoint whose loading ended in `error`; names the code that it asked for."""
-    story = [error]
-    while (cause := story[-1].__cause__ or story[-1].__context__) is not None and len(story) < 10:
-        story.append(cause)
-    texts = [f"{type(cause).__name__}: {cause}" for cause in story]
+    causes = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and len(causes) < 10:
+        causes.append(cause)
+    texts = [f"{type(cause).__name__}: {cause}" for cause in causes]
     asked_for: list[str] = []
     if not trusted:
         blocked = re.findall(r"Unsupported global: GLOBAL (\S+)", "\n".join(texts))

@@ -160,7 +160,7 @@ def make_once(directory: Path, make: Make, *, checkpoint_sha256: str, timeout_s:
     """
     from filelock import FileLock, Timeout  # a replica does without
 
-    deadline = Deadline.after(max(0.0, timeout_s))  # to filelock a negative timeout means to wait for ever
+    deadline = Deadline.after(max(0.0, timeout_s))  # a negative timeout would mean for ever
     lock = FileLock(directory.with_name(directory.name + ".lock"), timeout=deadline.left_s, mode=0o600)
     try:
         directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

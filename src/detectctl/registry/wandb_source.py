@@ -174,7 +174,7 @@ def _environment(environ: Mapping[str, str], scratch: Path) -> dict[str, str]:
 
 def _translate(reference: Artifact, error: child.ChildFailed) -> DetectctlError:
     why, _, hint = error.detail.partition("\n")
-    story = f"{error.message} ({why})" if why else error.message
+    message = f"{error.message} ({why})" if why else error.message
     if error.kind in {"elsewhere", "refused"}:
         kind = UsageError if error.kind == "elsewhere" else CheckpointRefused
         return kind(error.message, why=why, hint=hint or None)
@@ -182,23 +182,23 @@ def _translate(reference: Artifact, error: child.ChildFailed) -> DetectctlError:
         case "access":
             return ModelAccessDenied(
                 f"W&B refuses access to {reference}",
-                why=story,
+                why=message,
                 hint="set WANDB_API_KEY or run `wandb login`, with an account that may read it",
             )
         case "not_found":
             return ModelNotFound(
-                f"W&B has no {reference}", why=story, hint=f"see what there is: `detectctl models {reference.path!r}`"
+                f"W&B has no {reference}", why=message, hint=f"see what there is: `detectctl models {reference.path!r}`"
             )
         case "unreachable":
             return RegistryUnreachable(
                 f"W&B could not be reached for {reference}",
-                why=story,
+                why=message,
                 hint="retry once the network and W&B are available",
             )
         case "corrupt":
             return ModelCorrupt(
                 f"what W&B sent for {reference} is not what it promised",
-                why=story,
+                why=message,
                 hint="retry; if it persists, log the artifact to W&B again",
             )
         case _:

@@ -71,8 +71,8 @@ def _check_host(wanted: str | None, app_url: str) -> None:
     """The same path may mean another model on another server."""
     ours = urllib.parse.urlsplit(app_url).netloc
     if wanted is not None and wanted.lower().removeprefix("www.") != ours.lower():
-        hint = f"set WANDB_BASE_URL to the API of {wanted}, or give entity/project/name:alias"
-        raise child.ChildFailed("elsewhere", f"the page is on {wanted}", f"W&B is set to be {ours}\n{hint}")
+        hint = f"set WANDB_BASE_URL to the API of {wanted}, or give the reference as entity/project/name:alias"
+        raise child.ChildFailed("elsewhere", f"the page is on {wanted}", f"the configured server is {ours}\n{hint}")
 
 
 def _list(api: Any, request: child.Message) -> child.Message:
@@ -108,7 +108,7 @@ def _fetch(api: Any, request: child.Message, report: Report) -> child.Message:
     _check_manifest(artifact, manifest, digest)
     member = request["member"] or choose_checkpoint(list(manifest.entries), f"{request['path']}:{request['alias']}")
     if member not in manifest.entries:
-        raise child.ChildFailed("not_found", f"the artifact holds no file {member!r}", _listing(manifest.entries))
+        raise child.ChildFailed("not_found", f"the artifact has no file {member!r}", _listing(manifest.entries))
     pin = {
         "name": artifact.name.split(":")[0],
         "artifact": _path(artifact),
@@ -153,7 +153,7 @@ def _check_manifest(artifact: Any, manifest: Any, digest: str) -> None:
     if references:
         why = f"{references[0]} points to {manifest.entries[references[0]].ref}, whose content no digest verifies"
         hint = "log the artifact with the files themselves"
-        raise child.ChildFailed("refused", f"{artifact.name} holds references to files outside W&B", f"{why}\n{hint}")
+        raise child.ChildFailed("refused", f"{artifact.name} has references to files outside W&B", f"{why}\n{hint}")
 
 
 def choose_checkpoint(paths: list[str], reference: str) -> str:
@@ -165,21 +165,21 @@ def choose_checkpoint(paths: list[str], reference: str) -> str:
     checkpoints = sorted(path for path in paths if path.endswith(".pt"))
     if not checkpoints:
         hint = "log an artifact with the .pt that Ultralytics saved, and give its reference"
-        raise child.ChildFailed("refused", f"{reference} holds no .pt checkpoint", f"{_listing(paths)}\n{hint}")
+        raise child.ChildFailed("refused", f"{reference} has no .pt checkpoint", f"{_listing(paths)}\n{hint}")
     best = [path for path in checkpoints if Path(path).name == "best.pt"]
     for candidates in (checkpoints, best):
         if len(candidates) == 1:
             return candidates[0]
     hint = f"name one: `--model '{reference}#{(best or checkpoints)[0]}'`"
     raise child.ChildFailed(
-        "refused", f"{reference} holds {len(checkpoints)} checkpoints", f"{_listing(checkpoints)}\n{hint}"
+        "refused", f"{reference} has {len(checkpoints)} checkpoints", f"{_listing(checkpoints)}\n{hint}"
     )
 
 
 def _listing(paths: Any) -> str:
     there = sorted(paths)
     more = f" and {len(there) - 10} more" if len(there) > 10 else ""
-    return f"it holds {', '.join(there[:10]) or 'nothing'}{more}"
+    return f"it has {', '.join(there[:10]) or 'nothing'}{more}"
 
 
 def _download(artifact: Any, root: Path, cache: Path, total: int, version: str, report: Report) -> None:
@@ -242,31 +242,31 @@ def _by_cause(error: BaseException, *, looking_up: bool = False) -> child.ChildF
     """The SDK's many errors, told apart by HTTP status and by what they wrap, not by their wording."""
     import wandb
 
-    story = _story(error)
-    status = next(filter(None, map(_status, story)), None)
+    causes = _causes(error)
+    status = next(filter(None, map(_status, causes)), None)
     message = one_line(str(error))
     # Without a further cause, an AuthenticationError is about a key that was never sent.
-    keyless = isinstance(story[-1], (wandb.errors.UsageError, wandb.errors.AuthenticationError))
+    keyless = isinstance(causes[-1], (wandb.errors.UsageError, wandb.errors.AuthenticationError))
     if keyless or status in {401, 403}:
         return child.ChildFailed("access", message, f"HTTP {status}" if status else "")
     if status in {404, 410}:
         return child.ChildFailed("not_found", message, f"HTTP {status}")
-    if type(story[-1]) is ValueError and looking_up:
+    if type(causes[-1]) is ValueError and looking_up:
         return child.ChildFailed("not_found", message)
-    if not looking_up and (type(story[-1]) is ValueError or isinstance(story[-1], _UNREADABLE)):
+    if not looking_up and (type(causes[-1]) is ValueError or isinstance(causes[-1], _UNREADABLE)):
         return child.ChildFailed("corrupt", "what came cannot be read", message)
     return child.ChildFailed("unreachable", message)
 
 
-def _story(error: BaseException) -> list[BaseException]:
-    """The error and what caused it, outermost first."""
-    story = [error]
-    while len(story) < 10:
-        inner = getattr(story[-1], "exc", None) or story[-1].__cause__
-        if not isinstance(inner, BaseException) or inner in story:
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and its causes, outermost first."""
+    causes = [error]
+    while len(causes) < 10:
+        inner = getattr(causes[-1], "exc", None) or causes[-1].__cause__
+        if not isinstance(inner, BaseException) or inner in causes:
             break
-        story.append(inner)
-    return story
+        causes.append(inner)
+    return causes
 
 
 def _status(error: BaseException) -> int | None:

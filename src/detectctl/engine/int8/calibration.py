@@ -41,7 +41,7 @@ def choose(folder: Path) -> Calibration:
     """The images right in `folder`, or `MOST_IMAGES` of them, evenly spaced by their names.
 
     Raises:
-        UsageError: there is no such folder, or it holds no file with an image's suffix.
+        UsageError: there is no such folder, or no file in it has an image's suffix.
     """
     if not folder.is_dir():
         raise unusable(folder, "no such folder")
