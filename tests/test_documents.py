@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 BLOCKS = blocks()
 # What is done with each language; `text` is for what is nobody's language.
+NOT_OURS = {"engine/NAME_engine.py"}  # what a reader is to fill in
 LANGUAGES = {"sh", "console", "python", "toml", "json", "yaml", "ini", "dockerfile", "text"}
 # Put what is printed today into the documents, instead of comparing: look at the diff before you commit it.
 REWRITE = os.environ.get("REWRITE_DOCUMENTS") == "1"
@@ -107,6 +108,14 @@ def test_what_the_text_names_exists() -> None:
         missing += [f"{page}: {name}" for name in re.findall(r"`(--[a-z0-9-]+)", text) if f"{name}" not in known]
         missing += [f"{page}: make {name}" for name in re.findall(r"`make ([a-z-]+)`", text) if name not in targets()]
     assert missing == []
+
+
+def test_the_files_that_the_text_names_exist() -> None:
+    """From the root of the repository, or from that of the package."""
+    roots = (ROOT, ROOT / "src" / "detectctl")
+    named = {(page, name) for page, text in prose() for name in re.findall(r"`([\w.-]+/[\w./-]+\.\w+)`", text)}
+    missing = {(page, name) for page, name in named if not any((root / name).exists() for root in roots)}
+    assert {(page, name) for page, name in missing if name not in NOT_OURS} == set()
 
 
 def test_the_variables_that_the_documents_name_exist() -> None:
