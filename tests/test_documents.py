@@ -61,6 +61,11 @@ def test_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
 
+def test_no_conflict_is_left_in_a_document() -> None:
+    marks = re.compile(r"^(<<<<<<<|=======|>>>>>>>)( |$)", re.MULTILINE)
+    assert [str(path) for path in DOCUMENTS if marks.search(path.read_text())] == []
+
+
 def test_every_block_names_its_language() -> None:
     """So that each is checked by one of the tests below."""
     assert [f"{block}: {block.language!r}" for block in BLOCKS if block.language not in LANGUAGES] == []
