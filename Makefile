@@ -51,14 +51,16 @@ test-fast: .venv/.installed .cache/.weights .cache/.photos  ## run what needs no
 test: .venv/.installed .cache/.weights .cache/.photos  ## run what a change must pass: under 10 minutes on two cores
 	$(PYTEST)
 
-test-all: .venv/.installed .cache/.weights .cache/.photos  ## run everything, as `make faults` and 10,000 mutations do
-	TESTS=all $(PYTEST)
+# The faults have the machine to themselves: their goals are seconds.
+test-all: .venv/.installed .cache/.weights .cache/.photos  ## run everything: 10,000 mutations, and all of `make faults`
+	TESTS=all $(PYTEST) --ignore tests/faults
+	TESTS=all $(BIN)/python -m pytest tests/faults
 
 faults: .venv/.installed .cache/.weights .cache/.photos  ## kill, fill and flood the service; print what it cost
 	TESTS=all $(BIN)/python -m pytest tests/faults
 
-cov: .venv/.installed .cache/.weights .cache/.photos  ## run the tests, and show which branches of src they leave out
-	$(BIN)/coverage run --module pytest
+cov: .venv/.installed .cache/.weights .cache/.photos  ## show which branches of src the tests leave out, in their own process
+	$(BIN)/coverage run --module pytest -m 'not cluster'
 	$(BIN)/coverage report
 
 mutants: .venv/.installed .cache/.weights .cache/.photos  ## break src in ten places; print which test noticed each

@@ -84,12 +84,12 @@ def test_empty_boxes_do_no_harm() -> None:
 
 
 def test_a_crowd_is_cut_at_the_limit_in_bounded_time() -> None:
-    """30,000 separate candidates, more than any picture gives, take well under a second."""
+    """30,000 separate candidates, more than any picture gives, take well under a second of CPU."""
     rng = np.random.default_rng(0)
     many = np.concatenate(
         (rng.uniform(0, 640, (2, 30000)), rng.uniform(1, 4, (2, 30000)), rng.uniform(0, 1, (3, 30000)))
     )
-    start = time.perf_counter()
+    start = time.process_time()
     boxes, _, _ = select(many.astype(np.float32), WHOLE, iou=0.7)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
     assert len(boxes) == MAX_DETECTIONS
