@@ -51,27 +51,31 @@ def json_of(data: object) -> Behaviour:
 
 
 @contextlib.contextmanager
-def host_at(folder: Path, *dashboard: Behaviour) -> Iterator[tuple[LocalHost, Bent]]:
+def host_at(folder: Path, *dashboard: Behaviour, haproxy: bool = True) -> Iterator[tuple[LocalHost, Bent]]:
     """A host whose head is this process, and its dashboard."""
     (folder / "token").write_text("secret")
     (folder / "head.log").write_text("starting\nno space left\n")
     with bent(*dashboard) as served:
-        place = replace(PLACE, head=Process.of(os.getpid()), temp_dir=folder, dashboard_url=served.url, host="::1")
+        head = Process.of(os.getpid())
+        place = replace(PLACE, head=head, temp_dir=folder, dashboard_url=served.url, host="::1", haproxy=haproxy)
         with LocalHost(place) as host:
             yield host, served
 
 
-def test_a_deployment_is_completed_with_what_only_the_host_knows(tmp_path: Path) -> None:
-    """Where it listens, and where its replicas keep their counters; the token is sent along."""
+@pytest.mark.parametrize(("haproxy", "address"), [(True, "127.0.0.1"), (False, "::1")])
+def test_a_deployment_is_completed_with_what_only_the_host_knows(tmp_path: Path, haproxy: bool, address: str) -> None:
+    """Where Serve listens, and where replicas keep their counters; the token is sent along.
+
+    Behind HAProxy that is loopback; without it, as the instance was started, the service's own address.
+    """
     application = plan(UpSettings(), MODEL, COMPILED, "cpu", None).application()
     assert application["args"]["stats_dir"] is None
-    with host_at(tmp_path, json_of(None)) as (host, dashboard):
+    with host_at(tmp_path, json_of(None), haproxy=haproxy) as (host, dashboard):
         host.deploy(application)
     (request,) = dashboard.requests
     assert (request.method, request.headers["authorization"]) == ("PUT", "Bearer secret")
     sent = json.loads(request.body)
-    assert sent["http_options"]["port"] == PLACE.port
-    assert sent["http_options"]["host"] in {"127.0.0.1", "::1"}, "behind HAProxy, or on the service's own address"
+    assert sent["http_options"] == {"host": address, "port": PLACE.port}
     (there,) = sent["applications"]
     assert there["args"].pop("stats_dir") == str(tmp_path / "requests")
     del application["args"]["stats_dir"]

@@ -62,7 +62,7 @@ def obstacle(folder: Path, ports: Ports, host: str, port: int) -> str | None:
         return f"its configuration cannot be written: {reason(error)}"
     except Exception as error:  # noqa: BLE001 - whatever a template that we do not know leads to
         return f"its template cannot be filled in: {type(error).__name__}: {error}"
-    return edited.stderr.strip() if edited.returncode else None
+    return " ".join(edited.stderr.split()) if edited.returncode else None
 
 
 def _render(folder: Path, ports: Ports, port: int) -> str:
