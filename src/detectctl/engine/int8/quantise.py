@@ -133,18 +133,22 @@ def quantise(
 
     directory = cache / "compiled" / _key(model, images, imgsz)
     found = make_once(directory, make, checkpoint_sha256=model.checkpoint_sha256, timeout_s=timeout_s, name=name)
-    if found.agreement is None:
+    report(Progress("quantise", _judged(found.agreement, most_loss, name), done=True))
+    return found
+
+
+def _judged(agreement: Agreement | None, most_loss: float, name: str) -> str:
+    """What to report of the agreement; ModelError if the loss is too great."""
+    if agreement is None:
         raise TypeError("an int8 model without its agreement")
-    if found.agreement.loss > most_loss:
+    if agreement.loss > most_loss:
         raise ModelError(
-            f"int8 differs too much from fp32 for {name}: in {found.agreement.loss:.0%} of the boxes",
-            why=f"{found.agreement}; --max-int8-loss allows {most_loss:.0%}",
+            f"int8 differs too much from fp32 for {name}: in {agreement.loss:.0%} of the boxes",
+            why=f"{agreement}; --max-int8-loss allows {most_loss:.0%}",
             hint="calibrate on more images like those the service will see, use `--precision auto`, "
             "or raise `--max-int8-loss`",
         )
-    skipped = f"; {found.agreement.skipped} skipped" if found.agreement.skipped else ""
-    report(Progress("quantise", f"{found.agreement}{skipped}", done=True))
-    return found
+    return f"{agreement}; {agreement.skipped} skipped" if agreement.skipped else str(agreement)
 
 
 def _key(model: CompiledModel, images: Calibration, imgsz: int) -> str:
