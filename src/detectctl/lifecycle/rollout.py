@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.1
 _ANSWER_S = 5.0
-# The old replicas never stopped: Serve only has to take note of that.
+# The old replicas never stopped, so Serve only has to notice that.
 _RESTORE_S = 20.0
 
 
@@ -71,7 +71,7 @@ class Rollout:
             DetectctlError: as `start` does; what was served before goes on serving.
         """
         running = self._status()
-        # What failed is tried again: the cause may be mended. Anything else is on its way, if not there.
+        # What failed is tried again: its cause may have been fixed. Anything else is on its way, if not there already.
         if running.fingerprint == deployment.fingerprint and running.application in {"RUNNING", "DEPLOYING"}:
             state = replace(state, deployed=deployment, unknown=False)
             if scaled_to_zero(state, running):  # a request would wake it
@@ -85,7 +85,7 @@ class Rollout:
                 failed = note_failure(state, model.reference, error, digest=model.digest)
                 restored = self.restore_last_good(failed)
             raise _as_failed_update(error, state, restored=restored) from error
-        except BaseException:  # Ctrl-C is a wish to leave things as they were
+        except BaseException:  # Ctrl-C: leave things as they were
             with uninterrupted():
                 self.restore_last_good(state)
             raise

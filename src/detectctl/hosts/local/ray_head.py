@@ -196,13 +196,13 @@ def _environment(environ: Mapping[str, str], planned: HeadPlan) -> dict[str, str
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # `down` has drained Serve before
         "DASHBOARD_METRIC_PORT": str(planned.ports.dashboard_metrics),
-        # Serve replaces an ingress after three failed looks, ten seconds apart by default.
+        # Serve replaces an ingress after three failed checks, ten seconds apart by default.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         "RAY_SERVE_LOG_TO_STDERR": "0",
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": ingress.IMPORT_PATH,
-        # What Ray does while nobody asks costs requests the more the fewer cores there are. Measured on two: a control
-        # loop each 0.3 s instead of 0.1, and no record of every actor call, save a quarter of it; no metrics of Ray's
-        # own, which nobody here reads, another tenth.
+        # Ray's background work takes CPU time from requests, the more so the fewer cores there are. Measured on two: a
+        # control loop every 0.3 s instead of 0.1, and no record of every actor call, save a quarter of that work; Ray's
+        # own metrics, which nobody reads here, another tenth.
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.3",
         "RAY_task_events_report_interval_ms": "0",
         "RAY_enable_metrics_collection": "0",
