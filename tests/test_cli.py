@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import signal
 import socket
@@ -209,6 +210,21 @@ def test_watching_prints_json_lines_and_waits_for_what_is_not_there_yet(
             assert seen.items() <= json.loads(process.stdout.readline()).items()
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=20) == 130
+
+
+def test_json_lines_are_whole_on_a_terminal_too(home: Home) -> None:
+    """Neither wrapped nor redrawn."""
+    ours, theirs = pty.openpty()
+    command = [DETECTCTL, "status", "--watch", "0.1", "--json", "--name", "a-name-that-fills-most-of-a-narrow-one"]
+    environ = home.env | {"TERM": "xterm-256color", "COLUMNS": "40"}
+    with (
+        os.fdopen(ours, encoding="utf-8") as terminal,
+        subprocess.Popen(command, env=environ, stdout=theirs) as process,
+    ):
+        os.close(theirs)
+        for _ in range(2):
+            assert json.loads(terminal.readline())["state"] == "not running"
+        process.terminate()
 
 
 def test_watching_without_seconds_looks_every_two(home: Home) -> None:

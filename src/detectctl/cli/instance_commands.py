@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,8 @@ from detectctl.settings import SERVICE, DownSettings, LogsSettings, StatusSettin
 from detectctl.wire import ErrorInfo
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from detectctl.lifecycle.down import DownResult
     from detectctl.lifecycle.status import InstanceStatus
 
@@ -75,23 +77,28 @@ def _status_json(found: tuple[InstanceStatus, ...], *, every: bool) -> dict[str,
     return {"instances": [one.to_json() for one in found]} if every else found[0].to_json()
 
 
-def _watch(session: Session, settings: StatusSettings, interval_s: float, *, every: bool, as_json: bool) -> NoReturn:
-    """Until a signal; an instance that is not there may come yet."""
+def _watch(session: Session, settings: StatusSettings, interval_s: float, *, every: bool, as_json: bool) -> None:
+    """Until a signal."""
+    looks = _looks(session, settings, interval_s, every=every)
+    if as_json:
+        for found in looks:
+            absent = {"name": settings.name, "state": "not running"}
+            session.console.json_line(_status_json(found, every=every) if found or every else absent)
     with session.console.redrawing() as show:
-        while True:
-            try:
-                found = _look(session, settings, every=every)
-            except NotRunning as error:
-                if as_json:
-                    session.console.json_line({"name": settings.name, "state": "not running"})
-                else:
-                    show(error.what)
-            else:
-                if as_json:
-                    session.console.json_line(_status_json(found, every=every))
-                else:
-                    show(found if every else found[0])
-            time.sleep(interval_s)
+        for found in looks:
+            show(found if every else found[0] if found else f"no instance {settings.name} is running")
+
+
+def _looks(
+    session: Session, settings: StatusSettings, interval_s: float, *, every: bool
+) -> Iterator[tuple[InstanceStatus, ...]]:
+    """What runs, again and again; an instance that is not there may come yet."""
+    while True:
+        try:
+            yield _look(session, settings, every=every)
+        except NotRunning:
+            yield ()
+        time.sleep(interval_s)
 
 
 @command
@@ -120,38 +127,46 @@ def down(
     as_json: Json = False,
 ) -> int:
     """Finish accepted requests, then stop what `up` started."""
-    from detectctl.lifecycle.down import down_all
-
-    if not every:
-        outcomes: dict[str, DownResult | DetectctlError] = {
-            settings.name: take_down(session, settings.name, settings, force=force)
-        }
+    outcomes: dict[str, DownResult | DetectctlError]
+    if every:
+        outcomes = _take_all_down(session, settings, force=force)
     else:
-        with session.console.progress() as progress:
-            found = down_all(session.paths, timeout_s=settings.timeout, force=force, report=progress.report)
-            outcomes = dict(found)
-    code = 0
-    told: list[dict[str, Any]] = []
+        outcomes = {settings.name: take_down(session, settings, force=force)}
     for name, outcome in outcomes.items():
         if isinstance(outcome, DetectctlError):
             session.console.error(outcome, about=name)
-            told.append({"name": name, "action": "failed", "error": ErrorInfo.of(outcome).to_json()})
-            code = max(code, outcome.exit_code)
-            continue
-        told.append(asdict(outcome))
-        if not as_json:
+        elif not as_json:
             session.console.down(outcome)
-        # It is down, but if the deadline passed before every accepted request was answered, that is not 0.
-        if outcome.action == "stopped" and not outcome.drained and not force:
-            code = max(code, NotReady.exit_code)
     if as_json:
+        told = [_down_json(name, outcome) for name, outcome in outcomes.items()]
         session.console.json({"instances": told} if every else told[0])
-    return code
+    return max((_down_code(outcome, force=force) for outcome in outcomes.values()), default=0)
 
 
-def take_down(session: Session, name: str, settings: DownSettings, *, force: bool = False) -> DownResult:
+def _down_json(name: str, outcome: DownResult | DetectctlError) -> dict[str, Any]:
+    if isinstance(outcome, DetectctlError):
+        return {"name": name, "action": "failed", "error": ErrorInfo.of(outcome).to_json()}
+    return asdict(outcome)
+
+
+def _down_code(outcome: DownResult | DetectctlError, *, force: bool) -> int:
+    """4 also for one that is down, if the deadline passed before every accepted request was answered."""
+    if isinstance(outcome, DetectctlError):
+        return outcome.exit_code
+    cut_off = outcome.action == "stopped" and not outcome.drained and not force
+    return NotReady.exit_code if cut_off else 0
+
+
+def _take_all_down(session: Session, settings: DownSettings, *, force: bool) -> dict[str, DownResult | DetectctlError]:
+    from detectctl.lifecycle.down import down_all
+
+    with session.console.progress() as progress:
+        return dict(down_all(session.paths, timeout_s=settings.timeout, force=force, report=progress.report))
+
+
+def take_down(session: Session, settings: DownSettings, *, force: bool = False) -> DownResult:
     """One instance, with its progress shown."""
     from detectctl.lifecycle.down import down as stop
 
     with session.console.progress() as progress:
-        return stop(name, session.paths, timeout_s=settings.timeout, force=force, report=progress.report)
+        return stop(settings.name, session.paths, timeout_s=settings.timeout, force=force, report=progress.report)

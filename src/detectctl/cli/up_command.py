@@ -36,4 +36,4 @@ def _follow(session: Session, settings: UpSettings) -> None:
         pass  # how systemd and containers end what they started
     finally:
         if settings.down_on_exit:
-            session.console.down(take_down(session, settings.name, DownSettings(name=settings.name)))
+            session.console.down(take_down(session, DownSettings(name=settings.name)))
