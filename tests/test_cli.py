@@ -215,7 +215,7 @@ def test_watching_prints_json_lines_and_waits_for_what_is_not_there_yet(
 def test_json_lines_are_whole_on_a_terminal_too(home: Home) -> None:
     """Neither wrapped nor redrawn."""
     ours, theirs = pty.openpty()
-    command = [DETECTCTL, "status", "--watch", "0.1", "--json", "--name", "a-name-that-fills-most-of-a-narrow-one"]
+    command = [str(DETECTCTL), "status", "--watch", "0.1", "--json", "--name", "a-name-that-fills-most-of-a-narrow-one"]
     environ = home.env | {"TERM": "xterm-256color", "COLUMNS": "40"}
     with (
         os.fdopen(ours, encoding="utf-8") as terminal,
