@@ -76,11 +76,11 @@ def test_only_a_block_that_would_run_says_why_it_does_not() -> None:
     assert [str(block) for block in BLOCKS if block.reason and block.language not in {"console", "python"}] == []
 
 
-@pytest.mark.parametrize("block", of("sh"))
+@pytest.mark.parametrize("block", of("sh", "dockerfile"))
 def test_what_a_shell_block_runs_exists(block: Block) -> None:
     """Commands and their options, make targets, extras, files of constraints."""
     for line in block.text.splitlines():
-        words = shlex.split(line, comments=True)
+        words = json.loads(line[4:]) if line.startswith("CMD [") else shlex.split(line, comments=True)
         if words[:1] == ["detectctl"]:
             command = next(word for word in words[1:] if not word.startswith("-"))
             known = options("") + options(command)
