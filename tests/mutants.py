@@ -90,10 +90,10 @@ MUTANTS = (
     ),
     Mutant(
         "the file goes before the environment",
-        "settings.py",
-        "elif key in from_environ:",
-        "elif key in from_environ and key not in from_file:",
-        "test_settings.py",
+        "precedence.py",
+        "if setting.variable in self.environ and not self._is_kubernetes(setting.variable):",
+        "if setting.variable in self.environ and setting.key not in self.tables.get('', {}):",
+        "test_precedence.py",
     ),
     Mutant(
         "a COCO box has its corner where its size should be",

@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from detectctl.lifecycle.logs import LogLine
     from detectctl.lifecycle.status import InstanceStatus
     from detectctl.lifecycle.up import UpResult
+    from detectctl.precedence import Row
     from detectctl.progress import Progress
     from detectctl.registry.collection import CollectionVersion
     from detectctl.registry.store import StoredCheckpoint
-    from detectctl.settings import Row
     from detectctl.wire import EngineInfo, ModelInfo
 
 

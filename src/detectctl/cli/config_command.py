@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from detectctl.cli.options import Json, Session, command
-from detectctl.settings import Settings, rows
+from detectctl.precedence import rows
+from detectctl.settings import Settings
 
 
 @command

@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from detectctl.paths import Paths
+from detectctl.precedence import Sources
 from detectctl.settings import (
     GLOBAL,
     GROUPS,
@@ -23,7 +24,6 @@ from detectctl.settings import (
     RequestSettings,
     Setting,
     Settings,
-    Sources,
     settings_of,
 )
 

@@ -1,0 +1,234 @@
+"""What the values of settings are: flag > environment > file > default, each with its origin."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from detectctl.errors import UsageError
+from detectctl.files import reason
+from detectctl.paths import Paths
+from detectctl.settings import (
+    COMMANDS,
+    KINDS,
+    PREFIX,
+    GlobalSettings,
+    RequestSettings,
+    Setting,
+    Settings,
+    all_settings,
+    ambiguous_keys,
+    settings_of,
+    variable_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+FILE_NAME = "detectctl.toml"
+# What Kubernetes puts into every pod for a Service named detectctl, or detectctl-something.
+_SERVICE_VARIABLE = re.compile(r".*(_SERVICE_HOST|_SERVICE_PORT(_[A-Z0-9_]+)?|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
+_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
+
+S = TypeVar("S", bound=Settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded(Generic[S]):
+    """Settings with the origin of each value.
+
+    Attributes:
+        settings: the values.
+        origins: field name → where it came from: `--port`, `DETECTCTL_PORT`, `FILE: port` or `default`.
+    """
+
+    settings: S
+    origins: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """What the environment and the file say.
+
+    Attributes:
+        environ: the process environment.
+        file: the settings file, if there is one.
+        named: whether somebody named the file; one that was merely found in the working folder may be anybody's.
+        tables: its tables by command; its top is that of no command.
+    """
+
+    environ: Mapping[str, str]
+    file: Path | None
+    named: bool
+    tables: Mapping[str, Mapping[str, object]]
+
+    @classmethod
+    def read(cls, environ: Mapping[str, str], config_file: Path | None = None) -> Sources:
+        """Find the file and read it; `config_file` is what `--config` says.
+
+        Raises:
+            UsageError: the file cannot be read, is not TOML, or has a key that no option has.
+        """
+        if config_file is None and environ.get(PREFIX + "CONFIG"):
+            config_file = Path(environ[PREFIX + "CONFIG"])
+        file = config_file or next((each for each in _usual_files(environ) if each.is_file()), None)
+        named = config_file is not None or file != Path(FILE_NAME)
+        return cls(environ, file, named, {} if file is None else _read_tables(file))
+
+    def load(self, kind: type[S], flags: Mapping[str, object]) -> Loaded[S]:
+        """The settings of one command.
+
+        Args:
+            kind: the settings' class.
+            flags: field name → what the command line said; None means that it said nothing.
+
+        Raises:
+            UsageError: a value is wrong; names its origin.
+        """
+        values: dict[str, Any] = {}
+        origins: dict[str, str] = {}
+        for setting in settings_of(kind):
+            raw, origin = self._said(setting, flags)
+            origins[setting.name] = origin
+            try:
+                values[setting.name] = raw if origin == "default" else setting.parse(raw)
+            except ValueError as error:
+                raise UsageError(
+                    f"{origin} is {raw!r}", why=str(error), hint=f"{_help_of(kind.command)} shows every option"
+                ) from error
+        return Loaded(kind(**values), origins)
+
+    def _said(self, setting: Setting, flags: Mapping[str, object]) -> tuple[Any, str]:
+        """The value as it was written, and where."""
+        if flags.get(setting.name) is not None:
+            return flags[setting.name], f"--{setting.key}"
+        if setting.variable in self.environ and not self._is_kubernetes(setting.variable):
+            return self.environ[setting.variable], setting.variable
+        if setting.option.guards and variable_of(setting.key) in self.environ:
+            raise UsageError(
+                f"{variable_of(setting.key)} no longer says which keys `{setting.command}` uses",
+                why="it meant the keys that a service accepts and also the key that a client sends",
+                hint=f"set {setting.variable} instead",
+            )
+        if self.environ.get(setting.option.switch):
+            return True, setting.option.switch
+        for table, origin in ((setting.command, f"{setting.command}.{setting.key}"), ("", setting.key)):
+            if setting.key in self.tables.get(table, {}):
+                return self.tables[table][setting.key], f"{self.file}: {origin}"
+        return setting.default, "default"
+
+    def warnings(self) -> tuple[str, ...]:
+        """One line for each variable with our prefix that nothing reads; values are never repeated."""
+        known = {setting.variable for setting in all_settings()} | {PREFIX + "CONFIG"}
+        unread = (name for name in self.environ if name.startswith(PREFIX) and name not in known)
+        return tuple(_about_unread(name, known) for name in sorted(unread) if not self._is_kubernetes(name))
+
+    def _is_kubernetes(self, variable: str) -> bool:
+        by_value = variable.endswith("_PORT") and _SERVICE_ADDRESS.match(self.environ[variable])
+        return bool(by_value or _SERVICE_VARIABLE.fullmatch(variable))
+
+    def refuse_to_send_keys(self, loaded: Loaded[RequestSettings]) -> None:
+        """A file that was merely found must not choose who is sent an API key.
+
+        Raises:
+            UsageError: its `url` would be.
+        """
+        origin = loaded.origins["url"]
+        if not self.named and loaded.settings.api_key_file is not None and origin.startswith(f"{self.file}: "):
+            raise UsageError(
+                f"{origin} would be sent an API key",
+                why=f"the key is from {loaded.origins['api_key_file']}; {self.file} was merely found in this folder",
+                hint=f"if you trust the file, name it: `detectctl --config {self.file} …`; or pass `--url`",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of `detectctl config`.
+
+    Attributes:
+        command: whose setting it is; empty for a global one.
+        key: its name in the file.
+        variable: its environment variable.
+        value: as JSON.
+        words: the value as people would write it; empty if there is none.
+        origin: where the value came from.
+    """
+
+    command: str
+    key: str
+    variable: str
+    value: Any
+    words: str
+    origin: str
+
+
+def rows(sources: Sources, flags: Mapping[str, object]) -> Iterator[Row]:
+    """Every setting of every command, in the order of their declaration.
+
+    Raises:
+        UsageError: a value is wrong; names its origin.
+    """
+    for kind in KINDS:
+        loaded = sources.load(kind, flags if kind is GlobalSettings else {})
+        for each in settings_of(kind):
+            value = getattr(loaded.settings, each.name)
+            words = each.words(value) or each.option.default
+            plain = value if isinstance(value, (bool, int, float, tuple, types.NoneType)) else words
+            yield Row(kind.command, each.key, each.variable, plain, words, loaded.origins[each.name])
+
+
+def _help_of(command: str) -> str:
+    return f"`detectctl {command} --help`" if command else "`detectctl --help`"
+
+
+def _about_unread(variable: str, known: set[str]) -> str:
+    key = variable.removeprefix(PREFIX).lower().replace("_", "-")
+    if key in ambiguous_keys():
+        new = [setting.variable for setting in all_settings() if setting.key == key]
+        return f"{variable} is ignored, as commands mean different things by it: set {', '.join(new)}"
+    near = difflib.get_close_matches(variable.removeprefix(PREFIX), [each.removeprefix(PREFIX) for each in known], n=1)
+    return f"unknown environment variable {variable}" + (f": did you mean {PREFIX}{near[0]}?" if near else "")
+
+
+def _usual_files(environ: Mapping[str, str]) -> Iterator[Path]:
+    yield Path(FILE_NAME)
+    try:
+        yield Paths.from_environ(environ).config / FILE_NAME
+    except UsageError:
+        return  # a user without a home folder has no settings file in it
+
+
+def _read_tables(file: Path) -> dict[str, dict[str, object]]:
+    try:
+        data = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read", why=reason(error), hint="check `--config`") from error
+    except ValueError as error:  # also bytes that are not UTF-8
+        raise UsageError(
+            f"{file} is not TOML", why=str(error), hint="compare it with examples/detectctl.toml"
+        ) from error
+    tables = {key: value for key, value in data.items() if isinstance(value, dict)}
+    tables[""] = {key: value for key, value in data.items() if key not in tables}
+    known = {"": {setting.key for setting in all_settings()}}
+    known |= {command: {setting.key for setting in settings_of(kind)} for command, kind in COMMANDS.items()}
+    for table, values in tables.items():
+        if table not in known:
+            raise _unknown(f"{file}: [{table}]", table, set(COMMANDS))
+        for key in values.keys() - known[table]:
+            raise _unknown(f"{file}: {f'{table}.' if table else ''}{key}", key, known[table])
+    return tables
+
+
+def _unknown(origin: str, key: str, known: set[str]) -> UsageError:
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    return UsageError(
+        f"{origin} is not a setting",
+        why=f"did you mean {near[0]}?" if near else "no option has this name",
+        hint="`detectctl config` lists them all",
+    )
