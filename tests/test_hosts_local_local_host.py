@@ -98,6 +98,22 @@ def test_what_the_dashboard_refuses_is_repeated(tmp_path: Path) -> None:
         assert not host.drain(Deadline.after(20))
 
 
+def test_of_a_traceback_the_error_is_repeated(tmp_path: Path) -> None:
+    """As when the wrapper of HAProxy refuses what Serve has written: its words, and not where Serve met them."""
+    traceback = (
+        b'Traceback (most recent call last):\n  File "a.py", line 1, in f\n    g()\nValueError: inner\n\n'
+        b"The above exception was the direct cause of the following exception:\n\n"
+        b'Traceback (most recent call last):\n  File "b.py", line 2, in h\n    await task\n    ^^^^^^^^^^\n'
+        b"RuntimeError: HAProxy crashed:\n  unknown line:\n    bind *:9\n"
+    )
+    with (
+        host_at(tmp_path, lambda request: request.answer(500, traceback)) as (host, _),
+        pytest.raises(ServeApiError) as caught,
+    ):
+        host.status()
+    assert str(caught.value) == "HTTP 500: RuntimeError: HAProxy crashed: unknown line: bind *:9"
+
+
 def test_a_lost_token_is_named(tmp_path: Path) -> None:
     with host_at(tmp_path, json_of({})) as (host, dashboard):
         (tmp_path / "token").unlink()

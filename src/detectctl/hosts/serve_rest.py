@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,10 +107,15 @@ class ServeApi:
         except NoAnswer as error:
             raise ServeApiError(str(error)) from error
         if answer.status != 200:
-            words = " ".join(answer.body.decode(errors="replace").split())
-            raise ServeApiError(f"HTTP {answer.status}: {words[-500:]}")
+            raise ServeApiError(f"HTTP {answer.status}: {_cause(answer.body.decode(errors='replace'))}")
         data = answer.json()
         return data if isinstance(data, dict) else {}
+
+
+def _cause(text: str) -> str:
+    """Serve's own words on one line; of a traceback, the error that it ends with."""
+    error = re.search(r'(?s).*^  File "[^\n]*\n(?:  [^\n]*\n)*(.+)', text, re.MULTILINE)
+    return " ".join((error[1] if error else text).split())[-500:]
 
 
 def _parse(application: dict[str, Any]) -> ServeStatus:
