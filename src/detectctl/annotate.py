@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw
 
+from detectctl.defaults import QUALITY
 from detectctl.errors import UsageError
 from detectctl.lettering import MIN_PX, Line, legible, padding, shortened, wrapped
-from detectctl.wire import QUALITY, DrawOptions
+from detectctl.wire import DrawOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

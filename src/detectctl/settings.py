@@ -10,9 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Union, get_args, get_origin
 
-from detectctl.client import CONCURRENCY, RETRIES, TIMEOUT_S
+from detectctl.defaults import CONCURRENCY, QUALITY, RETRIES, TIMEOUT_S
 from detectctl.engine import detector_settings as detection
-from detectctl.wire import QUALITY
 
 PREFIX = "DETECTCTL_"
 _BYTE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}

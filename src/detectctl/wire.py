@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal, TypedDict, TypeVar
 
+from detectctl.defaults import QUALITY
 from detectctl.errors import REQUEST_ERRORS, DetectctlError, RequestError
 
 SCHEMA = 1
@@ -177,9 +178,6 @@ class DetectOptions:
         thresholds = (("conf", self.confidence), ("iou", self.iou))
         parameters = [("class", name) for name in self.classes]
         return parameters + [(key, str(value)) for key, value in thresholds if value is not None]
-
-
-QUALITY = 90
 
 
 @dataclass(frozen=True, slots=True)

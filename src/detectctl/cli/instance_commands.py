@@ -11,7 +11,6 @@ import typer
 from detectctl.cli.options import Every, Json, Session, asked, command
 from detectctl.errors import DetectctlError, NotReady, NotRunning, UsageError
 from detectctl.settings import SERVICE, DownSettings, LogsSettings, StatusSettings
-from detectctl.wire import ErrorInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,6 +143,8 @@ def down(
 
 
 def _down_json(name: str, outcome: DownResult | DetectctlError) -> dict[str, Any]:
+    from detectctl.wire import ErrorInfo
+
     if isinstance(outcome, DetectctlError):
         return {"name": name, "action": "failed", "error": ErrorInfo.of(outcome).to_json()}
     return asdict(outcome)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from urllib.parse import urlencode
 
-from detectctl.client import CONCURRENCY, RETRIES, TIMEOUT_S
 from detectctl.client.endpoint import Endpoint, unexpected_answer
 from detectctl.client.image_hosts import ImageHosts
 from detectctl.client.outcomes import Outcomes, work_on_all
+from detectctl.defaults import CONCURRENCY, RETRIES, TIMEOUT_S
 from detectctl.errors import DetectctlError, UnsupportedImage
 from detectctl.sources import Source
 from detectctl.waiting import Deadline

@@ -13,6 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
+from detectctl.defaults import QUALITY
 from detectctl.errors import (
     BadParameter,
     BadRequest,
@@ -27,7 +28,7 @@ from detectctl.errors import (
 )
 from detectctl.serving import body, docs_page, openapi
 from detectctl.serving.guard import Guard, with_security_headers
-from detectctl.wire import QUALITY, DetectOptions, DrawOptions, error_body
+from detectctl.wire import DetectOptions, DrawOptions, error_body
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
