@@ -1,4 +1,4 @@
-"""What the values of settings are: flag > environment > file > default, each with its origin."""
+"""The value of each setting and its origin: flag > environment > file > default."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 FILE_NAME = "detectctl.toml"
-# What Kubernetes puts into every pod for a Service named detectctl, or detectctl-something.
+# What Kubernetes sets in every pod for a Service named detectctl, or detectctl-something.
 _SERVICE_VARIABLE = re.compile(r".*(_SERVICE_HOST|_SERVICE_PORT(_[A-Z0-9_]+)?|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
 _SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
@@ -53,7 +53,7 @@ class Loaded(Generic[S]):
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """What the environment and the file say.
+    """The environment and the settings file.
 
     Attributes:
         environ: the process environment.
@@ -123,7 +123,7 @@ class Sources:
         return setting.default, "default"
 
     def warnings(self) -> tuple[str, ...]:
-        """One line for each variable with our prefix that nothing reads; values are never repeated."""
+        """One line for each variable with our prefix that nothing reads; never its value."""
         known = {setting.variable for setting in all_settings()} | {PREFIX + "CONFIG"}
         unread = (name for name in self.environ if name.startswith(PREFIX) and name not in known)
         return tuple(_about_unread(name, known) for name in sorted(unread) if not self._is_kubernetes(name))
@@ -133,7 +133,7 @@ class Sources:
         return bool(by_value or _SERVICE_VARIABLE.fullmatch(variable))
 
     def refuse_to_send_keys(self, loaded: Loaded[RequestSettings]) -> None:
-        """A file that was merely found must not choose who is sent an API key.
+        """Refuse to send an API key where a file points that was merely found.
 
         Raises:
             UsageError: its `url` would be.

@@ -356,7 +356,7 @@ class Setting:
         command: whose it is; empty for the global ones.
         name: of the field.
         kind: its type, None aside.
-        default: its value if nobody says anything.
+        default: its value if nothing else sets it.
         option: how people meet it.
     """
 

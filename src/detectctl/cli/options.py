@@ -46,7 +46,7 @@ Every = Annotated[bool, asked("Every instance of this user", SERVICE, "--all")]
 
 @dataclass
 class Session:
-    """What a command runs in; `main` has it for the errors.
+    """What a command runs in; `main` uses it to report errors.
 
     Attributes:
         flags: the global options of the command line; those after the command's name win.
@@ -74,7 +74,7 @@ class Session:
         return Console(quiet=self.common.quiet, no_color=self.common.no_color)
 
     def note(self, flags: Mapping[str, Any]) -> None:
-        """Remember the global options; what cannot be parsed yet decides how its own error is shown."""
+        """Remember the global options given so far: they decide how an error in the rest is shown."""
         self.flags |= {name: value for name, value in flags.items() if value is not None}
         self.common = GlobalSettings(**{each.name: bool(self.flags.get(each.name)) for each in fields(GlobalSettings)})
 
@@ -84,7 +84,7 @@ class Session:
         return Sources.read(self.environ, self.flags.get("config_file"))
 
     def load(self, kind: type[S], flags: Mapping[str, Any]) -> S:
-        """The settings of the command that runs; the global ones are noted, and unread variables warned of."""
+        """The settings of the command; also sets the global ones, and warns of variables that nothing reads."""
         self.common = self.sources.load(GlobalSettings, self.flags).settings
         for warning in self.sources.warnings():
             self.console.warning(warning)
@@ -98,7 +98,7 @@ class GroupedCommand(TyperCommand):
     """Shows its options under the headings that they belong to."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Tells each error whose it is: the parser's own do not say."""
+        """Give each error its context, which the parser's own errors lack."""
         try:
             return super().parse_args(ctx, args)
         except typer.TyperException as error:
@@ -110,7 +110,7 @@ class GroupedCommand(TyperCommand):
         return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """As typer does, with a section per heading instead of one."""
+        """As typer does, but with a section per heading."""
         sections: dict[str, list[tuple[str, str]]] = {heading: [] for heading in GROUPS}
         for each in self.get_params(ctx):
             record = each.get_help_record(ctx)
@@ -124,11 +124,11 @@ class GroupedCommand(TyperCommand):
 
 
 def command(body: Callable[..., int | None]) -> Callable[..., int | None]:
-    """What typer makes a command of.
+    """Turn the body of a command into a function that typer understands.
 
     Args:
-        body: takes the session, the settings, whose class its second annotation names, and what else it asks for on
-            the command line; its docstring is the help. Returns the exit code; None is 0.
+        body: takes the session, the settings (its second annotation says which class), and whatever else it wants from
+            the command line. Its docstring is the help; it returns the exit code, where None is 0.
     """
     _, settings, *own = inspect.signature(body, eval_str=True).parameters.values()
 
@@ -143,7 +143,7 @@ def command(body: Callable[..., int | None]) -> Callable[..., int | None]:
 
 
 def taking(options: Iterable[inspect.Parameter], run: Callable[..., Any]) -> Callable[..., Any]:
-    """`run` as typer sees it: with its context and these options."""
+    """Give `run` the signature that typer reads: a context and these options."""
     context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     by_name = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in options]
     run.__signature__ = inspect.Signature([context, *by_name])  # type: ignore[attr-defined]
@@ -151,7 +151,7 @@ def taking(options: Iterable[inspect.Parameter], run: Callable[..., Any]) -> Cal
 
 
 def _parameters_of(kind: type[Settings]) -> Iterable[inspect.Parameter]:
-    """A parameter of the command line for each setting; its value says what the user said, None for nothing."""
+    """An option of the command line for each setting; its value is None if the user did not give it."""
     for setting in settings_of(kind):
         if setting.option.on_command_line:
             yield parameter(setting.name, _type_of(setting), _declared(setting))
@@ -180,5 +180,5 @@ def parameter(name: str, kind: Any, option: Any, default: Any = None) -> inspect
 
 _FILE = asked("Settings file [default: ./detectctl.toml]", GLOBAL, "--config", metavar="FILE")
 GLOBAL_OPTIONS = (parameter("config_file", Path | None, _FILE), *_parameters_of(GlobalSettings))
-"""Those that every command takes, before its name or after it."""
+"""The options that every command takes, before or after its name."""
 _GLOBAL_NAMES = tuple(each.name for each in GLOBAL_OPTIONS)

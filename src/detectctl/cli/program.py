@@ -1,4 +1,4 @@
-"""The program `detectctl`: its commands, and what becomes of their errors."""
+"""The program `detectctl`: its commands, and how their errors are reported."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from detectctl.signals import Interrupted, unwind_when_signalled
 
 
 class _Commands(TyperGroup):
-    """Ends quietly when whoever reads the output has read enough: `detectctl … | head`; click would exit 1."""
+    """Ends quietly when the reader of the output has read enough, as in `detectctl … | head`; typer would exit 1."""
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # click's own context, by another name
         try:
@@ -96,7 +96,7 @@ def main() -> NoReturn:
 
 
 def _usage_error(error: typer.TyperException) -> UsageError:
-    """What typer itself refuses, in the form of our own errors."""
+    """An error of typer's own in the form of ours."""
     context = getattr(error, "ctx", None)
     path, usage = (context.command_path, context.get_usage()) if context else ("detectctl", "")
     message = error.format_message().rstrip(".")
