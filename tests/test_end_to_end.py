@@ -311,12 +311,30 @@ def test_nothing_running_is_told_apart(home: Home, bus_jpg: Path) -> None:
     assert "nothing to stop" in done.stdout
 
 
+def _in_a_terminal_that_hangs_up(home: Home, *arguments: str) -> None:
+    """Run a command in a pseudo-terminal of its own, which the kernel hangs up when the command has ended."""
+    script = f"import pty, sys; sys.exit(pty.spawn({[str(DETECTCTL), *arguments]!r}) >> 8)"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=home.env,
+        cwd=home.path,
+        capture_output=True,
+        timeout=240,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stdout
+
+
 def test_two_instances_live_side_by_side_and_down_ends_one(home: Home, bus_jpg: Path, fall_pt: Path) -> None:
-    """Each serves its own model; taking one down leaves the other serving and none of its own processes."""
+    """Each serves its own model; taking one down leaves the other serving and none of its own processes.
+
+    The second outlives the terminal that it was started in.
+    """
     with up(home, "--replicas", "1", name="one") as one:
         port = free_port()
-        done = home.run("up", "--name", "two", "--port", str(port), "--model", str(fall_pt), "--replicas", "1")
-        assert done.returncode == 0, done.stderr
+        two = ("--name", "two", "--port", str(port), "--model", str(fall_pt), "--replicas", "1")
+        _in_a_terminal_that_hangs_up(home, "up", *two)
         assert len(home.run("status", "--all").stdout.splitlines()) == 3
         labels = httpx.get(f"http://127.0.0.1:{port}/info", timeout=30).json()["classes"]
         assert sorted(labels.values()) == ["Fall", "Normal"]
@@ -348,20 +366,3 @@ def test_an_interrupted_up_leaves_nothing(home: Home, step: str) -> None:
     assert home.instance() is None
     assert marked(state["instance_id"]) == []
     assert not (home.path / state["temp_dir"]).exists()
-
-
-def test_the_service_outlives_its_terminal(home: Home) -> None:
-    """`up` in a session whose terminal hangs up leaves a service that answers."""
-    port = free_port()
-    # A pseudo-terminal of its own: when the script ends, the kernel hangs it up.
-    script = f"import pty, sys; sys.exit(pty.spawn({[str(DETECTCTL), 'up', '--port', str(port)]!r}) >> 8)"
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        env=home.env,
-        capture_output=True,
-        timeout=240,
-        check=False,
-        stdin=subprocess.DEVNULL,
-    )
-    assert done.returncode == 0, done.stdout
-    assert httpx.get(f"http://127.0.0.1:{port}/readyz", timeout=30).status_code == 200

@@ -39,6 +39,7 @@ class Following:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self._lines.put(line)
+        self._lines.put("")
 
     def wait_for(self, words: str, timeout: float = 120) -> None:
         """Return when a new line has these words."""
@@ -50,6 +51,7 @@ class Following:
                 pytest.fail(f"{words!r} was never said: {''.join(self.said)}")
             if words in self.said[-1]:
                 return
+            assert self.said[-1], f"it ended before it said {words!r}: {''.join(self.said)}"
 
     def wait_until_started(self) -> None:
         """Return when `up` itself is over, and the watch begins."""
@@ -84,7 +86,8 @@ def test_it_rolls_to_good_versions_and_leaves_bad_ones(
 ) -> None:
     """A new version is rolled out; one that does not load is told once, not retried, and the last good one serves.
 
-    A version whose requests begin to fail is taken back. SIGTERM ends the watch, and the service goes on.
+    A version whose requests begin to fail is taken back. SIGTERM ends the watch, and the service goes on;
+    the next one ends when somebody takes the service down.
     """
     site.env["PYTHONPATH"] = bent(site.home, _BREAKS)
     with _following(site) as following:
@@ -116,6 +119,14 @@ def test_it_rolls_to_good_versions_and_leaves_bad_ones(
     assert sum("was refused" in line for line in following.said) == 1, following.said
     assert site.home.json("status", "--json", code=4)["message"].startswith("acme/registry/yolo:latest: yolo v3")
     assert site.model()["version"] == "v1"
+
+    site.wandb.move_alias("acme/registry/yolo", "latest", "v1")
+    with _following(site) as again:
+        assert again.process.stdout is not None
+        assert "nothing to change" in again.process.stdout.readline()
+        assert site.home.run("down").returncode == 0
+        again.wait_for("was taken down")
+        assert again.process.wait(30) == 0
 
 
 def _let_it_look(site: Site, times: int = 2) -> None:
@@ -162,11 +173,3 @@ def test_it_starts_again_what_died_and_ends_what_it_was_told_to(site: Site) -> N
         assert site.model()["version"] == "v0"
         assert following.end() == 0
     assert site.home.instance() is None
-
-
-def test_it_ends_when_somebody_takes_the_service_down(site: Site) -> None:
-    with _following(site) as following:
-        following.wait_until_started()
-        assert site.home.run("down").returncode == 0
-        following.wait_for("was taken down")
-        assert following.process.wait(30) == 0

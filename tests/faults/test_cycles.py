@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3000)]
 
-CYCLES = 50 if tiers.ALL else 2
+CYCLES = 50 if tiers.ALL else 1
 
 
 def _listened_at(home: Home) -> set[int]:
