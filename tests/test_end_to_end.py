@@ -326,6 +326,7 @@ def _in_a_terminal_that_hangs_up(home: Home, *arguments: str) -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 def test_two_instances_live_side_by_side_and_down_ends_one(home: Home, bus_jpg: Path, fall_pt: Path) -> None:
     """Each serves its own model; taking one down leaves the other serving and none of its own processes.
 

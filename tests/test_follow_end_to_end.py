@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from wandb_site import Site
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 class Following:

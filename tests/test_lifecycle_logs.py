@@ -129,6 +129,7 @@ def test_follow_goes_on_as_requests_come(service: Service, bus_jpg: Path) -> Non
     assert process.returncode == 130
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_a_service_that_failed_to_start_has_left_its_words(home: Home, yolov8n_compiled: CompiledModel) -> None:
     """When it is needed most. The reason is in what `up` says, and the whole of it in `logs`."""

@@ -85,6 +85,7 @@ def _seen_meanwhile(home: Home, process: subprocess.Popen[str]) -> list[str]:
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 def test_a_life_in_words(home: Home) -> None:
     """Starting, running; updating, running; stopping; gone. Nothing else in between."""

@@ -22,7 +22,7 @@ from wandb_site import WANTED
 if TYPE_CHECKING:
     from wandb_site import Site
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 def test_a_version_is_pinned_until_the_next_up(site: Site, bus_jpg: Path, yolov8n_pt: Path) -> None:

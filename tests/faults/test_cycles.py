@@ -19,7 +19,7 @@ from installed import listening, marked
 if TYPE_CHECKING:
     from installed import Home
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3000)]
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(3000)]
 
 CYCLES = 50 if tiers.ALL else 1
 
