@@ -136,18 +136,17 @@ def test_a_hint_says_what_to_do_next() -> None:
     assert [found for found in hints if COMMAND.search(IN_BACKTICKS.sub("", found.text))] == []
 
 
-def test_the_diagram_shows_every_error_where_it_is() -> None:
-    """Its name, its depth, its exit code, and the HTTP status of a request's error."""
-    line = re.compile(r"^([│├└─ ]*)(\w+) +(\d\d\d)?(?: +)?(?:(?:exit )?(\d)\b)?", re.MULTILINE)
-    drawn = {name: rest for *rest, name in ((a, c, d, b) for a, b, c, d in line.findall(errors.__doc__ or ""))}
-    assert {name for name in drawn if name in TREE} == TREE.keys()
-    for name, kind in TREE.items():
-        indent, status, exit_code = drawn[name]
-        assert len(indent) // 4 == len([base for base in kind.__mro__ if base in TREE.values()]) - 1
-        if issubclass(kind, RequestError) and kind is not RequestError:
-            assert int(status) == kind.status
-        if exit_code:
-            assert int(exit_code) == kind.exit_code
+def test_the_contracts_exit_codes() -> None:
+    """Each kind of failure has one, whichever of its classes is raised; refusals by the service are 7."""
+    contract = {DetectctlError: 1, UsageError: 2, NotRunning: 3, NotReady: 4, ModelError: 5, errors.SourcesFailed: 6}
+    assert {kind: kind.exit_code for kind in contract} == contract
+    for kind in (NotReady, ModelError):
+        assert {each.exit_code for each in TREE.values() if issubclass(each, kind)} == {kind.exit_code}
+    refusals = {"Unauthorized", "UrlNotAllowed", "ImageTooLarge", "HostNotKnown"}
+    assert {name for name, kind in TREE.items() if kind.exit_code == 7} == refusals
+    assert {name for name, kind in TREE.items() if issubclass(kind, RequestError) and kind.exit_code == 4} == {
+        "BadGateway", "Unavailable", "GatewayTimeout",
+    }  # fmt: skip
 
 
 def test_the_contracts_codes_and_statuses() -> None:
