@@ -96,14 +96,14 @@ def test_waiting_for_a_thread_is_not_being_stuck(stuck: Stuck) -> None:
         first = await _begun(service, stuck)
         second = _ask(service)
         await asyncio.sleep(0.1)
-        assert len(service._working_since) == 1
+        assert len(service.working_since) == 1
         with pytest.raises(Overloaded):
             await _ask(service)
         stuck.go_on.set()
         await asyncio.wait([first, second])
         for task in (first, second):
             assert str(task.exception()) == "let go"
-        assert service._working_since == {}
+        assert service.working_since == {}
         assert service._admitted == 0
 
     asyncio.run(story())

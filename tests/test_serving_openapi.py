@@ -56,7 +56,7 @@ def test_an_answer_is_as_described(
 
 
 def test_every_code_that_is_described_has_that_status() -> None:
-    for status, answer in DETECT_URL.items():
+    for status, answer in DETECT_URL["responses"].items():
         if status != 200:
             codes = answer["content"]["application/json"]["schema"]["properties"]["error"]["properties"]["code"]["enum"]
             assert {REQUEST_ERRORS[code].status for code in codes} == {status}
@@ -65,7 +65,7 @@ def test_every_code_that_is_described_has_that_status() -> None:
 
 def test_a_missing_key_does_not_fit() -> None:
     """The description is strict: what `/info` always has is required."""
-    schema = INFO_ANSWERS[200]["content"]["application/json"]["schema"]
+    schema = INFO_ANSWERS["responses"][200]["content"]["application/json"]["schema"]
     jsonschema_rs.validate(schema, INFO.to_json())
     for key in INFO.to_json():
         with pytest.raises(jsonschema_rs.ValidationError):

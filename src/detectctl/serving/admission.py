@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from detectctl.serving.request_stats import RequestRecorder
 from detectctl.wire import SCHEMA, Defaults, DetectionResult, DetectOptions, Limits, ServiceInfo
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     import numpy as np
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     Render = Callable[[bytes, NDArray[np.uint8], DetectionResult], bytes]
 
+_STAGES = ("fetch", "decode", "infer", "render")
 _STUCK_S = 120
 _LOGGED_ROUTE_CHARS = 100
 
@@ -38,7 +39,7 @@ logger = logging.getLogger(LOGGER)
 
 @dataclass(slots=True, eq=False)
 class Turn:
-    """One request's turn in the replica, and what its log line says; times in milliseconds.
+    """One request's turn in the replica, and what its log line says.
 
     Attributes:
         service: which detects.
@@ -46,6 +47,7 @@ class Turn:
         route: path of the request.
         source: where the image comes from: `url`, `body` or `form`; `none` if the request did not get that far.
         begun: seconds, as `time.perf_counter` counts.
+        stages_ms: how long each stage took.
     """
 
     service: Service
@@ -53,42 +55,31 @@ class Turn:
     route: str
     source: str
     begun: float = field(default_factory=time.perf_counter)
-    fetch_ms: float = 0.0
-    decode_ms: float = 0.0
-    infer_ms: float = 0.0
-    render_ms: float = 0.0
     objects: int = 0
+    stages_ms: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
 
-    async def detect(self, data: bytes, options: DetectOptions) -> DetectionResult:
-        """The detections in an encoded image; raises what `Detector` raises."""
-        result, _ = await self._run(data, options, None)
-        return result
-
-    async def annotate(self, data: bytes, options: DetectOptions, render: Render) -> bytes:
-        """What `render` makes of an encoded image and its detections.
+    async def detect(
+        self, data: bytes, options: DetectOptions, render: Render | None = None
+    ) -> tuple[DetectionResult, bytes]:
+        """The detections in an encoded image, and what `render` makes of them; raises what `Detector` raises.
 
         Args:
             data: the encoded image.
             options: thresholds and classes.
             render: called in a thread with the encoded image, its upright pixels (RGB uint8 `(H, W, 3)`) and the
-                result.
+                result; None renders nothing.
         """
-        _, rendered = await self._run(data, options, render)
-        return rendered
-
-    async def _run(self, data: bytes, options: DetectOptions, render: Render | None) -> tuple[DetectionResult, bytes]:
-        self.fetch_ms = _ms_since(self.begun)
+        self._passed("fetch", self.begun)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.service.threads, self._work, data, options, render)
 
     def _work(self, data: bytes, options: DetectOptions, render: Render | None) -> tuple[DetectionResult, bytes]:
         """In a thread: neither decoding nor inference nor drawing blocks the event loop."""
         service = self.service
-        with service.watched():
-            begun = time.perf_counter()
+        service.working_since[self] = since = time.perf_counter()
+        try:
             image = service.detector.decode(data)
-            self.decode_ms = _ms_since(begun)
-            begun = time.perf_counter()
+            since = self._passed("decode", since)
             defaults = service.config.detector
             found = service.detector.detect_image(
                 image,
@@ -96,16 +87,21 @@ class Turn:
                 iou=defaults.iou if options.iou is None else options.iou,
                 classes=options.classes,
             )
-            self.infer_ms = _ms_since(begun)
+            since = self._passed("infer", since)
             self.objects = len(found)
             height, width = image.shape[:2]
             result = DetectionResult(found, width, height, service.config.model)
-            if render is None:
-                return result, b""
-            begun = time.perf_counter()
-            rendered = render(data, image, result)
-            self.render_ms = _ms_since(begun)
+            rendered = b"" if render is None else render(data, image, result)
+            self._passed("render", since)
             return result, rendered
+        finally:
+            del service.working_since[self]
+
+    def _passed(self, stage: str, since: float) -> float:
+        """Note how long a stage took, and return its end, in seconds as `begun`."""
+        now = time.perf_counter()
+        self.stages_ms[stage] = (now - since) * 1000
+        return now
 
 
 class Service:
@@ -135,7 +131,7 @@ class Service:
         self._request_id = request_id
         self._recorder = RequestRecorder(stats_file)
         self._admitted = 0
-        self._working_since: dict[object, float] = {}
+        self.working_since: dict[Turn, float] = {}  # of the threads
 
     @asynccontextmanager
     async def turn(self, route: str, source: str) -> AsyncIterator[Turn]:
@@ -175,22 +171,12 @@ class Service:
         """Count and log a request that was refused, by an error's code, before anything was done for it."""
         self._finish(Turn(self, self._request_id(), route[:_LOGGED_ROUTE_CHARS], "none"), code)
 
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Around a thread's work on one request: lets `check` notice a thread that never comes back."""
-        key = object()
-        self._working_since[key] = time.perf_counter()
-        try:
-            yield
-        finally:
-            del self._working_since[key]
-
     def check(self) -> None:
         """Raises RuntimeError if a thread has worked on one request for longer than any honest one can take.
 
         Even if its caller has gone: the thread is lost all the same.
         """
-        oldest = min(tuple(self._working_since.values()), default=time.perf_counter())
+        oldest = min(tuple(self.working_since.values()), default=time.perf_counter())
         if time.perf_counter() - oldest > _STUCK_S:
             raise RuntimeError(f"a request has been worked on for more than {_STUCK_S} s")
 
@@ -215,22 +201,10 @@ class Service:
         self.threads.shutdown(wait=False)
 
     def _finish(self, turn: Turn, code: str | None) -> None:
-        elapsed_ms = _ms_since(turn.begun)
+        elapsed_ms = (time.perf_counter() - turn.begun) * 1000
         self._recorder.record(elapsed_ms, code)
         level = logging.ERROR if code == InternalError.code else logging.INFO
-        fields = {
-            "id": turn.request_id,
-            "source": turn.source,
-            "status": code or "ok",
-            "objects": turn.objects,
-            "fetch_ms": round(turn.fetch_ms, 1),
-            "decode_ms": round(turn.decode_ms, 1),
-            "infer_ms": round(turn.infer_ms, 1),
-            "render_ms": round(turn.render_ms, 1),
-            "total_ms": round(elapsed_ms, 1),
-        }
+        fields = {"id": turn.request_id, "source": turn.source, "status": code or "ok", "objects": turn.objects}
+        stages = {**turn.stages_ms, "total": elapsed_ms}
+        fields |= {f"{stage}_ms": round(passed, 1) for stage, passed in stages.items()}
         logger.log(level, turn.route, extra={"fields": fields}, exc_info=level == logging.ERROR)
-
-
-def _ms_since(begun: float) -> float:
-    return (time.perf_counter() - begun) * 1000

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import logging
 import re
 from typing import TYPE_CHECKING, Any, Final
+
+from starlette.responses import JSONResponse
 
 from detectctl.errors import HostNotKnown, RequestError, Unauthorized, UsageError
 from detectctl.keys import read_keys
@@ -112,7 +113,8 @@ class Guard:
         error = None if scope["path"] in OPEN_ROUTES else self._refusal(scope["headers"])
         if error is not None:
             self._refused(scope["path"], error.code)
-            await _refuse(error, send)
+            scheme = {"WWW-Authenticate": 'Bearer realm="detectctl"'} if isinstance(error, Unauthorized) else None
+            await JSONResponse(error_body(error), error.status, scheme)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
@@ -161,15 +163,3 @@ def _presented(headers: list[tuple[bytes, bytes]]) -> bytes | None:
             if scheme.lower() == b"bearer":
                 found.add(key.strip())
     return found.pop() if len(found) == 1 else None
-
-
-async def _refuse(error: RequestError, send: Send) -> None:
-    body = json.dumps(error_body(error)).encode()
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(body)).encode()),
-    ]
-    if isinstance(error, Unauthorized):
-        headers.append((b"www-authenticate", b'Bearer realm="detectctl"'))
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

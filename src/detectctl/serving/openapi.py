@@ -1,4 +1,4 @@
-"""What the OpenAPI description adds to what FastAPI finds out by itself: answers, bodies, errors, keys, classes.
+"""What OpenAPI describes beyond the names of the routes: queries, bodies, answers, errors, keys, classes.
 
 The schemas are made from the types of `detectctl.wire`, so an answer and its description cannot differ.
 """
@@ -8,61 +8,33 @@ from __future__ import annotations
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
-from detectctl.errors import (
-    BadGateway,
-    BadParameter,
-    BadRequest,
-    BadUrl,
-    FetchFailed,
-    FetchTimeout,
-    GatewayTimeout,
-    HostNotKnown,
-    ImageTooLarge,
-    InternalError,
-    NotAcceptable,
-    Overloaded,
-    RequestError,
-    RequestTimeout,
-    Unauthorized,
-    Unavailable,
-    UnsupportedImage,
-    UrlNotAllowed,
-)
+from detectctl import errors
+from detectctl.serving import query
 from detectctl.serving.guard import OPEN_ROUTES
 from detectctl.wire import ErrorInfo, ResultJSON, ServiceInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from pydantic import BaseModel
+
 _PRIMITIVES: Final = {str: "string", float: "number", int: "integer", bool: "boolean", type(None): "null"}
 
-_ANY: Final = (InternalError, BadGateway, Overloaded, Unavailable, GatewayTimeout)
-_IMAGE: Final = (*_ANY, BadRequest, BadParameter, ImageTooLarge, UnsupportedImage)
-_FROM_URL: Final = (*_IMAGE, BadUrl, UrlNotAllowed, FetchFailed, FetchTimeout)
-_FROM_BODY: Final = (*_IMAGE, RequestTimeout)
+_ANY: Final = (errors.InternalError, errors.BadGateway, errors.Overloaded, errors.Unavailable, errors.GatewayTimeout)
+_IMAGE: Final = (*_ANY, errors.BadRequest, errors.BadParameter, errors.ImageTooLarge, errors.UnsupportedImage)
+_FROM_URL: Final = (*_IMAGE, errors.BadUrl, errors.UrlNotAllowed, errors.FetchFailed, errors.FetchTimeout)
+_FROM_BODY: Final = (*_IMAGE, errors.RequestTimeout)
 
 PICTURES: Final = {"image/jpeg": "jpeg", "image/png": "png", "image/webp": "webp"}
 """The media types that `/annotate` writes, with Pillow's name of each."""
 
-Responses = dict[int | str, dict[str, Any]]
+Route = dict[str, Any]
+"""What the description of a route adds to the arguments of its decorator."""
 
-BODY: Final = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {"file": {"type": "string", "format": "binary"}},
-                }
-            },
-        },
-    }
-}
-"""OpenAPI of an image in the request's body."""
+_FILE: Final = {"schema": {"type": "string", "format": "binary"}}
+_FORM: Final = {"type": "object", "required": ["file"], "properties": {"file": _FILE["schema"]}}
+_BODY_TYPES: Final = {"application/octet-stream": _FILE, "image/*": _FILE, "multipart/form-data": {"schema": _FORM}}
+_BODY: Final = {"requestBody": {"required": True, "content": _BODY_TYPES}}
 
 
 def schema_of(kind: Any) -> dict[str, Any]:
@@ -101,29 +73,35 @@ def _error(status: int, codes: list[str]) -> dict[str, Any]:
         "properties": {"status": {"const": "error"}, "error": error},
     }
     answer: dict[str, Any] = {"description": ", ".join(codes), "content": _json(schema)}
-    if status == Overloaded.status:
+    if status == errors.Overloaded.status:
         answer["headers"] = {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer"}}}
     return answer
 
 
-def _responses(content: dict[str, Any], errors: Iterable[type[RequestError]]) -> Responses:
+def _responses(content: dict[str, Any], kinds: Iterable[type[errors.RequestError]]) -> dict[int | str, dict[str, Any]]:
     codes: dict[int, list[str]] = {}
-    for error in errors:
-        codes.setdefault(error.status, []).append(error.code)
+    for kind in sorted(kinds, key=lambda kind: (kind.status, kind.code)):
+        codes.setdefault(kind.status, []).append(kind.code)
     return {
         200: {"description": "done", "content": content},
-        **{status: _error(status, sorted(names)) for status, names in sorted(codes.items())},
+        **{status: _error(status, names) for status, names in codes.items()},
     }
 
 
-_PICTURE_CONTENT: Final = {one: {"schema": {"type": "string", "format": "binary"}} for one in PICTURES}
+def _image_route(kind: type[BaseModel], content: dict[str, Any], kinds: Iterable[type[errors.RequestError]]) -> Route:
+    body = {} if "image_url" in kind.model_fields else _BODY
+    return {"responses": _responses(content, kinds), "openapi_extra": {"parameters": query.parameters(kind), **body}}
 
-DETECT_URL: Final = _responses(_json(schema_of(ResultJSON)), _FROM_URL)
-DETECT_BODY: Final = _responses(_json(schema_of(ResultJSON)), _FROM_BODY)
-ANNOTATE_URL: Final = _responses(_PICTURE_CONTENT, (*_FROM_URL, NotAcceptable))
-ANNOTATE_BODY: Final = _responses(_PICTURE_CONTENT, (*_FROM_BODY, NotAcceptable))
-INFO: Final = _responses(_json(schema_of(ServiceInfo)), _ANY)
-HEAD: Final[Responses] = {200: {"description": "done", "content": {}}}
+
+_RESULT: Final = _json(schema_of(ResultJSON))
+_PICTURE: Final = dict.fromkeys(PICTURES, _FILE)
+
+DETECT_URL: Final[Route] = _image_route(query.DetectUrlQuery, _RESULT, _FROM_URL)
+DETECT_BODY: Final[Route] = _image_route(query.DetectQuery, _RESULT, _FROM_BODY)
+ANNOTATE_URL: Final[Route] = _image_route(query.AnnotateUrlQuery, _PICTURE, (*_FROM_URL, errors.NotAcceptable))
+ANNOTATE_BODY: Final[Route] = _image_route(query.AnnotateQuery, _PICTURE, (*_FROM_BODY, errors.NotAcceptable))
+INFO: Final[Route] = {"responses": _responses(_json(schema_of(ServiceInfo)), _ANY)}
+HEAD: Final[Route] = {"responses": {200: {"description": "done", "content": {}}}}
 
 
 def describe(schema: dict[str, Any], classes: Iterable[str], *, keys: bool, own_host: bool) -> None:
@@ -131,39 +109,23 @@ def describe(schema: dict[str, Any], classes: Iterable[str], *, keys: bool, own_
 
     Args:
         schema: changed.
-        classes: of the model.
+        classes: of the model; they become the values of the parameter `class`.
         keys: whether callers need one.
         own_host: whether callers without a key must use this machine's own name.
     """
-    _describe_classes(schema, sorted(classes))
+    refusal = errors.Unauthorized if keys else errors.HostNotKnown if own_host else None
+    names = {"type": "array", "minItems": 1, "items": {"type": "string", "enum": sorted(classes)}}
+    for path, operations in schema["paths"].items():
+        for operation in operations.values():
+            for parameter in operation.get("parameters", ()):
+                if parameter["name"] == "class":
+                    parameter["schema"] = names
+            if refusal is not None and path not in OPEN_ROUTES:
+                operation["responses"][str(refusal.status)] = _error(refusal.status, [refusal.code])
+                if keys:
+                    operation["security"] = [{"bearer": []}, {"header": []}]
     if keys:
         schema.setdefault("components", {})["securitySchemes"] = {
             "bearer": {"type": "http", "scheme": "bearer"},
             "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
         }
-        for operation in _add_error(schema, Unauthorized):
-            operation["security"] = [{"bearer": []}, {"header": []}]
-    elif own_host:
-        _add_error(schema, HostNotKnown)
-
-
-def _describe_classes(schema: dict[str, Any], names: list[str]) -> None:
-    """List the model's classes as the values of the parameter `class`."""
-    for operations in schema["paths"].values():
-        for operation in operations.values():
-            for parameter in operation.get("parameters", ()):
-                if parameter["name"] == "class":
-                    parameter["schema"] = {"type": "array", "minItems": 1, "items": {"type": "string", "enum": names}}
-
-
-def _add_error(schema: dict[str, Any], error: type[RequestError]) -> list[dict[str, Any]]:
-    """Add an answer of the guard to the operations that it guards, which are returned."""
-    guarded = [
-        operation
-        for path, operations in schema["paths"].items()
-        if path not in OPEN_ROUTES
-        for operation in operations.values()
-    ]
-    for operation in guarded:
-        operation["responses"][str(error.status)] = _error(error.status, [error.code])
-    return guarded

@@ -1,19 +1,17 @@
-"""The HTTP interface: routes, parameters, errors. Plain FastAPI; nothing here knows Ray."""
+"""The HTTP interface: routes and errors. Plain FastAPI; nothing here knows Ray."""
 
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from fastapi import Depends, FastAPI, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
-from detectctl.defaults import QUALITY
 from detectctl.errors import (
     BadParameter,
     BadRequest,
@@ -26,9 +24,9 @@ from detectctl.errors import (
     RequestError,
     UsageError,
 )
-from detectctl.serving import body, docs_page, openapi
+from detectctl.serving import body, docs_page, openapi, query
 from detectctl.serving.guard import Guard, with_security_headers
-from detectctl.wire import DetectOptions, DrawOptions, error_body
+from detectctl.wire import error_body
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,39 +36,7 @@ if TYPE_CHECKING:
 
     from detectctl.serving.admission import Render, Service
     from detectctl.serving.guard import KeyRing
-    from detectctl.wire import DetectionResult
-
-_DETECT_QUERY: Final = frozenset({"conf", "iou", "class"})
-_ANNOTATE_QUERY: Final = _DETECT_QUERY | {"labels", "line_width", "quality"}
-
-ImageUrl = Annotated[str, Query(alias="image_url", description="http(s) URL of the image", min_length=1)]
-
-
-async def _detect_options(
-    conf: Annotated[float | None, Query(ge=0, le=1, description="least confidence of a detection")] = None,
-    iou: Annotated[
-        float | None, Query(ge=0, le=1, description="NMS drops a box that overlaps a better one by more than this")
-    ] = None,
-    classes: Annotated[
-        list[str] | None, Query(alias="class", description="name of a class to keep; repeatable; all if left out")
-    ] = None,
-) -> DetectOptions:
-    return DetectOptions(conf, iou, tuple(classes or ()))
-
-
-async def _draw_options(
-    labels: Annotated[bool, Query(description="label each box with class and confidence")] = True,
-    line_width: Annotated[
-        int | None, Query(ge=1, le=1000, description="pixels; grows with the image if left out")
-    ] = None,
-    quality: Annotated[int, Query(ge=1, le=100, description="JPEG or WebP quality")] = QUALITY,
-) -> DrawOptions:
-    return DrawOptions(labels, line_width, quality)
-
-
-# Coroutines, because FastAPI would run plain functions in a thread.
-Options = Annotated[DetectOptions, Depends(_detect_options)]
-Drawing = Annotated[DrawOptions, Depends(_draw_options)]
+    from detectctl.wire import DetectionResult, DrawOptions
 
 
 def create_app(service: Service, keys: KeyRing | None) -> Any:
@@ -110,73 +76,60 @@ def create_api(service: Service) -> FastAPI:
         redoc_url=None,
     )
     _add_error_handlers(api, service)
-    _add_detect(api, service)
-    _add_annotate(api, service)
+    _add_images(api, service)
     _add_descriptions(api, service)
     return api
 
 
-def _add_detect(api: FastAPI, service: Service) -> None:
-    @api.get("/detect", responses=openapi.DETECT_URL, summary="Detect on the image at a URL")
-    async def detect_url(request: Request, image_url: ImageUrl, options: Options) -> Response:
-        async with service.turn(request.url.path, "url") as turn:
-            _require_known_query(request, _DETECT_QUERY | {"image_url"})
-            result = await turn.detect(await service.fetcher.fetch(image_url), options)
+def _add_images(api: FastAPI, service: Service) -> None:
+    """The routes that answer about an image; their requests take turns."""
+
+    @api.get("/detect", summary="Detect on the image at a URL", **openapi.DETECT_URL)
+    async def detect_url(request: Request) -> Response:
+        async with service.turn(request.scope["path"], "url") as turn:
+            asked = query.read(request, query.DetectUrlQuery)
+            result, _ = await turn.detect(await service.fetcher.fetch(asked.image_url), asked.options())
         return JSONResponse(result.to_json())
 
-    @api.post(
-        "/detect",
-        responses=openapi.DETECT_BODY,
-        openapi_extra=openapi.BODY,
-        summary="Detect on the image in the body",
-    )
-    async def detect_body(request: Request, options: Options) -> Response:
-        async with service.turn(request.url.path, body.source(request)) as turn:
-            _require_known_query(request, _DETECT_QUERY)
-            result = await turn.detect(await _read_image(request, service), options)
+    @api.post("/detect", summary="Detect on the image in the body", **openapi.DETECT_BODY)
+    async def detect_body(request: Request) -> Response:
+        async with service.turn(request.scope["path"], body.source(request)) as turn:
+            asked = query.read(request, query.DetectQuery)
+            result, _ = await turn.detect(await _read_image(request, service), asked.options())
         return JSONResponse(result.to_json())
 
-
-def _add_annotate(api: FastAPI, service: Service) -> None:
-    @api.get("/annotate", responses=openapi.ANNOTATE_URL, summary="Draw the detections on the image at a URL")
-    async def annotate_url(request: Request, image_url: ImageUrl, options: Options, drawing: Drawing) -> Response:
-        async with service.turn(request.url.path, "url") as turn:
-            _require_known_query(request, _ANNOTATE_QUERY | {"image_url"})
-            media = _media_type(request)
-            image = await service.fetcher.fetch(image_url)
-            picture = await turn.annotate(image, options, _renderer(media, drawing))
+    @api.get("/annotate", summary="Draw the detections on the image at a URL", **openapi.ANNOTATE_URL)
+    async def annotate_url(request: Request) -> Response:
+        async with service.turn(request.scope["path"], "url") as turn:
+            asked, media = query.read(request, query.AnnotateUrlQuery), _media_type(request)
+            render = _renderer(media, asked.drawing())
+            _, picture = await turn.detect(await service.fetcher.fetch(asked.image_url), asked.options(), render)
         return Response(picture, media_type=media)
 
-    @api.post(
-        "/annotate",
-        responses=openapi.ANNOTATE_BODY,
-        openapi_extra=openapi.BODY,
-        summary="Draw the detections on the image in the body",
-    )
-    async def annotate_body(request: Request, options: Options, drawing: Drawing) -> Response:
-        async with service.turn(request.url.path, body.source(request)) as turn:
-            _require_known_query(request, _ANNOTATE_QUERY)
-            media = _media_type(request)
-            image = await _read_image(request, service)
-            picture = await turn.annotate(image, options, _renderer(media, drawing))
+    @api.post("/annotate", summary="Draw the detections on the image in the body", **openapi.ANNOTATE_BODY)
+    async def annotate_body(request: Request) -> Response:
+        async with service.turn(request.scope["path"], body.source(request)) as turn:
+            asked, media = query.read(request, query.AnnotateQuery), _media_type(request)
+            render = _renderer(media, asked.drawing())
+            _, picture = await turn.detect(await _read_image(request, service), asked.options(), render)
         return Response(picture, media_type=media)
 
 
 def _add_descriptions(api: FastAPI, service: Service) -> None:
     """The routes that describe the service; none of them is counted or logged."""
 
-    @api.head("/healthz", responses=openapi.HEAD, summary="As GET, without a body")
+    @api.head("/healthz", summary="As GET, without a body", **openapi.HEAD)
     @api.get("/healthz", summary="Liveness: 200 while the process lives")
     async def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    @api.head("/readyz", responses=openapi.HEAD, summary="As GET, without a body")
+    @api.head("/readyz", summary="As GET, without a body", **openapi.HEAD)
     @api.get("/readyz", summary="Readiness: 200 once the model has answered a warm-up image")
     async def readyz() -> dict[str, str]:
         # A replica takes no request before its detector is loaded and warm, so one that answers is ready.
         return {"status": "ready", "deployment": service.config.fingerprint}
 
-    @api.get("/info", responses=openapi.INFO, summary="Model, engine, limits, version")
+    @api.get("/info", summary="Model, engine, limits, version", **openapi.INFO)
     async def info() -> Response:
         return JSONResponse(service.info().to_json())
 
@@ -198,16 +151,6 @@ def _add_descriptions(api: FastAPI, service: Service) -> None:
 
 async def _read_image(request: Request, service: Service) -> bytes:
     return await body.read_image(request, service.config.detector.max_image_bytes)
-
-
-def _require_known_query(request: Request, known: frozenset[str]) -> None:
-    """On the routes that have parameters; the others ignore theirs, because health checkers add their own."""
-    names = [name for name, _ in request.query_params.multi_items()]
-    for name in names:
-        if name not in known:  # not repeated in the answer, because it may be anything
-            raise BadParameter("a query parameter is unknown", why=f"this route takes {', '.join(sorted(known))}")
-        if name != "class" and names.count(name) > 1:  # a proxy in front of us might take the other one
-            raise BadParameter(f"the query parameter {name} is given twice", why="only class may be repeated")
 
 
 def _media_type(request: Request) -> str:
@@ -262,15 +205,10 @@ def _add_error_handlers(api: FastAPI, service: Service) -> None:
     async def request_error(_: Request, error: RequestError) -> Response:
         return _answer(error, {"Retry-After": "1"} if isinstance(error, Overloaded) else None)
 
-    @api.exception_handler(RequestValidationError)
-    async def bad_parameter(request: Request, invalid: RequestValidationError) -> Response:
-        service.refuse(request.url.path, BadParameter.code)
-        return _answer(_bad_parameter(invalid.errors()[0]))
-
     @api.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
         # Starlette names the methods of the first route of a path only.
-        methods = ", ".join(_methods(api, request.url.path))
+        methods = ", ".join(_methods(api, request.scope["path"]))
         answered: RequestError
         if error.status_code == NotFound.status:
             answered = NotFound("no such route", hint="the routes are listed at `/docs` and `/openapi.json`")
@@ -278,7 +216,7 @@ def _add_error_handlers(api: FastAPI, service: Service) -> None:
             answered = MethodNotAllowed("the method is not allowed here", why=f"this route takes {methods}")
         else:
             answered = BadRequest("the request cannot be understood", why=str(error.detail))
-        service.refuse(request.url.path, answered.code)
+        service.refuse(request.scope["path"], answered.code)
         return _answer(answered, {"Allow": methods} if methods else None)
 
     @api.exception_handler(ClientDisconnect)
@@ -289,13 +227,3 @@ def _add_error_handlers(api: FastAPI, service: Service) -> None:
     async def internal_error(_: Request, __: Exception) -> Response:
         # The request log has the traceback under the answer's X-Request-ID; the caller learns nothing of the inside.
         return _answer(InternalError("the service failed", hint="read its log: `detectctl logs`"))
-
-
-def _bad_parameter(problem: dict[str, Any]) -> BadParameter:
-    """FastAPI's first complaint about a query, in our form."""
-    name = ".".join(str(part) for part in problem["loc"][1:])
-    if problem["type"] == "missing":
-        return BadParameter(
-            f"the query parameter {name} is missing", hint=f"add `?{name}=…`, or send the image itself by POST"
-        )
-    return BadParameter(f"{name} is {str(problem['input'])[:80]!a}", why=str(problem["msg"]))
