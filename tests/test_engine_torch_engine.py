@@ -150,7 +150,7 @@ def test_a_missing_gpu_is_a_usage_error(answers: dict[str, Any]) -> None:
 
 
 def test_int8_is_a_usage_error(answers: dict[str, Any]) -> None:
-    assert answers["int8"] == ["UsageError", "use --device cpu, or --precision auto"]
+    assert answers["int8"] == ["UsageError", "use `--device cpu` or `--precision auto`"]
 
 
 def test_a_checkpoint_that_wants_code_is_refused_before_torch_is_asked(tmp_path: Path) -> None:
