@@ -76,10 +76,10 @@ MUTANTS = (
     ),
     Mutant(
         "a service that is overloaded is not asked again",
-        "client/endpoint.py",
+        "client/failures.py",
         "if answer.status in {500, 502, 503, 504}",
         "if answer.status in {500, 502, 504}",
-        "test_client_endpoint.py test_client_service_client.py",
+        "test_client_failures.py test_client_service_client.py",
     ),
     Mutant(
         "after a failed update the bad deployment stays declared",

@@ -193,7 +193,7 @@ def test_a_redirect_to_what_is_not_http_is_not_followed(tmp_path: Path) -> None:
 def test_another_status_than_200_is_a_refusal() -> None:
     with bent(lambda request: request.answer(503, b"", Retry_After="7")) as service, pytest.raises(Refused) as caught:
         download(service.url)
-    assert (caught.value.status, caught.value.retry_after_s, str(caught.value)) == (503, 7, "HTTP 503")
+    assert (caught.value.answer.status, caught.value.answer.retry_after_s, str(caught.value)) == (503, 7, "HTTP 503")
 
 
 def test_silence_ends_a_download_before_its_deadline() -> None:

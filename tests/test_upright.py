@@ -107,9 +107,7 @@ def test_xmp_alone_turns_nothing() -> None:
 def test_the_service_and_the_client_draw_the_same_picture(client: Client, kind: str) -> None:
     """`--fetch server` and the client's own drawing differ in no pixel, and in no colour profile."""
     by_client, _ = client.annotate(KINDS[kind], "png")
-    answer = client._endpoint.ask(
-        "POST", "/annotate", client._deadline(), body=KINDS[kind], headers={"Accept": "image/png"}
-    )
+    answer = client._ask("POST", "/annotate", client._deadline(), body=KINDS[kind], headers={"Accept": "image/png"})
     one, other = (Image.open(io.BytesIO(data)) for data in (by_client, answer.body))
     np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
     assert one.info.get("icc_profile") == other.info.get("icc_profile")

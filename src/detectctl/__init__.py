@@ -35,44 +35,19 @@ if TYPE_CHECKING:
     from detectctl.wire import Detection, DetectionResult, DetectOptions, DrawOptions, ModelInfo, ServiceInfo
 
 __all__ = [
-    "Client",
-    "DetectOptions",
-    "DetectctlError",
-    "Detection",
-    "DetectionResult",
-    "DrawOptions",
-    "ModelInfo",
-    "NotReady",
-    "NotRunning",
-    "Outcome",
-    "RequestError",
-    "ServiceInfo",
-    "Source",
-    "SourceUnreadable",
-    "Unauthorized",
-    "UsageError",
+    "Client", "DetectOptions", "DetectctlError", "Detection", "DetectionResult", "DrawOptions", "ModelInfo", "NotReady",
+    "NotRunning", "Outcome", "RequestError", "ServiceInfo", "Source", "SourceUnreadable", "Unauthorized", "UsageError",
     "__version__",
-]
-
-_MODULES = {
-    "client.service_client": ("Client",),
-    "client.outcomes": ("Outcome",),
-    "sources": ("Source",),
-    "wire": ("DetectOptions", "Detection", "DetectionResult", "DrawOptions", "ModelInfo", "ServiceInfo"),
-    "errors": (
-        "DetectctlError", "NotReady", "NotRunning", "RequestError", "SourceUnreadable", "Unauthorized", "UsageError",
-    ),
-}  # fmt: skip
-
+]  # fmt: skip
 
 if not TYPE_CHECKING:  # a type checker would take any name for one of ours
 
     def __getattr__(name: str) -> object:
         import importlib
 
-        for module, names in _MODULES.items():
-            if name in names:
-                return getattr(importlib.import_module(f"detectctl.{module}"), name)
+        for module in ("errors", "wire", "sources", "client.outcomes", "client.service_client"):
+            if name in __all__ and hasattr(loaded := importlib.import_module(f"detectctl.{module}"), name):
+                return getattr(loaded, name)
         raise AttributeError(f"module 'detectctl' has no attribute {name!r}")
 
 

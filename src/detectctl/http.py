@@ -16,17 +16,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urljoin, urlsplit
 
 import urllib3
-from urllib3.exceptions import (
-    ConnectTimeoutError,
-    HTTPError,
-    InvalidHeader,
-    LocationValueError,
-    NewConnectionError,
-    ProtocolError,
-    ProxyError,
-    ReadTimeoutError,
-    SSLError,
-)
+from urllib3 import exceptions as theirs
+from urllib3.exceptions import HTTPError
 
 import detectctl
 from detectctl.files import reason
@@ -77,22 +68,16 @@ class TooLarge(NoAnswer):
 
 
 class Refused(NoAnswer):
-    """A download's server answered with another status than 200.
+    """A download's server answered with another status than 200: `answer`, whose body is not read."""
 
-    Attributes:
-        status: of HTTP.
-        retry_after_s: how long it asks to be left alone; None if it does not say.
-    """
-
-    def __init__(self, status: int, retry_after_s: float | None) -> None:
-        super().__init__(f"HTTP {status}")
-        self.status = status
-        self.retry_after_s = retry_after_s
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(f"HTTP {answer.status}")
+        self.answer = answer
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A whole HTTP answer; header names are in lower case."""
+    """An HTTP answer; names of headers are asked for in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -105,8 +90,13 @@ class Answer:
 
     @property
     def retry_after_s(self) -> float | None:
-        """Seconds that the server asks to be left alone; None if it does not say."""
-        return _retry_after_s(self.headers.get("retry-after"))
+        """Seconds that the server asks to be left alone, as a number or a date; None if it does not say."""
+        if (value := self.headers.get("retry-after")) is None:
+            return None
+        try:
+            return urllib3.Retry().parse_retry_after(value)
+        except (theirs.InvalidHeader, ValueError, OverflowError):
+            return 0.0
 
     def json(self) -> Any:
         """The body, or None if it is not JSON."""
@@ -136,7 +126,7 @@ class Server:
         tls = {"ssl_context": trusting_context()} if parts.scheme == "https" else {}
         try:
             self._pool = urllib3.connection_from_url(f"{parts.scheme}://{parts.netloc}", maxsize=connections, **tls)
-        except LocationValueError as error:
+        except theirs.LocationValueError as error:
             raise BadAddress(str(error)) from error
         self._headers = {**_HEADERS, **(headers or {})}
 
@@ -172,7 +162,7 @@ class Server:
             whole = b"".join(_chunks(response, deadline, MAX_ANSWER_BYTES))
         except HTTPError as error:
             raise _no_answer(error) from error
-        return Answer(response.status, {name.lower(): value for name, value in response.headers.items()}, whole)
+        return Answer(response.status, response.headers, whole)
 
 
 class Downloads:
@@ -257,7 +247,7 @@ class Downloads:
                 if not location:
                     if response.status != 200:
                         response.close()
-                        raise Refused(response.status, _retry_after_s(response.headers.get("Retry-After")))
+                        raise Refused(Answer(response.status, response.headers, b""))
                     yield from _chunks(response, deadline, max_bytes)
                     return
                 response.close()
@@ -269,19 +259,14 @@ class Downloads:
     def _manager(self, scheme: str, proxy: str | None) -> PoolManager:
         with self._lock:
             if (scheme, proxy) not in self._managers:
-                self._managers[scheme, proxy] = self._new_manager(scheme, proxy)
+                options: dict[str, Any] = {"num_pools": 64, "maxsize": self._connections, "headers": _HEADERS}
+                if scheme == "https":
+                    options["ssl_context"] = trusting_context()
+                if proxy and (login := urllib3.util.parse_url(proxy).auth):
+                    options["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=unquote(login))
+                new = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
+                self._managers[scheme, proxy] = new
             return self._managers[scheme, proxy]
-
-    def _new_manager(self, scheme: str, proxy: str | None) -> PoolManager:
-        options: dict[str, Any] = {"num_pools": 64, "maxsize": self._connections, "headers": _HEADERS}
-        if scheme == "https":
-            options["ssl_context"] = trusting_context()
-        if proxy is None:
-            return urllib3.PoolManager(**options)
-        login = urllib3.util.parse_url(proxy).auth
-        if login:
-            options["proxy_headers"] = urllib3.make_headers(proxy_basic_auth=unquote(login))
-        return urllib3.ProxyManager(proxy, **options)
 
 
 _TOO_SLOW = "it took too long"
@@ -327,35 +312,29 @@ def _chunks(response: BaseHTTPResponse, deadline: Deadline, max_bytes: int) -> G
         response.close()  # its connection too, unless that went back to the pool with the last byte
 
 
+_KINDS = {
+    ValueError: BadAddress,
+    theirs.SSLError: Untrusted,
+    theirs.NewConnectionError: Unreachable,
+    theirs.TimeoutError: TooSlow,
+    theirs.ProtocolError: BrokenOff,
+}
+
+
 def _no_answer(error: HTTPError | ValueError, proxy: str | None = None) -> NoAnswer:
-    cause: BaseException = error.original_error if isinstance(error, ProxyError) else error
-    why = _innermost(cause)
-    if isinstance(error, ProxyError):
-        why = f"the proxy {urlsplit(proxy or '').netloc.rpartition('@')[2]} failed: {why}"
-    kinds: list[tuple[type[BaseException] | tuple[type[BaseException], ...], type[NoAnswer]]] = [
-        ((LocationValueError, ValueError), BadAddress),
-        (SSLError, Untrusted),
-        (NewConnectionError, Unreachable),
-        ((ConnectTimeoutError, ReadTimeoutError), TooSlow),
-        (ProtocolError, BrokenOff),
-    ]
-    return next((ours for theirs, ours in kinds if isinstance(cause, theirs)), NoAnswer)(why)
+    cause: BaseException = error
+    via = ""
+    if isinstance(error, theirs.ProxyError):
+        cause = error.original_error
+        via = f"the proxy {urlsplit(proxy or '').netloc.rpartition('@')[2]} failed: "
+    kind = next((ours for kind, ours in _KINDS.items() if isinstance(cause, kind)), NoAnswer)
+    return kind(via + _innermost(cause))
 
 
 def _innermost(error: BaseException) -> str:
     """The cause in its own words: the outer errors of urllib3 name its objects."""
-    while error.__cause__ is not None or error.__context__ is not None:
-        error = error.__cause__ or error.__context__ or error
+    while deeper := error.__cause__ or error.__context__:
+        error = deeper
     if isinstance(error, TimeoutError):
         return _TOO_SLOW
     return reason(error) if isinstance(error, OSError) else str(error) or type(error).__name__
-
-
-def _retry_after_s(value: str | None) -> float | None:
-    """Of the header: a number of seconds, or a date."""
-    if value is None:
-        return None
-    try:
-        return urllib3.Retry().parse_retry_after(value)
-    except (InvalidHeader, ValueError, OverflowError):
-        return 0.0

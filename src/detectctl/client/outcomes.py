@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
-from detectctl.client.ordered_map import in_order
 from detectctl.errors import DetectctlError, NotRunning, SourcesFailed, Unauthorized
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
-    from pathlib import Path
 
     from detectctl.sources import Source
     from detectctl.wire import DetectionResult
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Output = TypeVar("Output", Path, None)
 
 RESULTS_AHEAD = 32
 """Results (not images) kept for each thread while an earlier source is still being waited for."""
@@ -26,7 +33,6 @@ class Outcome:
     """What became of one source.
 
     Attributes:
-        source: what was asked about.
         result: None if it failed, and for an image that the service downloaded and annotated.
         error: None unless it failed.
         elapsed_s: seconds from reading the source to the end, retries included.
@@ -73,10 +79,7 @@ class Outcomes(Iterator[Outcome]):
 
 
 def work_on_all(
-    work: Callable[[Source, Path | None], DetectionResult | None],
-    jobs: Iterable[tuple[Source, Path | None]],
-    *,
-    workers: int,
+    work: Callable[[Source, Output], DetectionResult | None], jobs: Iterable[tuple[Source, Output]], *, workers: int
 ) -> Outcomes:
     """The outcome of `work` for each source and its output.
 
@@ -84,7 +87,7 @@ def work_on_all(
     and forgets it with the answer.
     """
 
-    def timed(job: tuple[Source, Path | None]) -> Outcome:
+    def timed(job: tuple[Source, Output]) -> Outcome:
         source, output = job
         started = time.monotonic()
         try:
@@ -94,3 +97,45 @@ def work_on_all(
         return Outcome(source, result, None, time.monotonic() - started, output)
 
     return Outcomes(in_order(timed, jobs, workers=workers, window=workers * RESULTS_AHEAD))
+
+
+def in_order(work: Callable[[Item], Result], items: Iterable[Item], *, workers: int, window: int) -> Generator[Result]:
+    """`work(item)` of each item, in the order of `items`, each as soon as it and all before it are done.
+
+    `items` is consumed in the caller's thread, at most `window` ahead of the result handed out last. What `work` raises
+    is raised in its turn. Closing the iterator keeps what has not begun from beginning, and does not wait for what has:
+    the threads are daemons, so that Ctrl-C ends a process at once; those of an `Executor` are not, whose `map` has a
+    window (`buffersize`) from Python 3.14 on.
+    """
+    jobs: queue.SimpleQueue[tuple[Item, Future[Result]] | None] = queue.SimpleQueue()
+    pending: deque[Future[Result]] = deque()
+    threads = 0
+
+    try:
+        for item in items:
+            future: Future[Result] = Future()
+            pending.append(future)
+            jobs.put((item, future))
+            if threads < workers:
+                threads += 1
+                threading.Thread(target=_serve, args=(jobs, work), daemon=True, name=f"in-order-{threads}").start()
+            while pending and (len(pending) >= window or pending[0].done()):
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        for future in pending:
+            future.cancel()
+        for _ in range(threads):
+            jobs.put(None)
+
+
+def _serve(jobs: queue.SimpleQueue[tuple[Item, Future[Result]] | None], work: Callable[[Item], Result]) -> None:
+    while (job := jobs.get()) is not None:
+        item, future = job
+        if not future.set_running_or_notify_cancel():
+            continue
+        try:
+            future.set_result(work(item))
+        except BaseException as error:  # noqa: BLE001 - raised again where the result is asked for
+            future.set_exception(error)

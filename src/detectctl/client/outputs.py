@@ -48,8 +48,7 @@ def annotate_all(
 ) -> Outcomes:
     """The outcome of each source, whose annotated image is written to its file: what `plan_outputs` planned."""
 
-    def work(source: Source, path: Path | None) -> DetectionResult | None:
-        assert path is not None  # noqa: S101 - narrows the type: the plan has one for each
+    def work(source: Source, path: Path) -> DetectionResult | None:
         data, result = client.annotate(source, image_format(path), options, drawing)
         write(path, data)
         return result

@@ -31,17 +31,11 @@ class TryAgain(Exception):
 
     def __init__(self, problem: DetectctlError, pause_s: float = 0.0, *, counts: bool = True) -> None:
         super().__init__(problem.what)
-        self.problem = problem
-        self.pause_s = pause_s
-        self.counts = counts
+        self.problem, self.pause_s, self.counts = problem, pause_s, counts
 
 
 class RetryPolicy:
-    """Growing and random pauses, until the retries are used up, the deadline, or `close`.
-
-    Args:
-        retries: attempts after the first.
-    """
+    """Growing and random pauses, until the `retries` after the first attempt are used up, the deadline, or `close`."""
 
     def __init__(self, retries: int) -> None:
         self._retries = retries

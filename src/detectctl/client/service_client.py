@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
-from detectctl.client.endpoint import Endpoint, unexpected_answer
-from detectctl.client.image_hosts import ImageHosts
+from detectctl.client.failures import not_an_endpoint, not_downloaded, refused, unanswered, unexpected_answer
 from detectctl.client.outcomes import Outcomes, work_on_all
+from detectctl.client.retries import RetryPolicy
 from detectctl.defaults import CONCURRENCY, RETRIES, TIMEOUT_S
-from detectctl.errors import DetectctlError, UnsupportedImage
-from detectctl.sources import Source
+from detectctl.errors import DetectctlError, FetchFailed, UnsupportedImage
+from detectctl.http import BadAddress, Downloads, NoAnswer, Server
+from detectctl.sources import MAX_FILE_BYTES, Source
 from detectctl.waiting import Deadline
 from detectctl.wire import DetectionResult, DetectOptions, DrawOptions, ServiceInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
-    from types import TracebackType
 
     from detectctl.http import Answer
 
@@ -34,10 +34,12 @@ class Client:
         endpoint: `http://host:port`, with a path before the routes if a proxy added one.
         api_key: sent to the endpoint's origin, and nowhere else.
         timeout_s: for each image, from reading it to its answer, with all retries.
-        retries: attempts after the first on 500, 502 and 503, resets and timeouts.
+        retries: attempts after the first on 500, 502 and 503, resets and timeouts. Unless it is 0, a service that is
+            known to be there but refuses connections, and one that says when to come back, are asked again until the
+            timeout: an update or a crash is over by then.
         concurrency: requests in flight, and so images in memory, when many are asked about at once.
         fetch: who downloads an image that is given by URL: the server or this client.
-        wait_for_restart: whether a service that refuses connections is waited for from the start.
+        wait_for_restart: whether a service that refuses connections is known to be there from the start.
 
     Raises:
         UsageError: the endpoint is not an http(s) URL.
@@ -54,26 +56,31 @@ class Client:
         fetch: Literal["server", "client"] = "server",
         wait_for_restart: bool = False,
     ) -> None:
-        self._endpoint = Endpoint(
-            endpoint, api_key=api_key, retries=retries, connections=concurrency, wait_for_restart=wait_for_restart
-        )
-        self._hosts = ImageHosts(retries=retries, connections=concurrency)
+        _require_endpoint(endpoint)
+        self._url = endpoint.rstrip("/")
+        key = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        try:
+            self._server = Server(self._url, headers=key, connections=concurrency)
+        except BadAddress as error:
+            raise not_an_endpoint(str(error)) from error
+        self._downloads = Downloads(connections=concurrency)
+        self._retry_policy = RetryPolicy(retries)
         self._timeout_s = timeout_s
         self._fetch = fetch
+        self._is_known = wait_for_restart
         self.concurrency = concurrency
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Close the connections; requests that wait for their next attempt give up."""
-        self._endpoint.close()
-        self._hosts.close()
+        self._retry_policy.close()
+        self._server.close()
+        self._downloads.close()
 
     def info(self) -> ServiceInfo:
         """What the service says of itself: model, classes, engine, limits, defaults.
@@ -83,7 +90,7 @@ class Client:
             NotReady: something else answers, or not in time.
             RequestError: the service refused.
         """
-        return self._read(self._endpoint.ask("GET", "/info", self._deadline()), ServiceInfo.from_json)
+        return self._read(self._ask("GET", "/info", self._deadline()), ServiceInfo.from_json)
 
     def labels(self) -> dict[int, str]:
         """The name of each class id of the model that is served; raises what `info` raises."""
@@ -91,7 +98,7 @@ class Client:
 
     def deployment(self) -> str:
         """The fingerprint of the deployment that is ready, by one question to `/readyz`; raises what `info` raises."""
-        answer = self._endpoint.ask("GET", "/readyz", self._deadline(), retry=False)
+        answer = self._ask("GET", "/readyz", self._deadline(), retry=False)
         return self._read(answer, lambda data: str(data["deployment"]))
 
     def ready(self) -> bool:
@@ -106,22 +113,19 @@ class Client:
 
         Raises:
             SourceUnreadable: the file cannot be read.
-            NotRunning: nothing answers.
-            NotReady: something else answers, or not in time.
             RequestError: the service refused, or the image's own server failed.
+            DetectctlError: as for `info`.
         """
-        source, options, deadline = Source.of(image), options or DetectOptions(), self._deadline()
+        source, query, deadline = Source.of(image), (options or DetectOptions()).parameters(), self._deadline()
         if source.url is not None and self._fetch == "server":
-            return self._detect("GET", [("image_url", source.url), *options.parameters()], deadline)
-        return self._detect("POST", options.parameters(), deadline, self._bytes(source, deadline))
+            answer = self._ask("GET", "/detect", deadline, [("image_url", source.url), *query])
+            return self._read(answer, DetectionResult.from_json)
+        return self._detect(self._bytes(source, deadline), query, deadline)
 
     def detect_all(self, images: Iterable[Image], options: DetectOptions | None = None) -> Outcomes:
         """The outcome of each image; `concurrency` of them are in flight at a time."""
-
-        def work(source: Source, _: Path | None) -> DetectionResult:
-            return self.detect(source, options)
-
-        return work_on_all(work, ((Source.of(image), None) for image in images), workers=self.concurrency)
+        jobs = ((Source.of(image), None) for image in images)
+        return work_on_all(lambda source, _: self.detect(source, options), jobs, workers=self.concurrency)
 
     def annotate(
         self,
@@ -135,30 +139,24 @@ class Client:
         Boxes must belong to the pixels under them. So the bytes that are sent are the bytes that are drawn on; and
         where the service downloads, only it has those bytes, so it draws as well (then the detections are not known).
 
-        Args:
-            image: what to draw on.
-            image_format: of the result.
-            options: as for `detect`.
-            drawing: how to draw.
-
         Raises:
             UsageError: the format cannot hold an image of this size.
             DetectctlError: as for `detect`.
         """
-        source, options, drawing = Source.of(image), options or DetectOptions(), drawing or DrawOptions()
-        deadline = self._deadline()
+        source, drawing, deadline = Source.of(image), drawing or DrawOptions(), self._deadline()
+        query = (options or DetectOptions()).parameters()
         if source.url is not None and self._fetch == "server":
-            query = urlencode([("image_url", source.url), *options.parameters(), *drawing.parameters()])
             media = f"image/{image_format}"
-            answer = self._endpoint.ask("GET", f"/annotate?{query}", deadline, headers={"Accept": media})
+            query = [("image_url", source.url), *query, *drawing.parameters()]
+            answer = self._ask("GET", "/annotate", deadline, query, headers={"Accept": media})
             if answer.content_type != media:
-                raise unexpected_answer(answer, self._endpoint.url)
+                raise unexpected_answer(answer, self._url)
             return answer.body, None
         from detectctl.annotate import annotated
         from detectctl.upright import open_upright
 
         data = self._bytes(source, deadline)
-        result = self._detect("POST", options.parameters(), deadline, data)
+        result = self._detect(data, query, deadline)
         picture = open_upright(data)
         if picture.size != (result.width, result.height):
             width, height = picture.size
@@ -172,18 +170,64 @@ class Client:
         return Deadline.after(self._timeout_s)
 
     def _bytes(self, source: Source, deadline: Deadline) -> bytes:
-        return source.read() if source.url is None else self._hosts.download(source.url, deadline)
+        url = source.url
+        if url is None:
+            return source.read()
 
-    def _detect(
-        self, method: str, parameters: list[tuple[str, str]], deadline: Deadline, body: bytes | None = None
-    ) -> DetectionResult:
-        headers = {"Content-Type": "application/octet-stream"} if body is not None else {}
-        path = f"/detect?{urlencode(parameters)}" if parameters else "/detect"
-        answer = self._endpoint.ask(method, path, deadline, body=body, headers=headers)
+        def attempt() -> bytes:
+            try:
+                data = b"".join(self._downloads.stream(url, deadline, max_bytes=MAX_FILE_BYTES))
+            except NoAnswer as error:
+                raise not_downloaded(error, url, deadline) from error
+            if not data:
+                raise FetchFailed(f"{url} cannot be downloaded", why="its server sent nothing")
+            return data
+
+        return self._retry_policy.run(attempt, deadline)
+
+    def _detect(self, data: bytes, query: Sequence[tuple[str, str]], deadline: Deadline) -> DetectionResult:
+        headers = {"Content-Type": "application/octet-stream"}
+        answer = self._ask("POST", "/detect", deadline, query, body=data, headers=headers)
         return self._read(answer, DetectionResult.from_json)
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        deadline: Deadline,
+        query: Sequence[tuple[str, str]] = (),
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+        retry: bool = True,
+    ) -> Answer:
+        """The service's answer of status 200; raises what `info` raises."""
+        target = f"{path}?{urlencode(query)}" if query else path
+
+        def attempt() -> Answer:
+            try:
+                answer = self._server.ask(method, target, deadline, body=body, headers=headers)
+            except NoAnswer as error:
+                raise unanswered(error, self._url, deadline, is_known=self._is_known) from error
+            self._is_known = True
+            if answer.status != 200:
+                raise refused(answer, self._url)
+            return answer
+
+        return self._retry_policy.run(attempt, deadline, retry=retry)
 
     def _read(self, answer: Answer, parse: Callable[[Any], T]) -> T:
         try:
             return parse(answer.json())
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise unexpected_answer(answer, self._endpoint.url) from error
+            raise unexpected_answer(answer, self._url) from error
+
+
+def _require_endpoint(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable or parts.query or parts.fragment or parts.username is not None:
+        raise not_an_endpoint("it must be http:// or https://, a host, and no user, query or fragment")

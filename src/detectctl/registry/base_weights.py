@@ -7,8 +7,7 @@ name), then among the assets of Ultralytics' release, or in a mirror of them.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from detectctl.errors import ModelCorrupt, ModelNotFound, RegistryUnreachable, UsageError
 from detectctl.files import sha256_of
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from detectctl.progress import Report
+
 RELEASE = "v8.4.0"
 ASSETS_URL = f"https://github.com/ultralytics/assets/releases/download/{RELEASE}"
 
@@ -28,8 +28,7 @@ STALL_S = 15.0
 """After so long without a byte the assets count as unreachable, however much time is left."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
+class _Known(NamedTuple):
     sha256: str
     size: int
 
@@ -45,17 +44,12 @@ KNOWN = {
 
 
 def base_model(
-    name: str,
-    store: Store,
-    *,
-    timeout_s: float,
-    assets_url: str | None = None,
-    report: Report = silent,
+    name: str, store: Store, *, timeout_s: float, assets_url: str | None = None, report: Report = silent
 ) -> ModelVersion:
-    """The base model `name`; needs no network if its file is in the cache.
+    """The base model `name`, a key of `KNOWN`; needs no network if its file is in the cache.
 
     Args:
-        name: a key of `KNOWN`.
+        name: as in `yolov8n`.
         store: where it is looked up and put.
         timeout_s: for the download, which also ends after `STALL_S` without a byte.
         assets_url: URL of a folder with `NAME.pt`, instead of Ultralytics' release.
@@ -70,7 +64,7 @@ def base_model(
     known = KNOWN[name]
     stored = _from_store(store, known) or _from_drop_folder(name, store, known)
     if stored is None:
-        stored = _download(name, store, known, timeout_s, assets_url or ASSETS_URL, report)
+        stored = _download(name, store, Deadline.after(timeout_s), assets_url or ASSETS_URL, report)
     return ModelVersion(name, "base", name, None, stored.sha256, stored.path, stored.size)
 
 
@@ -91,83 +85,61 @@ def _from_drop_folder(name: str, store: Store, known: _Known) -> StoredCheckpoin
     return None
 
 
-def _download(
-    name: str,
-    store: Store,
-    known: _Known,
-    timeout_s: float,
-    assets_url: str,
-    report: Report,
-) -> StoredCheckpoint:
+def _download(name: str, store: Store, deadline: Deadline, assets_url: str, report: Report) -> StoredCheckpoint:
     if not assets_url.startswith(("https://", "http://")):
         raise UsageError(
             f"invalid assets URL {assets_url!r}",
             why="it must begin with https:// or http://",
             hint="check the setting assets-url",
         )
+    known = KNOWN[name]
     url = f"{assets_url.rstrip('/')}/{name}.pt"
     # One at a time per file, so that several `up` download once.
     lock = store.lock(f"base {name}")
-    deadline = Deadline.after(timeout_s)
     try:
-        lock.acquire(timeout=max(0.0, timeout_s))  # a negative timeout would mean for ever
+        lock.acquire(timeout=deadline.left_s)
     except TimeoutError as error:
         raise _unreachable(name, store, url, "another process is downloading it and has not finished") from error
     except OSError as error:
         raise unusable(store.cache, error) from error
     with lock, store.scratch() as scratch:
-        stored = _from_store(store, known)
-        if stored is not None:
+        if stored := _from_store(store, known):
             return stored
         target = scratch / f"{name}.pt"
         _fetch(url, target, known.size, name=name, store=store, deadline=deadline, report=report)
         return store.add(target, Origin(name), expected=known.sha256)
 
 
-def _fetch(
-    url: str,
-    target: Path,
-    size: int,
-    *,
-    name: str,
-    store: Store,
-    deadline: Deadline,
-    report: Report,
-) -> None:
+def _fetch(url: str, target: Path, size: int, *, name: str, store: Store, deadline: Deadline, report: Report) -> None:
     from detectctl.http import Downloads, NoAnswer, Refused, TooLarge, TooSlow
 
-    downloads = Downloads()
     done = 0
     try:
         with (
             target.open("wb") as file,
+            contextlib.closing(Downloads()) as downloads,
             contextlib.closing(downloads.stream(url, deadline, max_bytes=size, stall_s=STALL_S)) as chunks,
         ):
             for chunk in chunks:
-                file.write(chunk)
-                done += len(chunk)
+                done += file.write(chunk)
                 report(Progress("resolve", f"downloading {name}", fraction=done / size))
     except TooLarge:
         pass  # too many bytes are the wrong bytes, as their digest will show
-    except Refused as error:
-        if error.status in {404, 410}:
-            raise ModelNotFound(f"{url} not found", why=str(error), hint=_instead(name, store)) from error
-        raise _unreachable(name, store, url, str(error)) from error
-    except TooSlow as error:
-        why = "in the time allowed" if deadline.passed else f"and then nothing for {STALL_S:g} s"
-        raise _unreachable(name, store, url, f"received {done} of {size} bytes {why}") from error
     except NoAnswer as error:
-        raise _unreachable(name, store, url, str(error)) from error
+        why = str(error)
+        if isinstance(error, Refused) and error.answer.status in {404, 410}:
+            raise ModelNotFound(f"{url} not found", why=why, hint=_instead(name, store)) from error
+        if isinstance(error, TooSlow):
+            late = "in the time allowed" if deadline.passed else f"and then nothing for {STALL_S:g} s"
+            why = f"received {done} of {size} bytes {late}"
+        raise _unreachable(name, store, url, why) from error
     except OSError as error:
         raise unusable(store.cache, error) from error
-    finally:
-        downloads.close()
 
 
 def _unreachable(name: str, store: Store, url: str, why: str) -> RegistryUnreachable:
-    return RegistryUnreachable(
-        f"the base model {name} could not be downloaded from {url}", why=why, hint=_instead(name, store)
-    )
+    what = f"the base model {name} could not be downloaded from {url}"
+    return RegistryUnreachable(what, why=why, hint=_instead(name, store))
 
 
 def _instead(name: str, store: Store) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bent_service import Request, bent
-from detectctl.client.endpoint import Endpoint
+from detectctl.client.service_client import Client
 from detectctl.errors import (
     REQUEST_ERRORS,
     DeadlineExceeded,
@@ -57,11 +57,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def ask(
     url: str, *, timeout_s: float = 30, retries: int = 4, key: str | None = None, body: bytes | None = None
 ) -> bytes:
-    endpoint = Endpoint(url, api_key=key, retries=retries, connections=1)
-    try:
-        return endpoint.ask("POST", "/detect", Deadline.after(timeout_s), body=body).body
-    finally:
-        endpoint.close()
+    with Client(url, api_key=key, retries=retries) as client:
+        return client._ask("POST", "/detect", Deadline.after(timeout_s), body=body).body
 
 
 @pytest.mark.usefixtures("quick")
@@ -181,12 +178,12 @@ def test_an_answer_that_does_not_come_in_time_is_reported_as_that() -> None:
 
 def test_closing_ends_the_waiting_for_another_attempt() -> None:
     with bent(failing(503, "overloaded", Retry_After="20")) as service:
-        endpoint = Endpoint(service.url, api_key=None, retries=4, connections=1)
+        client = Client(service.url)
         problems: list[DetectctlError] = []
 
         def wait() -> None:
             try:
-                endpoint.ask("GET", "/detect", Deadline.after(60))
+                client._ask("GET", "/detect", Deadline.after(60))
             except DetectctlError as error:
                 problems.append(error)
 
@@ -194,7 +191,7 @@ def test_closing_ends_the_waiting_for_another_attempt() -> None:
         waiting.start()
         while not service.requests:
             time.sleep(0.01)
-        endpoint.close()
+        client.close()
         waiting.join(timeout=20)
     assert [type(problem) for problem in problems] == [Overloaded]
 
@@ -211,26 +208,24 @@ def test_nothing_at_the_endpoint_is_reported_at_once(closed_port: int, monkeypat
 
 def test_one_that_is_known_to_be_there_is_waited_for_from_the_start(closed_port: int) -> None:
     """A command that starts while the ingress restarts does not report that nothing is running."""
-    endpoint = Endpoint(
-        f"http://127.0.0.1:{closed_port}", api_key=None, retries=4, connections=1, wait_for_restart=True
-    )
+    client = Client(f"http://127.0.0.1:{closed_port}", wait_for_restart=True)
     started = time.monotonic()
     with pytest.raises(NotRunning):
-        endpoint.ask("GET", "/", Deadline.after(1))
-    endpoint.close()
+        client._ask("GET", "/", Deadline.after(1))
+    client.close()
     assert time.monotonic() - started > 0.25  # the first two pauses take at least 0.3 s and always fit
 
 
 def test_an_endpoint_that_is_gone_for_a_moment_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two servers on the same port, a connection is refused."""
     with bent(lambda request: request.answer(200, b"first", Connection="close")) as service:
-        endpoint = Endpoint(service.url, api_key=None, retries=4, connections=1)
-        assert endpoint.ask("GET", "/", Deadline.after(5)).body == b"first"
+        client = Client(service.url)
+        assert client._ask("GET", "/", Deadline.after(5)).body == b"first"
     port = int(service.url.rpartition(":")[2])
     answered: list[bytes] = []
 
     def again() -> None:
-        answered.append(endpoint.ask("GET", "/", Deadline.after(30)).body)
+        answered.append(client._ask("GET", "/", Deadline.after(30)).body)
 
     refused = threading.Event()
 
@@ -248,7 +243,7 @@ def test_an_endpoint_that_is_gone_for_a_moment_is_waited_for(monkeypatch: pytest
             connection.recv(1000)
             connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\nConnection: close\r\n\r\nsecond")
             waiting.join(timeout=20)
-    endpoint.close()
+    client.close()
     assert answered == [b"second"]
 
 
@@ -311,5 +306,5 @@ def test_a_path_before_the_routes_is_kept() -> None:
 )
 def test_an_endpoint_that_is_no_endpoint_is_a_usage_error_without_its_password(url: str) -> None:
     with pytest.raises(UsageError) as caught:
-        Endpoint(url, api_key=None, retries=0, connections=1)
+        Client(url)
     assert "pw" not in f"{caught.value.what} {caught.value.why}"

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bent_service import Request, bent
-from detectctl.client.image_hosts import ImageHosts
+from detectctl.client.service_client import Client
 from detectctl.errors import BadUrl, FetchFailed, FetchTimeout, ImageTooLarge
+from detectctl.sources import Source
 from detectctl.waiting import Deadline
 
 if TYPE_CHECKING:
@@ -27,11 +28,8 @@ def unavailable(request: Request) -> None:
 
 
 def download(url: str, *, timeout_s: float = 30) -> bytes:
-    hosts = ImageHosts(retries=4, connections=1)
-    try:
-        return hosts.download(url, Deadline.after(timeout_s))
-    finally:
-        hosts.close()
+    with Client("http://127.0.0.1:1", fetch="client") as client:
+        return client._bytes(Source.of(url), Deadline.after(timeout_s))
 
 
 @pytest.fixture
@@ -68,7 +66,7 @@ def test_a_download_that_takes_too_long_is_reported_as_that() -> None:
 
 
 def test_more_than_any_service_accepts_is_not_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detectctl.client.image_hosts.MAX_FILE_BYTES", 100)
+    monkeypatch.setattr("detectctl.client.service_client.MAX_FILE_BYTES", 100)
     with bent(lambda request: request.answer(200, b"x" * 101)) as service, pytest.raises(ImageTooLarge):
         download(service.url)
     assert len(service.requests) == 1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from detectctl.client.ordered_map import in_order
+from detectctl.client.outcomes import in_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -104,7 +104,7 @@ def test_ctrl_c_ends_the_process_though_a_thread_is_stuck() -> None:
     """The thread is in a wait of a minute when the main thread is interrupted."""
     code = (
         "import threading, time\n"
-        "from detectctl.client.ordered_map import in_order\n"
+        "from detectctl.client.outcomes import in_order\n"
         "stuck = threading.Event()\n"
         "def work(item):\n"
         "    if item:\n"
