@@ -21,16 +21,12 @@ COMPILED = CompiledModel(Path("/models/compiled"), "0" * 64, {0: "person"}, (8, 
 DEPLOYMENT = plan(UpSettings(), MODEL, COMPILED, "cpu", None)
 PLACE = HeadRecord(
     instance_id="0123456789abcdef",
-    head=None,
     temp_dir=Path("/nowhere/dctl-01234567"),
-    dashboard_url="http://127.0.0.1:20001",
     host="127.0.0.1",
     port=8000,
-    haproxy=True,
+    dashboard_url="http://127.0.0.1:20001",
 )
-STATE = InstanceState(
-    name="default", place=PLACE, deployed=None, last_good=None, last_failure=None, created_at=1.0
-)  # fmt: skip
+STATE = InstanceState("default", PLACE, created_at=1.0)
 
 
 def with_head(state: InstanceState, head: Process | None) -> InstanceState:

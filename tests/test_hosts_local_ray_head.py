@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
 from detectctl.errors import NotReady
 from detectctl.hosts.local import ray_head
+from detectctl.progress import silent
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,9 +23,9 @@ def test_what_the_system_does_not_let_it_do_is_said(tmp_path: Path, monkeypatch:
     def fail(*_: object, **__: object) -> NoReturn:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/somewhere")
 
-    planned = ray_head.plan("127.0.0.1", 8000)
-    planned = replace(planned, record=replace(planned.record, temp_dir=tmp_path / "new"))
+    record = ray_head.HeadRecord("0", tmp_path / "new", "127.0.0.1", 8000)
+    monkeypatch.setattr("detectctl.hosts.local.haproxy.obstacle", lambda *_: "not here")
     monkeypatch.setattr(step, fail)
     with pytest.raises(NotReady, match="could not be started") as caught:
-        ray_head.spawn(planned, {})
+        ray_head.spawn(record, {}, silent)
     assert caught.value.why == "No space left on device: /somewhere"

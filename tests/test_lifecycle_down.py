@@ -45,7 +45,7 @@ def test_force_does_not_wait_for_another_command_but_names_it(tmp_path: Path, mo
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with locked(folder, "up", 1, lambda _: None):
+        with locked(folder, "up", 1, silent):
             held.set()
             done.wait(60)
 
@@ -55,7 +55,7 @@ def test_force_does_not_wait_for_another_command_but_names_it(tmp_path: Path, mo
     begun = time.monotonic()
     try:
         with pytest.raises(DeadlineExceeded) as caught:
-            down("default", paths, timeout_s=30, force=True, report=lambda _: None)
+            down("default", paths, timeout_s=30, force=True, report=silent)
     finally:
         done.set()
         holder.join()
@@ -71,7 +71,7 @@ def test_one_that_fails_does_not_keep_the_others_running(tmp_path: Path, monkeyp
         folder = InstanceFolder(paths.state, name)
         folder.create()
         folder.write(replace(STATE, name=name, place=replace(PLACE, temp_dir=tmp_path / name)))
-    with locked(InstanceFolder(paths.state, "b"), "up", 1, lambda _: None):
+    with locked(InstanceFolder(paths.state, "b"), "up", 1, silent):
         done = dict(down_all(paths, timeout_s=1, force=True, report=silent))
     assert list(done) == ["a", "b", "c"]
     assert isinstance(done["b"], DeadlineExceeded)
@@ -86,7 +86,7 @@ def test_down_all_reports_each_and_exits_with_the_worst_code(tmp_path: Path) -> 
         folder = InstanceFolder(home.state, name)
         folder.create()
         folder.write(replace(STATE, name=name, place=replace(PLACE, temp_dir=tmp_path / name)))
-    with locked(InstanceFolder(home.state, "b"), "up", 1, lambda _: None):
+    with locked(InstanceFolder(home.state, "b"), "up", 1, silent):
         done = home.run("down", "--all", "--force", "--json")
         assert done.returncode == DeadlineExceeded.exit_code, done.stderr
         told = {one["name"]: one for one in json.loads(done.stdout)["instances"]}

@@ -78,7 +78,11 @@ class Scene:
     def job(self, state: InstanceState | None) -> UpJob:
         """What the steps of an update share; this instance cannot be reached."""
         deadline, exposed = Deadline.after(20), Exposure(None)
-        return UpJob(SETTINGS, self.paths, {}, self._report, 0, deadline, self.folder, state, "cpu", exposed, None)
+        running = state is not None
+        state = state or replace(STATE, place=self.place)
+        return UpJob(
+            SETTINGS, self.paths, {}, self._report, 0, deadline, self.folder, state, running, "cpu", exposed, None
+        )
 
 
 @pytest.fixture

@@ -95,10 +95,9 @@ def test_ray_start_has_the_options_that_we_give() -> None:
 
 def test_ray_reads_every_variable_that_we_set(tmp_path: Path) -> None:
     """A variable that is renamed is ignored without a word."""
-    planned = ray_head.plan("127.0.0.1", 8000)
-    record = ray_head.HeadRecord("0", None, tmp_path, "", "127.0.0.1", 8000, haproxy=True)
-    environment = ray_head._environment({}, ray_head.HeadPlan(record, planned.ports, None))
-    environment |= haproxy.prepare(tmp_path / "in", planned.ports, "127.0.0.1", 8000)
+    chosen = ports.choose(8000)
+    environment = ray_head._environment({}, ray_head.HeadRecord("0", tmp_path, "127.0.0.1", 8000), chosen)
+    environment |= haproxy.prepare(tmp_path / "in", chosen, "127.0.0.1", 8000)
     ours = {name for name in environment if name.startswith(("RAY_", "SERVE_", "DASHBOARD_"))}
     assert len(ours) > 20
     root = _package("ray")

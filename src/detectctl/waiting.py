@@ -6,21 +6,18 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
+from detectctl.errors import DeadlineExceeded
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from detectctl.errors import DetectctlError
-
 T = TypeVar("T")
+_POLL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Deadline:
-    """A moment on the monotonic clock.
-
-    Attributes:
-        at: seconds, as `time.monotonic` counts.
-    """
+    """A moment, in seconds of the monotonic clock."""
 
     at: float
 
@@ -47,19 +44,14 @@ class NotYet:
     seen: str
 
 
-def until(
-    probe: Callable[[], T | NotYet], deadline: Deadline, *, every_s: float, late: Callable[[str], DetectctlError]
-) -> T:
-    """The first answer of `probe` other than `NotYet`; it is called at least once.
+def until(probe: Callable[[], T | NotYet], deadline: Deadline, late: str) -> T:
+    """The first answer of `probe` other than `NotYet`; it is called at least once, and what it raises ends the wait.
 
-    Args:
-        probe: looks once; what it raises ends the wait.
-        deadline: of the whole wait.
-        every_s: seconds between two looks.
-        late: makes the error to raise when the deadline has passed, from what was seen last.
+    Raises:
+        DeadlineExceeded: `late`, and what was seen last.
     """
     while isinstance(found := probe(), NotYet):
         if deadline.passed:
-            raise late(found.seen)
-        time.sleep(min(every_s, max(0.001, deadline.left_s)))
+            raise DeadlineExceeded(late, why=f"last seen: {found.seen}", hint="allow more time with `--timeout`")
+        time.sleep(min(_POLL_S, max(0.001, deadline.left_s)))
     return found

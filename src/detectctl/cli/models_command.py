@@ -68,7 +68,8 @@ def _prune(session: Session, settings: ModelsSettings, *, yes: bool, as_json: bo
             console.json({"removed": []}) if as_json else console.line("nothing was removed")
             return
     agreed = {stored.sha256 for stored in doomed}
-    removed = prune.prune(session.paths, agreed, timeout_s=settings.model_timeout, on_wait=console.warning)
+    timeout_s = settings.model_timeout
+    removed = prune.prune(session.paths, agreed, timeout_s=timeout_s, report=lambda news: console.warning(news.message))
     if as_json:
         console.json({"removed": [{"sha256": stored.sha256, "size": stored.size} for stored in removed]})
     else:

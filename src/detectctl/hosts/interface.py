@@ -9,13 +9,15 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
+    from detectctl.hosts.local.ray_head import HeadRecord
     from detectctl.hosts.serve_rest import ServeStatus
+    from detectctl.progress import Report
     from detectctl.serving.request_stats import RequestStats
     from detectctl.waiting import Deadline
 
 
 class Host(Protocol):
-    """The place of one service, found again from what the state file records of it. Close it, or use it in `with`."""
+    """The place of one service, made of what the state file records of it; a context manager."""
 
     @property
     def endpoint(self) -> str:
@@ -24,6 +26,19 @@ class Host(Protocol):
     @property
     def alive(self) -> bool:
         """Whether Ray runs there; says nothing about the service."""
+
+    def start(self, environ: Mapping[str, str], report: Report) -> HeadRecord:
+        """Start Ray there, and return what the state file should record from now on.
+
+        The caller has recorded what is known before, and calls `stop` if this fails.
+
+        Args:
+            environ: the caller's environment, which Ray's processes inherit as far as they need it.
+            report: told what a person should know of it.
+
+        Raises:
+            NotReady: this is not possible.
+        """
 
     def require_running(self, doing: str) -> None:
         """Return if Ray runs there.
@@ -73,9 +88,6 @@ class Host(Protocol):
 
     def stop(self) -> None:
         """End what `up` started there, and nothing else. Not an error if that has ended already."""
-
-    def close(self) -> None:
-        """Close the connections to it."""
 
     def __enter__(self) -> Self: ...
 

@@ -26,10 +26,8 @@ class DownResult:
     """What `down` did.
 
     Attributes:
-        name: of the instance.
         action: `cleaned` if the host was dead already, `nothing` if there was no instance.
         drained: whether every accepted request was answered before the stop.
-        seconds: how long it took.
     """
 
     name: str
@@ -39,14 +37,9 @@ class DownResult:
 
 
 def down(name: str, paths: Paths, *, timeout_s: float, force: bool, report: Report) -> DownResult:
-    """Answer what was accepted, then end every process of the instance, and only those.
+    """Take the instance down; it is not an error if there is none.
 
-    Args:
-        name: of the instance; it is not an error if it does not exist.
-        paths: where the state is.
-        timeout_s: how long accepted requests may take.
-        force: do not wait for requests.
-        report: told each step.
+    Accepted requests may take `timeout_s`; `force` waits for none.
 
     Raises:
         DeadlineExceeded: another command held the instance's lock.
@@ -56,13 +49,12 @@ def down(name: str, paths: Paths, *, timeout_s: float, force: bool, report: Repo
     if not folder.path.exists():
         return DownResult(name, "nothing", drained=True, seconds=0.0)
     lock_s = _FORCED_LOCK_S if force else timeout_s + _LOCK_GRACE_S
-    with locked(folder, "down", lock_s, lambda holder: report(Progress("lock", holder, warning=True))):
+    with locked(folder, "down", lock_s, report):
         state = folder.read()
         if state is None:
             return DownResult(name, "nothing", drained=True, seconds=time.monotonic() - begun)
         with state.open_host() as host:
-            alive = host.alive
-            drained = False
+            alive, drained = host.alive, False
             if alive and not force:
                 report(Progress("drain", "waiting for accepted requests"))
                 drained = host.drain(Deadline.after(timeout_s))

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from detectctl.lifecycle.state import InstanceFolder
+    from detectctl.settings import UpSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Exposure:
 
     Attributes:
         key_file: absolute; replicas get its path and read it themselves. None: everybody who reaches the service.
-        new_key: the key that was made now, to be shown this once.
+        new_key: made now, to be shown this once.
     """
 
     key_file: Path | None
@@ -37,43 +38,38 @@ class Exposure:
         return None if self.key_file is None else read_keys(self.key_file)[0]
 
 
-def check(host: str, *, key_file: Path | None, generate_key: bool, no_auth: bool) -> None:
+def check(settings: UpSettings) -> None:
     """Refuse a service that would be open by accident.
 
     Raises:
         UsageError: options that exclude each other; or other machines reach the service, and nothing says who may.
     """
-    given = [
-        option
-        for option, is_given in (
-            ("--api-key-file", key_file is not None),
-            ("--generate-api-key", generate_key),
-            ("--no-auth", no_auth),
-        )
-        if is_given
-    ]
+    answers = {
+        "--api-key-file": settings.api_key_file is not None,
+        "--generate-api-key": settings.generate_api_key,
+        "--no-auth": settings.no_auth,
+    }
+    given = [option for option, is_given in answers.items() if is_given]
     if len(given) > 1:
         raise UsageError(
             f"{' and '.join(given)} exclude each other", why="only one can say who may ask", hint="give one of them"
         )
-    if not given and not _only_this_machine(host):
+    if not given and not _only_this_machine(settings.host):
         raise UsageError(
-            f"--host {host} exposes the service to other machines without authentication",
+            f"--host {settings.host} exposes the service to other machines without authentication",
             why="everybody who reaches it could use it",
             hint="require a key: `--api-key-file FILE` or `--generate-api-key`; or allow everybody: `--no-auth`",
         )
 
 
 @contextlib.contextmanager
-def prepared(
-    folder: InstanceFolder, *, key_file: Path | None, generate_key: bool, report: Report
-) -> Iterator[Exposure]:
+def prepared(settings: UpSettings, folder: InstanceFolder, report: Report) -> Iterator[Exposure]:
     """Who may use the service; if the body fails, a key that was made for it is removed again.
 
     Raises:
         UsageError: the key file cannot be used.
     """
-    if generate_key:
+    if settings.generate_api_key:
         file = folder.api_key_file.absolute()
         new_key = None if file.exists() else write_new_key(file)
         read_keys(file)
@@ -85,10 +81,10 @@ def prepared(
                 file.unlink(missing_ok=True)
             raise
         return
-    if key_file is None:
+    if settings.api_key_file is None:
         yield Exposure(None)
         return
-    file = key_file.absolute()
+    file = settings.api_key_file.absolute()
     read_keys(file)
     if not is_private(file):
         report(Progress("resolve", f"{file} can be read by other users: `chmod 600 {file}`", warning=True))

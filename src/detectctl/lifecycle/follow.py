@@ -50,14 +50,7 @@ class _Trial:
 
 @dataclass(slots=True)
 class Follower:
-    """Watches one instance after its first `up`, and decides which version it serves.
-
-    Attributes:
-        settings: as for `up`.
-        paths: likewise.
-        environ: likewise.
-        report: told each step; what repeats itself is told once.
-    """
+    """Watches one instance after its first `up`, and decides which version it serves; reports what is new."""
 
     settings: UpSettings
     paths: Paths
@@ -128,7 +121,7 @@ class Follower:
             model = resolve(job)
             digest, good = model.served.digest, self._good
             if digest in self._rejected:
-                if job.state is not None:
+                if job.running:
                     return None
                 if good is not None:
                     return apply(job, lambda: good, digest)
@@ -174,7 +167,7 @@ class Follower:
 
     def _go_back(self, trial: _Trial, fault: str) -> None:
         folder = self._folder
-        with locked(folder, "up", self.settings.timeout, lambda holder: self._tell("lock", holder, warning=True)):
+        with locked(folder, "up", self.settings.timeout, self._report_news):
             state = folder.read()
             if state is None or state.deployed is None:
                 return

@@ -10,21 +10,18 @@ from typing import TYPE_CHECKING
 
 from detectctl.errors import DeadlineExceeded
 from detectctl.processes import Process
+from detectctl.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from detectctl.lifecycle.state import InstanceFolder
+    from detectctl.progress import Report
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """The command that is changing an instance.
-
-    Attributes:
-        command: `up` or `down`.
-        process: its own.
-    """
+    """The command that is changing an instance, such as `up`, and its process."""
 
     command: str
     process: Process
@@ -44,14 +41,14 @@ def holder(folder: InstanceFolder) -> Holder | None:
 
 
 @contextlib.contextmanager
-def locked(folder: InstanceFolder, command: str, timeout_s: float, on_wait: Callable[[str], None]) -> Iterator[None]:
+def locked(folder: InstanceFolder, command: str, timeout_s: float, report: Report) -> Iterator[None]:
     """Hold the instance's lock; the system releases it when this process ends, however that happens.
 
     Args:
         folder: created if it does not exist.
         command: its name, for others to see.
         timeout_s: how long to wait.
-        on_wait: told once who holds the lock, if another command does.
+        report: told once who holds the lock, if another command does.
 
     Raises:
         DeadlineExceeded: another command held the lock for all of `timeout_s`; says which.
@@ -63,7 +60,9 @@ def locked(folder: InstanceFolder, command: str, timeout_s: float, on_wait: Call
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        on_wait(f"waiting for {holder(folder) or 'another command'}, which is changing instance {folder.name}")
+        held_by = holder(folder) or "another command"
+        waiting = f"waiting for {held_by}, which is changing instance {folder.name}"
+        report(Progress("lock", waiting, warning=True))
         try:
             lock.acquire(timeout=timeout_s)
         except filelock.Timeout as error:

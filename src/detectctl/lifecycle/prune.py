@@ -13,9 +13,10 @@ from detectctl.registry.reference import DEFAULT_BASE
 from detectctl.registry.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
 
     from detectctl.paths import Paths
+    from detectctl.progress import Report
     from detectctl.registry.store import StoredCheckpoint
 
 
@@ -31,16 +32,14 @@ def _needed(paths: Paths) -> frozenset[str]:
     return frozenset(served_models(paths.state)) | {KNOWN[DEFAULT_BASE].sha256}
 
 
-def prune(
-    paths: Paths, agreed: Collection[str], *, timeout_s: float, on_wait: Callable[[str], None]
-) -> tuple[StoredCheckpoint, ...]:
+def prune(paths: Paths, agreed: Collection[str], *, timeout_s: float, report: Report) -> tuple[StoredCheckpoint, ...]:
     """Remove the unserved checkpoints with their compiled models, and return them.
 
     Args:
         paths: where state and models are.
         agreed: sha256 of those that may be removed; what has become unserved since they were named stays.
         timeout_s: how long to wait for a command that is changing an instance.
-        on_wait: told which command that is.
+        report: told which command that is.
 
     Raises:
         DeadlineExceeded: such a command did not finish.
@@ -49,9 +48,8 @@ def prune(
     with contextlib.ExitStack() as locks:
         # An `up` has its model in the store before any state names it, and holds its instance's lock meanwhile.
         for lock in sorted(paths.state.glob("*/lock")):
-            locks.enter_context(
-                locked(InstanceFolder(paths.state, lock.parent.name), "models --prune", timeout_s, on_wait)
-            )
+            folder = InstanceFolder(paths.state, lock.parent.name)
+            locks.enter_context(locked(folder, "models --prune", timeout_s, report))
         store = Store(paths.cache)
         others = {stored.sha256 for stored in store.list()}.difference(agreed)
         return store.prune(_needed(paths) | others, derived=compiled_models(paths.cache))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from detectctl.client.service_client import Client
-from detectctl.errors import DeadlineExceeded, DetectctlError, ModelError, NotReady
+from detectctl.errors import DetectctlError, ModelError, NotReady
 from detectctl.hosts.serve_rest import ServeApiError, ServeStatus
 from detectctl.lifecycle.state import Failure, InstanceFolder, InstanceState
 from detectctl.progress import Progress, Report, silent
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from detectctl.hosts.interface import Host
     from detectctl.lifecycle.deployment import Deployment
 
-_POLL_S = 0.1
 _ANSWER_S = 5.0
 # The old replicas never stopped, so Serve only has to notice that.
 _RESTORE_S = 20.0
@@ -27,14 +26,7 @@ _RESTORE_S = 20.0
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """Changes what one instance serves; used under the instance's lock.
-
-    Attributes:
-        host: where it runs.
-        folder: where its state is written.
-        deadline: for the new deployment to answer.
-        report: told each step.
-    """
+    """Changes what one instance serves; used under the instance's lock. `deadline`: for what is new to answer."""
 
     host: Host
     folder: InstanceFolder
@@ -42,12 +34,7 @@ class Rollout:
     report: Report
 
     def start(self, state: InstanceState, deployment: Deployment, running: int = 0) -> InstanceState:
-        """Deploy, and return the new state when the service answers with it.
-
-        Args:
-            state: of the instance.
-            deployment: what it should serve.
-            running: replicas that it has.
+        """Deploy, and return the new state when the service answers with it. `running`: replicas that it has.
 
         Raises:
             ModelError: the replicas could not load it.
@@ -70,7 +57,14 @@ class Rollout:
         Raises:
             DetectctlError: as `start` does; what was served before goes on serving.
         """
-        running = self._status()
+        try:
+            running = self.host.status()
+        except ServeApiError as error:
+            raise NotReady(
+                f"the Ray head of instance {self.folder.name} does not answer",
+                why=str(error),
+                hint=f"run `detectctl down --force --name {self.folder.name}`, then `detectctl up` again",
+            ) from error
         # What failed is tried again: its cause may have been fixed. Anything else is on its way, if not there already.
         if running.fingerprint == deployment.fingerprint and running.application in {"RUNNING", "DEPLOYING"}:
             state = replace(state, deployed=deployment, unknown=False)
@@ -89,16 +83,6 @@ class Rollout:
             with uninterrupted():
                 self.restore_last_good(state)
             raise
-
-    def _status(self) -> ServeStatus:
-        try:
-            return self.host.status()
-        except ServeApiError as error:
-            raise NotReady(
-                f"the Ray head of instance {self.folder.name} does not answer",
-                why=str(error),
-                hint=f"run `detectctl down --force --name {self.folder.name}`, then `detectctl up` again",
-            ) from error
 
     def _settle(self, state: InstanceState, deployment: Deployment) -> InstanceState:
         """Wait until the instance answers with `deployment`, which then is its last good one."""
@@ -150,34 +134,18 @@ class Rollout:
                 if status.application == "RUNNING":
                     return status
                 if status.application == "DEPLOY_FAILED":
-                    raise ModelError(
-                        "the replicas could not start",
-                        why=status.reason,
-                        hint="run `detectctl logs`",
-                    )
+                    raise ModelError("the replicas could not start", why=status.reason, hint="run `detectctl logs`")
             if str(status) != reported:
                 reported = str(status)
                 self.report(Progress("deploy", reported))
             return NotYet(f"{status}; {status.reason}")
 
-        def late(seen: str) -> DeadlineExceeded:
-            return DeadlineExceeded(
-                "the service was not ready in time", why=f"last seen: {seen}", hint="allow more time with `--timeout`"
-            )
-
-        ready = until(running, deadline, every_s=_POLL_S, late=late).ready
+        ready = until(running, deadline, "the service was not ready in time").ready
         self.report(Progress("deploy", f"{ready} replica{'' if ready == 1 else 's'} ready", done=True))
 
     def _wait_answer(self, fingerprint: str) -> None:
         """Return when a replica of this deployment says that it is ready."""
-        endpoint = self.host.endpoint
-
-        def late(seen: str) -> DeadlineExceeded:
-            return DeadlineExceeded(
-                f"{endpoint} did not answer in time", why=f"last seen: {seen}", hint="allow more time with `--timeout`"
-            )
-
-        with Client(endpoint, timeout_s=_ANSWER_S) as client:
+        with Client(self.host.endpoint, timeout_s=_ANSWER_S) as client:
 
             def ready() -> str | NotYet:
                 try:
@@ -187,7 +155,7 @@ class Rollout:
                     return NotYet(error.what_and_why)
                 return answered if answered == fingerprint else NotYet(f"an answer of deployment {answered}")
 
-            until(ready, self.deadline, every_s=_POLL_S, late=late)
+            until(ready, self.deadline, f"{self.host.endpoint} did not answer in time")
 
 
 def scaled_to_zero(state: InstanceState, served: ServeStatus) -> bool:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from detectctl.errors import NotReady, NotRunning
 from detectctl.files import reason, write_atomically
-from detectctl.hosts.local.ray_head import HeadRecord
+from detectctl.hosts.local import ray_head
 from detectctl.lifecycle.deployment import Deployment
 from detectctl.processes import Process
 
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 SCHEMA = 3
 """Of the state file; another number when what was deployed is written in another way."""
 
-# Enough to find an instance, to roll it to what this version deploys, and to stop it. These keep their meaning.
+# Enough to find an instance, to roll it to what this version deploys, and to stop it: every schema has these.
 _PLACE = ("instance_id", "head", "temp_dir", "dashboard_url", "host", "port")
-_OF_EVERY_SCHEMA = ("name", "created_at")
 
 UNKNOWN = "its state was written by another version of detectctl"
 """Why it is not known what an instance has deployed."""
@@ -38,8 +37,6 @@ class Failure:
     Attributes:
         model: the requested reference.
         digest: of its checkpoint, `sha256:…`; None if it was not obtained.
-        what: what failed.
-        why: the cause.
         at: seconds since the epoch.
     """
 
@@ -55,22 +52,26 @@ class InstanceState:
     """What is remembered of an instance.
 
     Attributes:
-        name: of the instance.
-        place: where it runs; what its host needs to find it again.
+        place: what its host needs to find it again.
+        created_at: seconds since the epoch.
         deployed: what was last handed to Serve; None before the first time, or if it is unknown.
         last_good: the last deployment that answered its warm-up; restored if a newer one fails.
         last_failure: why the last update failed, if it did.
-        created_at: seconds since the epoch.
         unknown: whether something is deployed that this version of detectctl cannot read.
     """
 
     name: str
-    place: HeadRecord
-    deployed: Deployment | None
-    last_good: Deployment | None
-    last_failure: Failure | None
+    place: ray_head.HeadRecord
     created_at: float
+    deployed: Deployment | None = None
+    last_good: Deployment | None = None
+    last_failure: Failure | None = None
     unknown: bool = False
+
+    @classmethod
+    def new(cls, name: str, host: str, port: int) -> InstanceState:
+        """Of an instance that is to be started, to listen at this address; raises as `ray_head.plan`."""
+        return cls(name, ray_head.plan(host, port), time.time())
 
     @property
     def api_key_file(self) -> Path | None:
@@ -79,7 +80,7 @@ class InstanceState:
         return Path(file) if file else None
 
     def open_host(self) -> Host:
-        """Where it runs, to be closed by the caller."""
+        """Where it runs, or is to be started; a context manager."""
         from detectctl.hosts.local.local_host import LocalHost
 
         return LocalHost(self.place)
@@ -91,26 +92,11 @@ class InstanceFolder:
     def __init__(self, state_home: Path, name: str) -> None:
         self.name = name
         self.path = state_home / name
-
-    @property
-    def state_file(self) -> Path:
-        """JSON, 0600."""
-        return self.path / "instance.json"
-
-    @property
-    def state_copy(self) -> Path:
-        """The same, read if the other is damaged: an instance must not be lost to a slip of an editor or a bad disk."""
-        return self.path / "instance.copy.json"
-
-    @property
-    def api_key_file(self) -> Path:
-        """The key that `up --generate-api-key` made, 0600; it stays, because its callers do."""
-        return self.path / "api-key"
-
-    @property
-    def failed_logs(self) -> Path:
-        """The logs of the last start that failed."""
-        return self.path / "failed-logs"
+        self.state_file = self.path / "instance.json"
+        # Read if the other is damaged: an instance must not be lost to a slip of an editor or a bad disk.
+        self.state_copy = self.path / "instance.copy.json"
+        self.api_key_file = self.path / "api-key"  # made by `up --generate-api-key`; it stays, because its callers do
+        self.failed_logs = self.path / "failed-logs"  # of the last start that failed
 
     def create(self) -> None:
         """Make the folder, 0700; NotReady if that is not possible."""
@@ -179,14 +165,7 @@ def _parse(data: dict[str, Any]) -> InstanceState:
     place["head"] = None if place["head"] is None else Process(**place["head"])
     place["temp_dir"] = Path(place["temp_dir"])
     place["haproxy"] = data.get("haproxy", True)  # earlier versions had no other ingress
-    state = InstanceState(
-        place=HeadRecord(**place),
-        deployed=None,
-        last_good=None,
-        last_failure=None,
-        unknown=True,
-        **{key: data[key] for key in _OF_EVERY_SCHEMA},
-    )
+    state = InstanceState(data["name"], ray_head.HeadRecord(**place), data["created_at"], unknown=True)
     if data["schema"] != SCHEMA or data.get("unknown", False):
         return state
     with contextlib.suppress(KeyError, TypeError, AttributeError):  # another version, although it says the same

@@ -13,7 +13,6 @@ from detectctl.engine import devices
 from detectctl.engine.convert import compile_checkpoint
 from detectctl.engine.int8.quantise import prepare, quantise
 from detectctl.errors import DetectctlError, ModelError, NotReady, UsageError
-from detectctl.hosts.local import ports, ray_head
 from detectctl.hosts.serve_rest import ServeApiError
 from detectctl.lifecycle import exposure
 from detectctl.lifecycle.deployment import plan
@@ -47,11 +46,7 @@ class UpResult:
     """What `up` did.
 
     Attributes:
-        name: of the instance.
-        endpoint: where the service answers.
         action: `started`, `updated` or `unchanged`.
-        model: what is served, with its reference.
-        engine: what computes.
         replicas: how many Serve wants now.
         seconds: from the command to the answer.
         api_key_file: the file of the keys that callers need; None if they need none.
@@ -74,16 +69,10 @@ class UpJob:
     """What the steps of one `up` share, under the instance's lock.
 
     Attributes:
-        settings: what is requested.
-        paths: where state and models are.
-        environ: what child processes and the Ray head inherit.
-        report: told each step.
         begun: when the command began, on the monotonic clock, seconds.
         deadline: for the service to answer.
-        folder: of the instance.
-        state: of the instance that is to be changed; None if it has to be started.
-        device: to compute on.
-        exposure: who may use the service.
+        state: of the instance.
+        running: whether it is to be changed; otherwise it has to be started.
         calibration: images for int8; None for another precision.
     """
 
@@ -94,7 +83,8 @@ class UpJob:
     begun: float
     deadline: Deadline
     folder: InstanceFolder
-    state: InstanceState | None
+    state: InstanceState
+    running: bool
     device: Device
     exposure: Exposure
     calibration: Calibration | None
@@ -130,49 +120,45 @@ def begin(
     that died is removed in any case, so that it can be started again.
     """
     begun = time.monotonic()
-    generate_key, key_file = settings.generate_api_key, settings.api_key_file
-    exposure.check(settings.host, key_file=key_file, generate_key=generate_key, no_auth=settings.no_auth)
+    exposure.check(settings)
     parse_allow(settings.allow_url)
     device = devices.choose(settings.device, settings.precision)
     folder = InstanceFolder(paths.state, settings.name)
     with (
-        locked(folder, "up", settings.timeout, lambda holder: report(Progress("lock", holder, warning=True))),
-        exposure.prepared(folder, key_file=key_file, generate_key=generate_key, report=report) as exposed,
+        locked(folder, "up", settings.timeout, report),
+        exposure.prepared(settings, folder, report) as exposed,
     ):
         deadline = Deadline.after(settings.timeout)
         state = folder.read()
         if state is None and not may_start:
             raise not_running(settings.name)
-        state = _clean_remains(folder, state, report)
-        _check_address(settings.host, settings.port, state)
+        running = state is not None and _can_change(state, folder, report)
+        if state is None or not running:
+            state = InstanceState.new(settings.name, settings.host, settings.port)
+        place = state.place
+        if (settings.host, settings.port) != (place.host, place.port):
+            raise UsageError(
+                f"instance {state.name} listens on {place.host}:{place.port}, not {settings.host}:{settings.port}",
+                why="the address of a running service cannot change",
+                hint=f"run `detectctl down --name {state.name}`, then `detectctl up` again; or choose another `--name`",
+            )
         calibration = prepare(settings.precision, settings.calibrate, report)
-        yield UpJob(settings, paths, environ, report, begun, deadline, folder, state, device, exposed, calibration)
+        yield UpJob(
+            settings, paths, environ, report, begun, deadline, folder, state, running, device, exposed, calibration
+        )
 
 
-def _clean_remains(folder: InstanceFolder, state: InstanceState | None, report: Report) -> InstanceState | None:
-    """The state if the instance can be changed; otherwise what is left of it is removed."""
-    if state is None:
-        return None
+def _can_change(state: InstanceState, folder: InstanceFolder, report: Report) -> bool:
+    """Whether the instance lives; otherwise what is left of it is removed."""
     with state.open_host() as host:
         finished = state.deployed is not None or state.unknown
         if host.alive and finished:
-            return state
+            return True
         what = "died" if finished else "was never finished"
         report(Progress("stop", f"instance {state.name} {what}; cleaning up after it", warning=True))
         host.stop()
     folder.forget()
-    return None
-
-
-def _check_address(host: str, port: int, state: InstanceState | None) -> None:
-    if state is None:
-        ports.require_free(host, port)
-    elif (host, port) != (state.place.host, state.place.port):
-        raise UsageError(
-            f"instance {state.name} listens on {state.place.host}:{state.place.port}, not {host}:{port}",
-            why="the address of a running service cannot change",
-            hint=f"run `detectctl down --name {state.name}`, then `detectctl up` again; or choose another `--name`",
-        )
+    return False
 
 
 def resolve(job: UpJob) -> ModelVersion:
@@ -184,7 +170,6 @@ def resolve(job: UpJob) -> ModelVersion:
     """
     settings = job.settings
     job.report(Progress("resolve", settings.model))
-
     with _noting_failure(job, digest=None):
         model = resolve_reference(
             settings.model,
@@ -193,7 +178,7 @@ def resolve(job: UpJob) -> ModelVersion:
             timeout_s=settings.model_timeout,
             within_s=job.deadline.left_s,
             fallback=settings.fallback,
-            serving=job.state is not None,
+            serving=job.running,
             assets_url=settings.assets_url,
             report=job.report,
         )
@@ -252,7 +237,7 @@ def apply(job: UpJob, make: Callable[[], Deployment], digest: str) -> UpResult:
     Raises:
         DetectctlError: as `up`.
     """
-    if job.state is None:
+    if not job.running:
         return _start(job, make)
     with _noting_failure(job, digest=digest):
         deployment = make()
@@ -267,42 +252,30 @@ def _noting_failure(job: UpJob, *, digest: str | None) -> Iterator[None]:
     try:
         yield
     except ModelError as error:
-        if job.state is not None:
+        if job.running:
             job.folder.write(note_failure(job.state, job.settings.model, error, digest=digest))
         raise
 
 
 def _start(job: UpJob, make: Callable[[], Deployment]) -> UpResult:
-    planned = ray_head.plan(job.settings.host, job.settings.port)
-    if planned.obstacle is not None:
-        words = f"without HAProxy, so with lower throughput: {planned.obstacle}"
-        job.report(Progress("start Ray", words, warning=True))
-    state = InstanceState(
-        name=job.settings.name,
-        place=planned.record,
-        deployed=None,
-        last_good=None,
-        last_failure=None,
-        created_at=time.time(),
-    )
     # Before anything exists: whatever kills this process, the next command finds what it began.
-    job.folder.write(state)
+    job.folder.write(job.state)
     shutil.rmtree(job.folder.failed_logs, ignore_errors=True)  # of an earlier start
-    try:
-        state = replace(state, place=ray_head.spawn(planned, job.environ))
-        job.folder.write(state)
-        deployment = make()
-        with state.open_host() as host:
+    with job.state.open_host() as host:
+        try:
+            state = replace(job.state, place=host.start(job.environ, job.report))
+            job.folder.write(state)
+            deployment = make()
             job.report(Progress("start Ray", "waiting for the head"))
             job.report(Progress("start Ray", host.wait_until_up(job.deadline), done=True))
             state = Rollout(host, job.folder, job.deadline, job.report).start(state, deployment)
             return _result(job, host, "started", state)
-    except BaseException:  # also Ctrl-C: a failed start leaves nothing behind
-        with uninterrupted(), state.open_host() as host:
-            _keep_logs(host, job.folder)
-            host.stop()
-            job.folder.forget()
-        raise
+        except BaseException:  # also Ctrl-C: a failed start leaves nothing behind
+            with uninterrupted():
+                _keep_logs(host, job.folder)
+                host.stop()
+                job.folder.forget()
+            raise
 
 
 def _result(job: UpJob, host: Host, action: str, state: InstanceState) -> UpResult:

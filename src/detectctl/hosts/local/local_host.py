@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import shutil
 import signal
 from typing import TYPE_CHECKING, Any, Self
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from detectctl import processes
 from detectctl.errors import DeadlineExceeded, NotReady
 from detectctl.files import reason
-from detectctl.hosts.local import haproxy
+from detectctl.hosts.local import haproxy, ray_head
 from detectctl.hosts.serve_rest import ServeApi, ServeApiError, ServeStatus
 from detectctl.serving.request_stats import RequestStats, read_all
 from detectctl.waiting import NotYet, until
@@ -18,33 +20,24 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from detectctl.hosts.local.ray_head import HeadRecord
+    from detectctl.progress import Report
     from detectctl.waiting import Deadline
 
-_POLL_S = 0.1
 _INGRESS_GRACE_S = 1.0
 
 
 class LocalHost:
-    """See `hosts.interface.Host`.
+    """See `hosts.interface.Host`; its head may live or not."""
 
-    Args:
-        record: of the head, whether it lives or not.
-    """
-
-    def __init__(self, record: HeadRecord) -> None:
+    def __init__(self, record: ray_head.HeadRecord) -> None:
         self._record = record
-        self._api: ServeApi | None = None
+        self._connections = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        if self._api is not None:
-            self._api.close()
+        self._connections.close()
 
     @property
     def endpoint(self) -> str:
@@ -55,6 +48,10 @@ class LocalHost:
     @property
     def alive(self) -> bool:
         return self._record.head is not None and self._record.head.find() is not None
+
+    def start(self, environ: Mapping[str, str], report: Report) -> ray_head.HeadRecord:
+        self._record = ray_head.spawn(self._record, environ, report)
+        return self._record
 
     def require_running(self, doing: str) -> None:
         if self._record.head is not None:
@@ -82,24 +79,18 @@ class LocalHost:
                 return NotYet(str(error))
             return f"head process {self._record.head.pid if self._record.head else 'unknown'}"
 
-        def late(seen: str) -> DeadlineExceeded:
-            return DeadlineExceeded(
-                "the Ray head did not answer in time", why=f"last seen: {seen}", hint="allow more time with `--timeout`"
-            )
+        return until(answer, deadline, "the Ray head did not answer in time")
 
-        return until(answer, deadline, every_s=_POLL_S, late=late)
-
+    @functools.cached_property
     def _serve(self) -> ServeApi:
-        if self._api is None:
-            try:
-                token = self._record.token_file.read_text()
-            except OSError as error:
-                raise ServeApiError(f"its token cannot be read: {reason(error)}") from error
-            self._api = ServeApi(self._record.dashboard_url, token)
-        return self._api
+        try:
+            token = self._record.token_file.read_text()
+        except OSError as error:
+            raise ServeApiError(f"its token cannot be read: {reason(error)}") from error
+        return self._connections.enter_context(contextlib.closing(ServeApi(self._record.dashboard_url, token)))
 
     def status(self, deadline: Deadline | None = None) -> ServeStatus:
-        return self._serve().status(deadline)
+        return self._serve.status(deadline)
 
     def deploy(self, application: Mapping[str, Any]) -> None:
         # Replicas run on this machine: the paths that the application names are right for them as they are.
@@ -113,7 +104,7 @@ class LocalHost:
 
         try:
             self._put([], deadline)
-            return until(gone, deadline, every_s=_POLL_S, late=DeadlineExceeded)
+            return until(gone, deadline, "replicas were still at work")
         except (ServeApiError, DeadlineExceeded):
             return False
 
@@ -127,7 +118,7 @@ class LocalHost:
             "logging_config": {"encoding": "JSON", "enable_access_log": False},
             "applications": applications,
         }
-        self._serve().put(config, deadline)
+        self._serve.put(config, deadline)
 
     def stats(self) -> RequestStats:
         return read_all(self._record.requests_dir)

@@ -14,11 +14,15 @@ from typing import TYPE_CHECKING
 from detectctl import processes
 from detectctl.errors import NotReady
 from detectctl.files import describe
-from detectctl.hosts.local import haproxy, ports
+from detectctl.hosts.local import haproxy
+from detectctl.hosts.local.ports import Ports, choose, require_free
+from detectctl.progress import Progress
 from detectctl.serving import ingress
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from detectctl.progress import Report
 
 _OBJECT_STORE_BYTES = 100_000_000  # images travel by HTTP; the object store only holds Serve's own small things
 # The head gets its own of these, and replicas need none of ours: what they do not have they cannot leak.
@@ -26,11 +30,7 @@ _NOT_INHERITED = ("RAY_", "SERVE_", "DETECTCTL_", "WANDB_API_KEY")
 # glibc keeps up to 64 MiB of what was freed in each of its arenas, and grows an arena per thread: decoders that now and
 # then need a large buffer, in several threads, left a replica 100 MB larger with not a byte of it in use. These bounds
 # cost no time, because the buffers of ordinary images still come from the heap. The user's own settings win.
-_MALLOC = {
-    "MALLOC_ARENA_MAX": "2",
-    "MALLOC_MMAP_THRESHOLD_": str(4 << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(16 << 20),
-}
+_MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(4 << 20), "MALLOC_TRIM_THRESHOLD_": str(16 << 20)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,21 +39,21 @@ class HeadRecord:
 
     Attributes:
         instance_id: random; every process that the head causes carries it in its environment.
-        head: the head's own process; None until it has been started.
         temp_dir: the token, counters and Ray's own folder; ours alone, 0700; short, see `_short_folder`.
-        dashboard_url: Serve's REST interface, on loopback.
         host: the address at which the service listens.
         port: the port at which the service listens.
+        head: the head's own process; None until it has been started.
+        dashboard_url: Serve's REST interface, on loopback; empty until then.
         haproxy: whether HAProxy is its ingress; otherwise Serve's own proxy, which is slower.
     """
 
     instance_id: str
-    head: processes.Process | None
     temp_dir: Path
-    dashboard_url: str
     host: str
     port: int
-    haproxy: bool
+    head: processes.Process | None = None
+    dashboard_url: str = ""
+    haproxy: bool = True
 
     @property
     def requests_dir(self) -> Path:
@@ -81,67 +81,47 @@ class HeadRecord:
         return self.temp_dir / "tmp"
 
 
-@dataclass(frozen=True, slots=True)
-class HeadPlan:
-    """A head that is about to be started.
-
-    Attributes:
-        record: to be written down before anything exists; its folder does not exist yet.
-        ports: free now.
-        obstacle: why HAProxy cannot be the ingress; None if it can.
-    """
-
-    record: HeadRecord
-    ports: ports.Ports
-    obstacle: str | None
-
-
-def plan(host: str, port: int) -> HeadPlan:
-    """Choose what a new head needs, for a service at this address; changes nothing."""
-    chosen = ports.choose(port)
-    parent = Path(_short_folder())
-    obstacle = haproxy.obstacle(parent, chosen, host, port)
-    record = HeadRecord(
-        instance_id=secrets.token_hex(8),
-        head=None,
-        temp_dir=parent / f"dctl-{secrets.token_hex(4)}",
-        dashboard_url=f"http://127.0.0.1:{chosen.dashboard}",
-        host=host,
-        port=port,
-        haproxy=obstacle is None,
-    )
-    return HeadPlan(record, chosen, obstacle)
-
-
-def spawn(planned: HeadPlan, environ: Mapping[str, str]) -> HeadRecord:
-    """Start a head that is ours alone; its process outlives this one and its terminal. Returns the record with it.
-
-    Whoever calls this has written the plan's record down, and calls `LocalHost.stop` if it fails.
-
-    Args:
-        planned: from `plan`.
-        environ: the caller's environment, which the head inherits except for Ray's settings, ours, and W&B's key.
+def plan(host: str, port: int) -> HeadRecord:
+    """Of a head that is to be started, for a service at this address; changes nothing.
 
     Raises:
-        NotReady: the system did not allow it; most often the disk is full.
+        PortTaken, UsageError: as `require_free`.
     """
+    require_free(host, port)
+    return HeadRecord(secrets.token_hex(8), Path(_short_folder()) / f"dctl-{secrets.token_hex(4)}", host, port)
+
+
+def spawn(record: HeadRecord, environ: Mapping[str, str], report: Report) -> HeadRecord:
+    """Start the head, ours alone; its process outlives this one and its terminal. See `hosts.interface.Host.start`.
+
+    It inherits `environ` except for Ray's settings, ours, and W&B's key.
+
+    Raises:
+        NotReady: no free ports, or the system did not allow it; most often the disk is full.
+    """
+    ports = choose(record.port)
+    parent = record.temp_dir.parent
+    obstacle = haproxy.obstacle(parent, ports, record.host, record.port)
+    if obstacle is not None:
+        words = f"without HAProxy, so with lower throughput: {obstacle}"
+        report(Progress("start Ray", words, warning=True))
+    record = replace(record, dashboard_url=f"http://127.0.0.1:{ports.dashboard}", haproxy=obstacle is None)
     try:
-        return replace(planned.record, head=_spawn(planned, environ))
+        return replace(record, head=_spawn(record, ports, environ))
     except OSError as error:
         raise NotReady(
             "the Ray head could not be started",
             why=describe(error),
-            hint=f"free some space in {planned.record.temp_dir.parent}, then run this command again",
+            hint=f"free some space in {parent}, then run this command again",
         ) from error
 
 
-def _spawn(planned: HeadPlan, environ: Mapping[str, str]) -> processes.Process:
-    record, chosen = planned.record, planned.ports
+def _spawn(record: HeadRecord, ports: Ports, environ: Mapping[str, str]) -> processes.Process:
     for folder in (record.temp_dir, record.requests_dir, record.scratch_dir):
         folder.mkdir(mode=0o700)
-    env = _environment(environ, planned)
+    env = _environment(environ, record, ports)
     if record.haproxy:
-        env |= haproxy.prepare(record.temp_dir / "in", chosen, record.host, record.port)
+        env |= haproxy.prepare(record.temp_dir / "in", ports, record.host, record.port)
     else:
         # Otherwise a proxy that was killed and started again could not get its port back while old connections fade
         # away. That nobody else listens there has been checked before.
@@ -149,10 +129,10 @@ def _spawn(planned: HeadPlan, environ: Mapping[str, str]) -> processes.Process:
     command = [
         *(sys.executable, "-m", "detectctl.hosts.local.ray_head_child", "start", "--head", "--block"),
         "--node-ip-address=127.0.0.1",
-        f"--port={chosen.gcs}",
+        f"--port={ports.gcs}",
         "--dashboard-host=127.0.0.1",
-        f"--dashboard-port={chosen.dashboard}",
-        f"--dashboard-agent-listen-port={chosen.dashboard_agent}",
+        f"--dashboard-port={ports.dashboard}",
+        f"--dashboard-agent-listen-port={ports.dashboard_agent}",
         *("--min-worker-port=0", "--max-worker-port=0"),
         f"--temp-dir={record.ray_dir}",
         f"--object-store-memory={_OBJECT_STORE_BYTES}",
@@ -179,8 +159,7 @@ def _short_folder() -> str:
     return tempfile.gettempdir() if len(tempfile.gettempdir()) <= 10 else "/tmp"  # noqa: S108 - an unguessable 0700 folder in it
 
 
-def _environment(environ: Mapping[str, str], planned: HeadPlan) -> dict[str, str]:
-    record = planned.record
+def _environment(environ: Mapping[str, str], record: HeadRecord, ports: Ports) -> dict[str, str]:
     descriptor = os.open(record.token_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "w") as file:
         file.write(secrets.token_hex(32))
@@ -195,7 +174,7 @@ def _environment(environ: Mapping[str, str], planned: HeadPlan) -> dict[str, str
         # address that we give it by the machine's own, and all its servers listen on every interface.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # `down` has drained Serve before
-        "DASHBOARD_METRIC_PORT": str(planned.ports.dashboard_metrics),
+        "DASHBOARD_METRIC_PORT": str(ports.dashboard_metrics),
         # Serve replaces an ingress after three failed checks, ten seconds apart by default.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         "RAY_SERVE_LOG_TO_STDERR": "0",
