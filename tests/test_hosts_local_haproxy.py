@@ -177,8 +177,32 @@ BENDS = {
 def test_the_template_is_known(chosen: ports.Ports, tmp_path: Path) -> None:
     """Otherwise every service would run behind Serve's own proxy."""
     for host in ("127.0.0.1", "0.0.0.0", "::", "::1", "localhost"):  # noqa: S104 - nothing listens
-        assert haproxy.obstacle(tmp_path, chosen, host, free_port()) is None
-    assert list(tmp_path.iterdir()) == []
+        assert haproxy.obstacle(tmp_path, tmp_path / "cache", chosen, host, free_port()) is None
+    assert list(tmp_path.iterdir()) == [tmp_path / "cache"]
+
+
+def test_a_text_that_went_well_is_not_tried_again(
+    chosen: ports.Ports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But any other text is, another wrapper's too; what did not go well is not kept."""
+    tried: list[str] = []
+    render = haproxy._render
+
+    def counted(template: str, *rest: Any) -> str:
+        tried.append(template)
+        return render(template, *rest)
+
+    def ask() -> str | None:
+        return haproxy.obstacle(tmp_path, tmp_path / "cache", chosen, "127.0.0.1", free_port())
+
+    monkeypatch.setattr(haproxy, "_render", counted)
+    assert (ask(), ask(), len(tried)) == (None, None, 1)
+    with monkeypatch.context() as other_wrapper:
+        other_wrapper.setattr(haproxy, "_EDIT", haproxy._EDIT + "# another\n")
+        assert (ask(), len(tried)) == (None, 2)
+    _with_template(monkeypatch, *BENDS["another log"])
+    assert None not in {ask(), ask()}
+    assert len(tried) == 4
 
 
 @pytest.mark.parametrize("bend", BENDS)
@@ -187,7 +211,7 @@ def test_another_text_is_an_obstacle(
 ) -> None:
     """What a newer Ray writes might open more than we know; better no HAProxy than that."""
     _with_template(monkeypatch, *BENDS[bend])
-    obstacle = haproxy.obstacle(tmp_path, chosen, "127.0.0.1", free_port())
+    obstacle = haproxy.obstacle(tmp_path, tmp_path / "cache", chosen, "127.0.0.1", free_port())
     assert obstacle is not None
     assert "detectctl does not know" in obstacle
 
@@ -203,14 +227,16 @@ def test_a_template_that_cannot_be_filled_in_is_an_obstacle(
     known: str, reworded: str, why: str, chosen: ports.Ports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _with_template(monkeypatch, known, reworded)
-    assert why in str(haproxy.obstacle(tmp_path, chosen, "127.0.0.1", free_port()))
+    assert why in str(haproxy.obstacle(tmp_path, tmp_path / "cache", chosen, "127.0.0.1", free_port()))
 
 
 def test_a_template_of_another_name_is_an_obstacle(
     chosen: ports.Ports, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runpy, "run_path", lambda _: {})
-    assert "HAPROXY_CONFIG_TEMPLATE" in str(haproxy.obstacle(tmp_path, chosen, "127.0.0.1", free_port()))
+    assert "HAPROXY_CONFIG_TEMPLATE" in str(
+        haproxy.obstacle(tmp_path, tmp_path / "cache", chosen, "127.0.0.1", free_port())
+    )
 
 
 def _with_template(monkeypatch: pytest.MonkeyPatch, known: str, reworded: str) -> None:
@@ -234,7 +260,7 @@ def test_serve_itself_fills_the_template_in_alike(written: str, chosen: ports.Po
         # Folders differ, and how long HAProxy waits is not looked at.
         return {re.sub(r"/\S+|(?<=timeout client ).*", "…", line) for line in seen.findall(text)}
 
-    assert looked_at(haproxy._render(tmp_path, chosen, int(port))) == looked_at(written)
+    assert looked_at(haproxy._render(haproxy._template(), tmp_path, chosen, int(port))) == looked_at(written)
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_serve_gives_each_request_an_id() -> None:
 
 def test_haproxys_template_is_known(tmp_path: Path) -> None:
     """Otherwise services run behind Serve's own proxy; test_hosts_local_haproxy.py has the details."""
-    assert haproxy.obstacle(tmp_path, ports.choose(), "127.0.0.1", 8000) is None
+    assert haproxy.obstacle(tmp_path, tmp_path / "cache", ports.choose(), "127.0.0.1", 8000) is None
 
 
 def test_serve_asks_for_middleware_by_an_import_path() -> None:

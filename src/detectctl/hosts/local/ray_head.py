@@ -16,6 +16,7 @@ from detectctl.errors import NotReady
 from detectctl.files import describe
 from detectctl.hosts.local import haproxy
 from detectctl.hosts.local.ports import Ports, choose, require_free
+from detectctl.paths import Paths
 from detectctl.progress import Progress
 from detectctl.serving import ingress
 
@@ -101,7 +102,7 @@ def spawn(record: HeadRecord, environ: Mapping[str, str], report: Report) -> Hea
     """
     ports = choose(record.port)
     parent = record.temp_dir.parent
-    obstacle = haproxy.obstacle(parent, ports, record.host, record.port)
+    obstacle = haproxy.obstacle(parent, Paths.from_environ(environ).cache, ports, record.host, record.port)
     if obstacle is not None:
         words = f"without HAProxy, so with lower throughput: {obstacle}"
         report(Progress("start Ray", words, warning=True))
