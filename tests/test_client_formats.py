@@ -11,9 +11,9 @@ from pycocotools.coco import COCO
 
 from detectctl.client.formats import WRITERS, write_coco, write_jsonl
 from detectctl.client.outcomes import Outcome
-from detectctl.errors import SourceUnreadable
+from detectctl.errors import ImageTooLarge, SourceUnreadable
 from detectctl.sources import Source
-from detectctl.wire import Detection, DetectionResult, ErrorInfo, ModelInfo
+from detectctl.wire import Detection, DetectionResult, ModelInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +23,8 @@ BUS = Detection("bus", (22.871, 231.278, 805.0, 756.84), 0.87345, 5)
 PERSON = Detection("person, walking", (48.55, 398.5, 245.3, 902.7), 0.865, 0)
 FOUND = Outcome(Source("a.jpg", path=Path("a.jpg")), DetectionResult((BUS, PERSON), 810, 1080, MODEL), None, 0.1)
 NONE = Outcome(Source("http://h/b.jpg", url="http://h/b.jpg"), DetectionResult((), 640, 480, MODEL), None, 0.1)
-TOO_LARGE = ErrorInfo("image_too_large", "too large", "21 MiB", "send a smaller one").to_error("7")
+TOO_LARGE = ImageTooLarge("too large", why="21 MiB", hint="send a smaller one")
+TOO_LARGE.request_id = "7"
 REFUSED = Outcome(Source("c.jpg", path=Path("c.jpg")), None, TOO_LARGE, 0.1)
 MISSING = Outcome(Source("d.jpg"), None, SourceUnreadable("no such file"), 0.0)
 ALL = [FOUND, NONE, REFUSED, MISSING]

@@ -25,8 +25,9 @@ Count = Annotated[int, {"minimum": 0}]
 T = TypeVar("T")
 
 
-def _read(kind: type[T], data: dict[str, Any]) -> T:
-    """A dataclass from JSON; ignores keys that a later version added. Raises TypeError if one is missing."""
+def _read(kind: type[T], data: dict[str, Any], **parts: Any) -> T:
+    """A dataclass from JSON and `parts` of it; ignores keys that a later version added. TypeError if one is missing."""
+    data = {**data, **parts}
     return kind(**{item.name: data[item.name] for item in fields(kind) if item.name in data})  # type: ignore[arg-type]
 
 
@@ -113,9 +114,7 @@ class ModelInfo:
 
     def to_json(self) -> dict[str, Any]:
         """All keys, always."""
-        return {
-            name: getattr(self, name) for name in self.__slots__
-        }  # each answer has one: `asdict` takes 8 times as long
+        return {name: getattr(self, name) for name in self.__slots__}  # `asdict` takes 8 times as long
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ModelInfo:
@@ -125,14 +124,7 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class DetectionResult:
-    """The answer for one image.
-
-    Attributes:
-        detections: by descending confidence.
-        width: pixels of the upright source image.
-        height: pixels of the upright source image.
-        model: which model gave the answer.
-    """
+    """The answer for one image: detections by descending confidence, and the size of the upright source in pixels."""
 
     detections: tuple[Detection, ...]
     width: int
@@ -209,10 +201,7 @@ class Agreement:
     """How far int8 is from fp32: measured on the images that it was calibrated on, at the default thresholds.
 
     Attributes:
-        images: that were compared.
         skipped: files that are not images.
-        fp32_boxes: that fp32 found.
-        int8_boxes: that int8 found.
         recall: of fp32's boxes, the share that int8 found too: same class, IoU of at least 0.5.
         precision: of int8's boxes, the share that fp32 found too.
         mean_iou: of the boxes that both found.
@@ -242,15 +231,13 @@ class Agreement:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What computes.
+    """What computes; None is what only a replica knows, and none is there to ask.
 
     Attributes:
-        name: which engine.
-        device: where.
-        precision: of the arithmetic, as the engine chose it; None if that is `auto` and no replica is there to ask.
-        threads: CPU threads that it may use; None if no replica is there to ask.
-        streams: batches that it works on at the same time under load; None likewise.
-        batch: images that it takes together at most; None likewise.
+        precision: of the arithmetic, as the engine chose it.
+        threads: CPU threads that it may use.
+        streams: batches that it works on at the same time under load.
+        batch: images that it takes together at most.
         agreement: of int8 with fp32; None for the other precisions.
     """
 
@@ -266,19 +253,12 @@ class EngineInfo:
     def from_json(cls, data: dict[str, Any]) -> EngineInfo:
         """Raises TypeError on another shape."""
         agreement = data.get("agreement")
-        return _read(cls, {**data, "agreement": None if agreement is None else _read(Agreement, agreement)})
+        return _read(cls, data, agreement=None if agreement is None else _read(Agreement, agreement))
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a service accepts.
-
-    Attributes:
-        image_bytes: of an encoded image.
-        image_pixels: of a decoded image.
-        queue: requests that one replica accepts at once.
-        url_input: whether image URLs are accepted.
-    """
+    """What a service accepts: bytes of an encoded image, pixels of a decoded one, requests at once in a replica."""
 
     image_bytes: int
     image_pixels: int
@@ -288,13 +268,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What holds for a request that does not say otherwise.
-
-    Attributes:
-        imgsz: pixels of the longer side that the network sees; no request changes it.
-        conf: least confidence of a detection.
-        iou: threshold of NMS.
-    """
+    """What holds for a request that does not say otherwise; none changes `imgsz`, the longer side the network sees."""
 
     imgsz: int
     conf: Share
@@ -306,14 +280,9 @@ class ServiceInfo:
     """The body of `/info`.
 
     Attributes:
-        schema: see `SCHEMA`.
         version: of detectctl in the replica.
         deployment: identifies model and settings; equal for two replicas that serve the same in the same way.
-        model: which model gives the answers.
         classes: class id → the model's name of the class.
-        engine: what computes.
-        limits: what is accepted.
-        defaults: what holds for a request that does not say otherwise.
     """
 
     schema: int
@@ -332,57 +301,42 @@ class ServiceInfo:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ServiceInfo:
         """Raises KeyError, TypeError, ValueError or AttributeError on another shape."""
-        parts = {
-            "model": ModelInfo.from_json(data["model"]),
-            "engine": EngineInfo.from_json(data["engine"]),
-            "limits": _read(Limits, data["limits"]),
-            "defaults": _read(Defaults, data["defaults"]),
-            "classes": {str(int(class_id)): str(name) for class_id, name in data["classes"].items()},
-        }
-        return _read(cls, {**data, **parts})
+        return _read(
+            cls,
+            data,
+            model=ModelInfo.from_json(data["model"]),
+            engine=EngineInfo.from_json(data["engine"]),
+            limits=_read(Limits, data["limits"]),
+            defaults=_read(Defaults, data["defaults"]),
+            classes={str(int(class_id)): str(name) for class_id, name in data["classes"].items()},
+        )
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorInfo:
-    """An error as JSON, the same over HTTP, in `--json` and in the records of `detect`.
-
-    Attributes:
-        code: of the error tree; see `detectctl.errors`.
-        message: what failed, and with which value.
-        why: the cause.
-        hint: the next thing to try.
-    """
+class ErrorJSON(TypedDict):
+    """An error, the same over HTTP, in `--json` and in the records of `detect`; the code is of `detectctl.errors`."""
 
     code: str
     message: str
-    why: str | None = None
-    hint: str | None = None
+    why: str | None
+    hint: str | None
 
-    @classmethod
-    def of(cls, error: DetectctlError) -> ErrorInfo:
-        """The error as it travels."""
-        return cls(error.code, error.what, error.why, error.hint)
 
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> ErrorInfo:
-        """Raises TypeError on another shape."""
-        return _read(cls, data)
-
-    def to_json(self) -> dict[str, str | None]:
-        """All four keys, always."""
-        return asdict(self)
-
-    def to_error(self, request_id: str | None = None) -> RequestError:
-        """The error that a service answered with, to be raised again on the caller's side."""
-        error = REQUEST_ERRORS.get(self.code, RequestError)(self.message, why=self.why, hint=self.hint)
-        error.code = self.code  # a service of a later version may know more codes
-        error.request_id = request_id
-        return error
+def error_json(error: DetectctlError) -> ErrorJSON:
+    """The error as it travels."""
+    return {"code": error.code, "message": error.what, "why": error.why, "hint": error.hint}
 
 
 def error_body(error: DetectctlError) -> dict[str, Any]:
     """The body of an answer that is an error."""
-    return {"status": "error", "error": ErrorInfo.of(error).to_json()}
+    return {"status": "error", "error": error_json(error)}
+
+
+def error_from_json(data: dict[str, Any]) -> RequestError:
+    """The error that a service answered with, to be raised again; raises KeyError or TypeError on another shape."""
+    kind = REQUEST_ERRORS.get(data["code"], RequestError)
+    error = kind(data["message"], why=data.get("why"), hint=data.get("hint"))
+    error.code = data["code"]  # a service of a later version may know more codes
+    return error
 
 
 def versioned(data: dict[str, Any]) -> dict[str, Any]:

@@ -143,10 +143,10 @@ def down(
 
 
 def _down_json(name: str, outcome: DownResult | DetectctlError) -> dict[str, Any]:
-    from detectctl.wire import ErrorInfo
+    from detectctl.wire import error_json
 
     if isinstance(outcome, DetectctlError):
-        return {"name": name, "action": "failed", "error": ErrorInfo.of(outcome).to_json()}
+        return {"name": name, "action": "failed", "error": error_json(outcome)}
     return asdict(outcome)
 
 

@@ -20,7 +20,7 @@ from detectctl.errors import (
     UsageError,
 )
 from detectctl.http import BadAddress, BrokenOff, NoAnswer, Refused, TooLarge, TooSlow, Unreachable, Untrusted
-from detectctl.wire import ErrorInfo
+from detectctl.wire import error_from_json
 
 if TYPE_CHECKING:
     from detectctl.errors import DetectctlError
@@ -111,7 +111,7 @@ def not_an_endpoint(why: str) -> UsageError:
 
 def _sent_error(answer: Answer) -> DetectctlError | None:
     try:
-        return ErrorInfo.from_json(answer.json()["error"]).to_error()
+        return error_from_json(answer.json()["error"])
     except (KeyError, TypeError):
         return None
 

@@ -18,17 +18,17 @@ import csv
 import json
 from typing import TYPE_CHECKING, Any, TextIO
 
-from detectctl.wire import ErrorInfo, error_body
+from detectctl.wire import error_body, error_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from detectctl.client.outcomes import Outcome
-    from detectctl.sources import Source
-    from detectctl.wire import Detection, DetectionResult
+    from detectctl.wire import Detection, ModelInfo
 
     Labels = Callable[[], Mapping[int, str]]
     """All class names of the model by class id; asked for by the formats that list them."""
+    Writer = Callable[[Iterable[Outcome], TextIO, Labels], None]
 
 CSV_COLUMNS = (
     "source", "status", "class", "class_id", "confidence", "x1", "y1", "x2", "y2", "image_width", "image_height",
@@ -38,10 +38,9 @@ CSV_COLUMNS = (
 
 def record(outcome: Outcome) -> dict[str, Any]:
     """One source's outcome as JSON data."""
-    if outcome.error is not None:
-        error = outcome.error
-        return {"source": outcome.source.name, **error_body(error), "request_id": error.request_id}
     data: dict[str, Any] = {"source": outcome.source.name}
+    if outcome.error is not None:
+        return data | error_body(outcome.error) | {"request_id": outcome.error.request_id}
     if outcome.result is not None:
         data |= outcome.result.to_json()
     if outcome.output is not None:
@@ -94,34 +93,24 @@ def write_coco(outcomes: Iterable[Outcome], stream: TextIO, labels: Labels) -> N
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     errors: list[dict[str, Any]] = []
-    models: list[dict[str, Any]] = []
+    models: dict[ModelInfo, None] = {}  # a set in order
     for outcome in outcomes:
+        source, result = outcome.source, outcome.result
         if outcome.error is not None:
-            errors.append({"source": outcome.source.name, **ErrorInfo.of(outcome.error).to_json()})
-        if outcome.result is None:
+            errors.append({"source": source.name, **error_json(outcome.error)})
+        if result is None:
             continue
-        images.append(_coco_image(len(images) + 1, outcome.source, outcome.result))
-        model = outcome.result.model.to_json()
-        if model not in models:
-            models.append(model)
-        for detection in outcome.result.detections:
+        url = {} if source.url is None else {"coco_url": source.url}
+        image = {"id": len(images) + 1, "file_name": source.name, "width": result.width, "height": result.height}
+        images.append(image | url)
+        models[result.model] = None
+        for detection in result.detections:
             names.setdefault(detection.class_id, detection.class_name)
             annotations.append(_coco_annotation(len(annotations) + 1, len(images), detection))
+    info = {"description": "detections by detectctl", "models": [one.to_json() for one in models], "errors": errors}
     categories = [{"id": class_id, "name": name, "supercategory": ""} for class_id, name in sorted(names.items())]
-    data = {
-        "info": {"description": "detections by detectctl", "models": models, "errors": errors},
-        "licenses": [],
-        "images": images,
-        "annotations": annotations,
-        "categories": categories,
-    }
-    json.dump(data, stream)
-    stream.write("\n")
-
-
-def _coco_image(image_id: int, source: Source, result: DetectionResult) -> dict[str, Any]:
-    image = {"id": image_id, "file_name": source.name, "width": result.width, "height": result.height}
-    return image if source.url is None else image | {"coco_url": source.url}
+    data = {"info": info, "licenses": [], "images": images, "annotations": annotations, "categories": categories}
+    stream.write(json.dumps(data) + "\n")
 
 
 def _coco_annotation(annotation_id: int, image_id: int, detection: Detection) -> dict[str, Any]:
@@ -138,10 +127,5 @@ def _coco_annotation(annotation_id: int, image_id: int, detection: Detection) ->
     }
 
 
-WRITERS: dict[str, Callable[[Iterable[Outcome], TextIO, Labels], None]] = {
-    "json": write_json,
-    "jsonl": write_jsonl,
-    "csv": write_csv,
-    "coco": write_coco,
-}
+WRITERS: dict[str, Writer] = {"json": write_json, "jsonl": write_jsonl, "csv": write_csv, "coco": write_coco}
 """The writer of each `--format` that is for programs."""

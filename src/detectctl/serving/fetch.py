@@ -13,6 +13,7 @@ import functools
 import socket
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -68,7 +69,7 @@ class Fetcher:
         self._max_bytes = max_bytes
         self._connect_s = connect_s
         self._total_s = total_s
-        self._resolver = _CheckingResolver(policy, resolve or _SystemResolver())
+        self._resolver = _CheckingResolver(policy, resolve)
         self._tls = tls or trusting_context()  # 50 ms that no request should pay
         self._session: aiohttp.ClientSession | None = None
         self._flights: dict[str, _Flight] = {}
@@ -198,14 +199,12 @@ class Fetcher:
         return self._session
 
 
+@dataclass(slots=True, eq=False)
 class _Flight:
     """One download, and how many callers wait for it."""
 
-    __slots__ = ("task", "waiters")
-
-    def __init__(self, task: asyncio.Task[bytes]) -> None:
-        self.task = task
-        self.waiters = 0
+    task: asyncio.Task[bytes]
+    waiters: int = 0
 
 
 class _Forbidden(Exception):
@@ -215,9 +214,11 @@ class _Forbidden(Exception):
 class _CheckingResolver(AbstractResolver):
     """Gives aiohttp the addresses that it may connect to: those just checked, or none."""
 
-    def __init__(self, policy: UrlPolicy, resolve: Resolve) -> None:
+    def __init__(self, policy: UrlPolicy, resolve: Resolve | None) -> None:
         self._policy = policy
-        self._resolve = resolve
+        self._look_up = resolve or self._ask_system
+        # Of its own, so that slow lookups delay neither the loop nor inference.
+        self._threads = ThreadPoolExecutor(DNS_THREADS, thread_name_prefix="detectctl-dns")
 
     async def resolve(
         self,
@@ -225,7 +226,7 @@ class _CheckingResolver(AbstractResolver):
         port: int = 0,
         family: socket.AddressFamily = socket.AF_UNSPEC,  # noqa: ARG002 - aiohttp's signature; both families are used
     ) -> list[ResolveResult]:
-        addresses = await self._resolve(host)
+        addresses = await self._look_up(host)
         if not self._policy.permits(host, port, addresses):
             raise _Forbidden
         return [
@@ -241,23 +242,12 @@ class _CheckingResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        if isinstance(self._resolve, _SystemResolver):
-            self._resolve.close()
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
-
-class _SystemResolver:
-    """The C library's lookup, in threads of its own, so that slow lookups delay neither the loop nor inference."""
-
-    def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(DNS_THREADS, thread_name_prefix="detectctl-dns")
-
-    async def __call__(self, host: str) -> list[str]:
+    async def _ask_system(self, host: str) -> list[str]:
         lookup = functools.partial(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
         answers = await asyncio.get_running_loop().run_in_executor(self._threads, lookup)
         return [str(answer[4][0]) for answer in answers]
-
-    def close(self) -> None:
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def _failed(target: Target, why: str) -> FetchFailed:

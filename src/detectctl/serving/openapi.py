@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_arg
 from detectctl import errors
 from detectctl.serving import query
 from detectctl.serving.guard import OPEN_ROUTES
-from detectctl.wire import ErrorInfo, ResultJSON, ServiceInfo
+from detectctl.wire import ErrorJSON, ResultJSON, ServiceInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -65,7 +65,7 @@ def _json(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _error(status: int, codes: list[str]) -> dict[str, Any]:
-    error = schema_of(ErrorInfo)
+    error = schema_of(ErrorJSON)
     error["properties"]["code"] = {"enum": codes}
     schema = {
         "type": "object",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import bisect
+import itertools
 import json
 import logging
 import math
 import time
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from detectctl.files import reason, write_atomically
 from detectctl.serving.request_log import LOGGER
@@ -58,20 +59,16 @@ class RequestStats:
 
     def percentile_ms(self, fraction: float) -> float | None:
         """Latency that `fraction` of the successful requests stayed under; None without any."""
-        total = sum(self.latency)
-        if total == 0:
+        seen = list(itertools.accumulate(self.latency))
+        if seen[-1] == 0:
             return None
-        rank, seen = math.ceil(total * fraction), 0
-        for bucket, count in enumerate(self.latency):
-            seen += count
-            if seen >= rank:
-                upper = BOUNDS_MS[min(bucket, len(BOUNDS_MS) - 1)]
-                return upper if bucket == 0 else math.sqrt(upper * BOUNDS_MS[bucket - 1])
-        raise AssertionError("the buckets hold `total` requests")
+        bucket = bisect.bisect_left(seen, math.ceil(seen[-1] * fraction))
+        upper = BOUNDS_MS[min(bucket, len(BOUNDS_MS) - 1)]
+        return upper if bucket == 0 else math.sqrt(upper * BOUNDS_MS[bucket - 1])
 
 
 class RequestRecorder:
-    """Where a replica counts what it has answered; the one thing that the service calls for it.
+    """Where a replica counts what it has answered.
 
     Args:
         path: written within half a second of a change; None keeps the counts in memory only.
@@ -104,8 +101,7 @@ def read_all(folder: Path) -> RequestStats:
     total = RequestStats()
     for path in folder.glob("*.json"):
         try:
-            data: dict[str, Any] = json.loads(path.read_text())
-            total.add(RequestStats(**data))
+            total.add(RequestStats(**json.loads(path.read_text())))
         except (OSError, ValueError, TypeError):
             continue
     return total
