@@ -19,13 +19,11 @@ MARKER = "DETECTCTL_INSTANCE_ID"
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One process of this machine.
+    """One process of this machine: its pid may be in use again after its end, all three together never.
 
     Attributes:
-        pid: reused by the system after the process ends.
-        started: when it started; pid and this together are unique on a machine until it is restarted. On Linux in
-            clock ticks since the machine started, which no setting of the clock changes; elsewhere in seconds since
-            the epoch.
+        started: on Linux in clock ticks since the machine started, which no setting of the clock changes; elsewhere in
+            seconds since the epoch.
         boot: which run of the machine it belongs to; empty where the system does not say.
     """
 
@@ -40,13 +38,10 @@ class Process:
 
     def find(self) -> psutil.Process | None:
         """The living process, or None if it ended, even if its pid is in use again."""
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             process = psutil.Process(self.pid)
             same = self.boot == _boot() and _started(process) == self.started
-            if same and process.status() != psutil.STATUS_ZOMBIE:
-                return process
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            pass
+            return process if same and process.status() != psutil.STATUS_ZOMBIE else None
         return None
 
 
@@ -112,14 +107,12 @@ def _carries(process: psutil.Process, mark: str) -> bool:
 
 def end(found: list[psutil.Process], signum: int = signal.SIGTERM, *, grace_s: float) -> None:
     """Send the signal, and SIGKILL to those alive after `grace_s`; returns when all have ended."""
-    _send(found, signum)
-    kill(_alive_after(found, grace_s))
+    kill(_signalled(found, signum, grace_s))
 
 
 def kill(found: list[psutil.Process]) -> None:
     """SIGKILL; returns when all have ended."""
-    _send(found, signal.SIGKILL)
-    _alive_after(found, 5.0)
+    _signalled(found, signal.SIGKILL, 5.0)
 
 
 def kill_family(mark: str, head: Process | None = None, folder: Path | None = None) -> None:
@@ -130,13 +123,11 @@ def kill_family(mark: str, head: Process | None = None, folder: Path | None = No
         kill(found)
 
 
-def _send(found: list[psutil.Process], signum: int) -> None:
+def _signalled(found: list[psutil.Process], signum: int, timeout_s: float) -> list[psutil.Process]:
+    """Those that are alive so long after the signal."""
     for process in found:
         with contextlib.suppress(psutil.NoSuchProcess):
             process.send_signal(signum)
-
-
-def _alive_after(found: list[psutil.Process], timeout_s: float) -> list[psutil.Process]:
     deadline = Deadline.after(timeout_s)
     while (alive := [process for process in found if not ended(process)]) and not deadline.passed:
         time.sleep(0.02)
@@ -153,5 +144,5 @@ def ended(process: psutil.Process) -> bool:
 
 def reap(pid: int) -> None:
     """Take note of a child's end, so that it is not a zombie; a process that is not our child is left alone."""
-    with contextlib.suppress(ChildProcessError, OSError):
+    with contextlib.suppress(OSError):
         os.waitpid(pid, os.WNOHANG)

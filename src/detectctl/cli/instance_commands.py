@@ -73,7 +73,8 @@ def _look(session: Session, settings: StatusSettings, *, every: bool) -> tuple[I
 
 
 def _status_json(found: tuple[InstanceStatus, ...], *, every: bool) -> dict[str, Any]:
-    return {"instances": [one.to_json() for one in found]} if every else found[0].to_json()
+    told = [asdict(one) for one in found]
+    return {"instances": told} if every else told[0]
 
 
 def _watch(session: Session, settings: StatusSettings, interval_s: float, *, every: bool, as_json: bool) -> None:
@@ -112,8 +113,7 @@ def logs(
     from detectctl.lifecycle import logs as log_files
 
     wanted = log_files.LogFilter(replica, settings.level.upper())
-    read = log_files.follow if follow else log_files.read
-    for line in read(settings.name, session.paths, wanted, settings.tail):
+    for line in log_files.lines(settings.name, session.paths, wanted, settings.tail, follow=follow):
         session.console.log_line(line, as_json=as_json)
 
 

@@ -30,11 +30,8 @@ class Host(Protocol):
     def start(self, environ: Mapping[str, str], report: Report) -> HeadRecord:
         """Start Ray there, and return what the state file should record from now on.
 
-        The caller has recorded what is known before, and calls `stop` if this fails.
-
-        Args:
-            environ: the caller's environment, which Ray's processes inherit as far as they need it.
-            report: told what a person should know of it.
+        The caller has recorded what is known before, and calls `stop` if this fails. Ray's processes inherit of the
+        caller's `environ` what they need.
 
         Raises:
             NotReady: this is not possible.
@@ -65,10 +62,8 @@ class Host(Protocol):
     def deploy(self, application: Mapping[str, Any]) -> None:
         """Hand Serve the application, with the files on this machine that it names, in place of what is deployed.
 
-        Returns when Serve has accepted it; `status` shows what becomes of it.
-
-        Args:
-            application: as `Deployment.application` gives it: it knows nothing of the host.
+        It is as `Deployment.application` gives it, and knows nothing of the host. Returns when Serve has accepted it;
+        `status` shows what becomes of it.
 
         Raises:
             ServeApiError: Serve did not accept it; the text has Serve's own words.

@@ -16,7 +16,7 @@ _PATIENCE_S = 60.0  # the first PUT starts Serve's controller
 
 
 class ServeApiError(Exception):
-    """The dashboard did not answer, or reported an error."""
+    """The dashboard did not answer in time, or reported an error: in Serve's own words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,37 +66,20 @@ class ServeStatus:
 
 
 class ServeApi:
-    """A client of the dashboard of one head; close it.
-
-    Args:
-        dashboard_url: of the head.
-        token: for the dashboard.
-    """
+    """A client of the dashboard of one head; close it. Its methods raise ServeApiError."""
 
     def __init__(self, dashboard_url: str, token: str) -> None:
-        self._server = Server(
-            dashboard_url, headers={"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-        )
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._server.close()
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        self._server = Server(dashboard_url, headers=headers)
+        self.close = self._server.close
 
     def status(self, deadline: Deadline | None = None) -> ServeStatus:
-        """What runs now.
-
-        Raises:
-            ServeApiError: the dashboard did not answer, not before `deadline`, or reported an error.
-        """
+        """What runs now."""
         data = self._ask("GET", deadline)
         return _parse(data.get("applications", {}).get(APPLICATION) or {})
 
     def put(self, config: dict[str, Any], deadline: Deadline | None = None) -> None:
-        """Declare what should run; applications left out are deleted.
-
-        Raises:
-            ServeApiError: as for `status`; its text has Serve's own words.
-        """
+        """Declare what should run; applications left out are deleted."""
         self._ask("PUT", deadline, json.dumps(config).encode())
 
     def _ask(self, method: str, deadline: Deadline | None, body: bytes | None = None) -> dict[str, Any]:
@@ -126,18 +109,12 @@ def _parse(application: dict[str, Any]) -> ServeStatus:
         deployment=deployment.get("status") or "",
         message=deployment.get("message") or application.get("message") or "",
         target_replicas=deployment.get("target_num_replicas") or 0,
-        replicas=tuple(_replica(item) for item in deployment.get("replicas") or ()),
+        replicas=tuple(
+            Replica(str(item.get("replica_id", "")), str(item.get("state", "")), item.get("pid"), item.get("node_ip"))
+            for item in deployment.get("replicas") or ()
+        ),
         fingerprint=next(
             (item["user_config"]["fingerprint"] for item in config.get("deployments") or () if item.get("user_config")),
             "",
         ),
-    )
-
-
-def _replica(data: dict[str, Any]) -> Replica:
-    return Replica(
-        replica_id=str(data.get("replica_id", "")),
-        state=str(data.get("state", "")),
-        pid=data.get("pid"),
-        node_ip=data.get("node_ip"),
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -12,7 +12,7 @@ import detectctl
 from detectctl.engine.compiled import read_agreement
 from detectctl.engine.detector_settings import DetectorSettings
 from detectctl.serving.service_config import APPLICATION, DEPLOYMENT, IMPORT_PATH, MAX_QUEUE, ServiceConfig
-from detectctl.wire import EngineInfo
+from detectctl.wire import Device, EngineInfo
 
 if TYPE_CHECKING:
     from detectctl.engine.compiled import CompiledModel
@@ -29,13 +29,10 @@ _REPLICA_CPUS = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """A configuration that can be handed to Serve, compared, and restored.
+    """A configuration that can be handed to Serve, compared, and restored: from `minimum` to `maximum` replicas.
 
     Attributes:
         config: what each replica is told.
-        minimum: replicas at least.
-        maximum: replicas at most.
-        device: `cpu` or `cuda`.
         source: where the model came from: `base`, `file` or `wandb`.
         artifact: the exact one on W&B; see `ModelVersion`.
     """
@@ -43,7 +40,7 @@ class Deployment:
     config: ServiceConfig
     minimum: int
     maximum: int
-    device: str
+    device: Device
     source: str
     artifact: str | None = None
 
@@ -60,21 +57,13 @@ class Deployment:
         agreement = read_agreement(Path(detector.model)) if precision == "int8" else None
         return EngineInfo(detector.engine, detector.device, precision, agreement=agreement)
 
-    def to_json(self) -> dict[str, Any]:
-        """For the state file."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Deployment:
-        """The inverse; TypeError or KeyError on another shape."""
+        """The inverse of `asdict`; TypeError or KeyError on another shape."""
         return cls(**{**data, "config": ServiceConfig.from_json(data["config"])})
 
     def application(self, running: int = 0) -> dict[str, Any]:
-        """As one application of Serve's REST interface, for any host.
-
-        Args:
-            running: replicas that the service has already.
-        """
+        """As one application of Serve's REST interface, for any host; `running`: replicas that it has already."""
         args, user_config = self.config.split()
         deployment: dict[str, Any] = {
             "name": DEPLOYMENT,
@@ -86,11 +75,10 @@ class Deployment:
             "graceful_shutdown_timeout_s": 150,  # more than a replica may take for a request; `down` has its own limit
             "health_check_period_s": 1,  # a killed replica is noticed at the next look
             "health_check_timeout_s": 15,
-            "ray_actor_options": {
-                "num_cpus": _REPLICA_CPUS,
-                **({"num_gpus": _REPLICA_CPUS} if self.device == "cuda" else {}),
-            },
+            "ray_actor_options": {"num_cpus": _REPLICA_CPUS},
         }
+        if self.device == "cuda":
+            deployment["ray_actor_options"]["num_gpus"] = _REPLICA_CPUS
         if self.minimum == self.maximum:
             deployment["num_replicas"] = self.minimum
         else:
@@ -115,11 +103,7 @@ class Deployment:
 
 
 def plan(
-    settings: UpSettings,
-    model: ModelVersion,
-    compiled: CompiledModel,
-    device: str,
-    api_key_file: Path | None,
+    settings: UpSettings, model: ModelVersion, compiled: CompiledModel, device: Device, api_key_file: Path | None
 ) -> Deployment:
     """The deployment that `settings` ask for with this model; below this, nothing knows the command line's settings."""
     on_gpu = device == "cuda"
@@ -127,7 +111,7 @@ def plan(
         model=str(model.checkpoint if on_gpu else compiled.directory),
         sha256=model.sha256,
         engine="torch" if on_gpu else "openvino",
-        device="cuda" if on_gpu else "cpu",
+        device=device,
         precision=cast("Any", settings.precision),  # config has checked it
         imgsz=settings.imgsz,
         confidence=settings.conf,

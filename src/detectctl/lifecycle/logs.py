@@ -29,13 +29,12 @@ _POLL_S = 0.3
 
 @dataclass(frozen=True, slots=True, order=True)
 class LogLine:
-    """One line.
+    """One line, or several if there is a traceback.
 
     Attributes:
         time: seconds since the epoch.
         level: one of `LEVELS`.
         origin: `controller`, `proxy`, `head`, or a replica's id.
-        message: several lines if there is a traceback.
         fields: what else the line says.
     """
 
@@ -48,9 +47,7 @@ class LogLine:
     def to_json(self) -> dict[str, Any]:
         """For `logs --json`."""
         stamp = datetime.fromtimestamp(self.time, UTC).isoformat(timespec="milliseconds")
-        return {
-            "time": stamp, "level": self.level, "origin": self.origin, "message": self.message, **self.fields
-        }  # fmt: skip
+        return {"time": stamp, "level": self.level, "origin": self.origin, "message": self.message} | self.fields
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,32 +59,24 @@ class LogFilter:
 
     def accepts(self, line: LogLine) -> bool:
         """Whether to show the line."""
-        if self.replica is not None and not line.origin.startswith(self.replica):
-            return False
-        return LEVELS.index(line.level) >= LEVELS.index(self.level)
+        its = line.origin.startswith(self.replica or "")
+        return its and LEVELS.index(line.level) >= LEVELS.index(self.level)
 
 
-def read(name: str, paths: Paths, wanted: LogFilter, tail: int) -> list[LogLine]:
+def lines(name: str, paths: Paths, wanted: LogFilter, tail: int, *, follow: bool) -> Iterator[LogLine]:
     """The last `tail` lines of the instance, oldest first; of the last failed start if none is running.
+
+    With `follow`, then lines as they are written, until the instance is gone.
 
     Raises:
         NotRunning: there is no such instance, and none failed to start.
     """
-    return _last(_new_lines(name, paths, wanted, {}, unfinished=True), tail)
-
-
-def follow(name: str, paths: Paths, wanted: LogFilter, tail: int) -> Iterator[LogLine]:
-    """What `read` gives, then lines as they are written, until the instance is gone.
-
-    Raises:
-        NotRunning: there is no such instance.
-    """
     folder = InstanceFolder(paths.state, name)
     reached: dict[int, int] = {}
-    yield from _last(_new_lines(name, paths, wanted, reached), tail)
-    while folder.read() is not None:
+    yield from _last(_new_lines(folder, wanted, reached, unfinished=not follow), tail)
+    while follow and folder.read() is not None:
         with contextlib.suppress(NotRunning):  # `down` was quicker
-            yield from sorted(_new_lines(name, paths, wanted, reached))
+            yield from sorted(_new_lines(folder, wanted, reached))
         time.sleep(_POLL_S)
 
 
@@ -97,19 +86,16 @@ def _last(lines: Iterable[LogLine], tail: int) -> list[LogLine]:
 
 
 def _new_lines(
-    name: str, paths: Paths, wanted: LogFilter, reached: dict[int, int], *, unfinished: bool = False
+    folder: InstanceFolder, wanted: LogFilter, reached: dict[int, int], *, unfinished: bool = False
 ) -> Iterator[LogLine]:
-    for file in _files(name, paths):
+    for file in _files(folder):
         yield from filter(wanted.accepts, _parsed(file, _raw_lines(file, reached, unfinished=unfinished)))
 
 
 def _raw_lines(file: Path, reached: dict[int, int], *, unfinished: bool = False) -> list[bytes]:
-    """The lines that were added since the last look.
+    """The lines that were added since the last look; with `unfinished` also one whose end is not written yet.
 
-    Args:
-        file: may have been rotated away since it was listed.
-        reached: inode → how far it was read, for a rotated file keeps nothing else; is brought up to date.
-        unfinished: also the last line, if its end is not written yet.
+    `reached` says how far each inode was read, for a rotated file keeps nothing else; it is brought up to date.
     """
     try:
         with file.open("rb") as stream:
@@ -119,7 +105,7 @@ def _raw_lines(file: Path, reached: dict[int, int], *, unfinished: bool = False)
                 begun = 0
             stream.seek(begun)
             data = stream.read()
-    except FileNotFoundError:
+    except FileNotFoundError:  # rotated away since it was listed
         return []
     if not unfinished:
         data = data[: data.rfind(b"\n") + 1]
@@ -127,12 +113,11 @@ def _raw_lines(file: Path, reached: dict[int, int], *, unfinished: bool = False)
     return data.splitlines()
 
 
-def _files(name: str, paths: Paths) -> list[Path]:
-    folder = InstanceFolder(paths.state, name)
+def _files(folder: InstanceFolder) -> list[Path]:
     state = folder.read()
     if state is None:
         if not folder.failed_logs.is_dir():
-            raise not_running(name)
+            raise not_running(folder.name)
         return sorted(file for file in folder.failed_logs.iterdir() if file.is_file())
     with state.open_host() as host:
         return host.log_files()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from detectctl.client.service_client import Client
 from detectctl.errors import DetectctlError
@@ -30,16 +30,10 @@ class InstanceStatus:
     """One instance.
 
     Attributes:
-        name: of the instance.
-        state: what it is doing.
         message: why it is not simply running; empty otherwise.
-        endpoint: where the service answers.
-        model: what answers; None before the first deployment.
-        engine: what computes; None before the first deployment.
-        wanted: how many replicas Serve wants now.
+        model: what answers; None before the first deployment, like `engine`.
+        wanted: how many replicas Serve wants now, from `minimum` to `maximum`.
         ready: how many of them take requests.
-        minimum: replicas at least.
-        maximum: replicas at most.
         replicas: each of them, in Ray's words.
         requests: answered since the instance started.
         errors: error code → how many of them were answered with it.
@@ -69,10 +63,6 @@ class InstanceStatus:
     def healthy(self) -> bool:
         """Whether requests are answered as they should be; `status` exits 4 otherwise."""
         return self.state in {"running", "updating"}
-
-    def to_json(self) -> dict[str, Any]:
-        """For `status --json`."""
-        return asdict(self)
 
 
 def status(name: str, paths: Paths) -> InstanceStatus:
@@ -154,12 +144,7 @@ def _judge(
 ) -> tuple[State, str]:
     """The word for what an instance does, and why it is not simply running.
 
-    Args:
-        state: what was recorded.
-        served: what Serve says.
-        command: the one that is changing the instance now.
-        alive: whether Ray runs.
-        trouble: why Serve says nothing, although Ray runs.
+    `command` is changing it now; `trouble` says why Serve says nothing although Ray is `alive`.
     """
     again = "`detectctl up` starts it again, `detectctl down` cleans up"
     if command == "down":

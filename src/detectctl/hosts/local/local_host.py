@@ -109,12 +109,12 @@ class LocalHost:
             return False
 
     def _put(self, applications: list[dict[str, Any]], deadline: Deadline | None = None) -> None:
+        # Serve opens this address for its replicas and its fallback proxy too. Behind HAProxy nobody else should reach
+        # them: Serve is told loopback, and the wrapper gives HAProxy the real one.
+        host = haproxy.LOOPBACK if self._record.haproxy else self._record.host
         config = {
             "proxy_location": "HeadOnly",
-            "http_options": {  # Serve's default is every interface
-                "host": haproxy.serve_host(self._record.host, haproxy=self._record.haproxy),
-                "port": self._record.port,
-            },
+            "http_options": {"host": host, "port": self._record.port},
             "logging_config": {"encoding": "JSON", "enable_access_log": False},
             "applications": applications,
         }
