@@ -184,7 +184,7 @@ def _missing(model: Any, fields: Iterable[str]) -> list[str]:
 
 
 def test_aiohttp_makes_its_protocol_by_an_attribute_of_the_connector() -> None:
-    """`flood_guard` replaces it; test_serving_fetch.py floods for real."""
+    """`serving.fetch` replaces it; test_serving_fetch.py floods for real."""
     from aiohttp import connector
     from aiohttp.client_proto import ResponseHandler
 

@@ -212,7 +212,11 @@ def test_allow_entries_have_a_canonical_form() -> None:
     expected = ("images.example", "10.1.2.3/32", "10.0.0.0/8", "fd00::1/128", "xn--mnchen-3ya.example")
     assert parse_allow(given) == expected
     assert parse_allow(expected) == expected
-    assert UrlPolicy(allow=tuple(given)) == UrlPolicy(allow=expected)
+    for policy in (UrlPolicy(given), UrlPolicy(expected)):
+        assert policy.permits("images.example", 22, ["192.168.0.1"])
+        assert policy.permits("xn--mnchen-3ya.example", 22, ["192.168.0.1"])
+        assert policy.permits("a.example", 22, ["10.1.2.3", "10.9.9.9", "fd00::1"])
+        assert not policy.permits("a.example", 22, ["192.168.0.1"])
 
 
 @pytest.mark.parametrize(

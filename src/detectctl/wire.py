@@ -188,12 +188,8 @@ class DrawOptions:
 
     def parameters(self) -> list[tuple[str, str]]:
         """As the query of `/annotate`: only what differs from the default."""
-        parameters = [] if self.labels else [("labels", "false")]
-        if self.line_width is not None:
-            parameters.append(("line_width", str(self.line_width)))
-        if self.quality != QUALITY:
-            parameters.append(("quality", str(self.quality)))
-        return parameters
+        given = [(item.name, getattr(self, item.name), item.default) for item in fields(self)]
+        return [(name, str(value).lower()) for name, value, default in given if value != default]
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,8 @@ _MULTIPART_OVERHEAD: Final = 64 * 1024  # boundaries and headers around the file
 
 def source(request: Request) -> str:
     """`form` if the image is in a form's field, `body` if it is the body."""
-    return "form" if _is_form(request) else "body"
-
-
-def _is_form(request: Request) -> bool:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower() == "multipart/form-data"
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    return "form" if kind == "multipart/form-data" else "body"
 
 
 async def read_image(request: Request, limit: int) -> bytes:
@@ -40,45 +37,46 @@ async def read_image(request: Request, limit: int) -> bytes:
         UnsupportedImage: a form that is malformed, or without a file in its field `file`.
         RequestTimeout: it did not arrive in `UPLOAD_S` seconds.
     """
+    is_form = source(request) == "form"
+    most = limit + _MULTIPART_OVERHEAD if is_form else limit
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > most:
+        raise _too_long(limit)
+    bounded = Request(request.scope, _bounded(request.receive, most, limit))
     try:
         async with asyncio.timeout(UPLOAD_S):
-            return await (_read_form if _is_form(request) else _read_body)(request, limit)
+            data = await (_read_form if is_form else _read_body)(bounded)
     except TimeoutError as error:
         raise RequestTimeout(
             "the image took too long to arrive",
             why=f"the service waits {UPLOAD_S:g} s for a request's body",
             hint="send a smaller image",
         ) from error
+    if len(data) > limit:
+        raise _too_long(limit)
+    return data
 
 
-async def _read_body(request: Request, limit: int) -> bytes:
-    _refuse_long(request, limit)
+async def _read_body(request: Request) -> bytes:
     body = bytearray()  # a list of chunks would cost several times as much if they came byte by byte
     async for chunk in request.stream():
         body += chunk
-        if len(body) > limit:
-            raise _too_long(limit)
     return bytes(body)
 
 
-async def _read_form(request: Request, limit: int) -> bytes:
-    _refuse_long(request, limit + _MULTIPART_OVERHEAD)
-    bounded = Request(request.scope, _bounded(request.receive, limit + _MULTIPART_OVERHEAD, limit))
+async def _read_form(request: Request) -> bytes:
     try:
-        async with bounded.form(max_files=1, max_fields=8) as form:
+        async with request.form(max_files=1, max_fields=8) as form:
             file = form.get("file")
             if file is None or isinstance(file, str):
                 raise UnsupportedImage(
                     "the form has no file in its field `file`", hint="send it with `curl -F file=@image.jpg …`"
                 )
-            data = await file.read()
+            return await file.read()
     except HTTPException as error:  # how Starlette says that a form is malformed
         raise UnsupportedImage("the form cannot be read", why=str(error.detail)) from error
     except ValueError as error:  # some of Python's codecs, such as `undefined`, refuse all names
         raise UnsupportedImage("the form cannot be read", why="its charset cannot encode its names") from error
-    if len(data) > limit:
-        raise _too_long(limit)
-    return data
 
 
 def _bounded(receive: Callable[..., Any], most: int, limit: int) -> Callable[..., Any]:
@@ -93,12 +91,6 @@ def _bounded(receive: Callable[..., Any], most: int, limit: int) -> Callable[...
         return message
 
     return receive_bounded
-
-
-def _refuse_long(request: Request, limit: int) -> None:
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit:
-        raise _too_long(limit)
 
 
 def _too_long(limit: int) -> ImageTooLarge:

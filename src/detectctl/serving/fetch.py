@@ -14,15 +14,15 @@ import socket
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from detectctl import __version__
 from detectctl.errors import FetchFailed, FetchTimeout, ImageTooLarge, UrlNotAllowed
-from detectctl.serving.flood_guard import hang_up_on_floods
 from detectctl.serving.url_policy import Target, UrlPolicy, not_allowed, parse_url, redirected
 from detectctl.tls import trusting_context
 
@@ -40,6 +40,8 @@ CONNECT_S = 5.0
 TOTAL_S = 10.0
 KEEP_ALIVE_S = 15.0
 DNS_THREADS = 16
+FLOOD_SLACK_BYTES = 512 * 1024
+"""More than aiohttp buffers unparsed when its reader is slow, and more than headers may have."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -180,7 +182,9 @@ class Fetcher:
                 keepalive_timeout=KEEP_ALIVE_S,
                 limit=0,  # the callers are bounded; one slow host must not make others wait for its connections
             )
-            hang_up_on_floods(connector, asyncio.get_running_loop())
+            # The one private name used here: aiohttp has no public one, and a test floods for real.
+            factory: Any = functools.partial(_CountingHandler, asyncio.get_running_loop())
+            connector._factory = factory
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
@@ -248,6 +252,33 @@ class _CheckingResolver(AbstractResolver):
         lookup = functools.partial(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
         answers = await asyncio.get_running_loop().run_in_executor(self._threads, lookup)
         return [str(answer[4][0]) for answer in answers]
+
+
+class _CountingHandler(ResponseHandler):
+    """Aborts connections on which more than half of what arrives is framing, not content.
+
+    HTTP lets a server repeat informational answers, chunk extensions and chunks of one byte for as long as it likes.
+    Each costs CPU in the event loop, and no limit of aiohttp's own covers it: measured with uvloop, a flood of
+    `103 Early Hints` held the loop for 1.6 s at a time.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._arrived = 0
+        self._content: Any = None
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._arrived += len(data)
+        content = self._content.total_bytes if self._content is not None else 0
+        if self._arrived > 2 * content + FLOOD_SLACK_BYTES and self.transport is not None:
+            self.transport.abort()
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        message, content = data
+        if message.code >= 200:
+            self._arrived, self._content = 0, content
+        super().feed_data(data, size)
 
 
 def _failed(target: Target, why: str) -> FetchFailed:

@@ -90,11 +90,7 @@ class Guard:
     """
 
     def __init__(
-        self,
-        app: App,
-        keys: KeyRing | None,
-        refused: Callable[[str, str], None],
-        own_host: str | None = None,
+        self, app: App, keys: KeyRing | None, refused: Callable[[str, str], None], own_host: str | None = None
     ) -> None:
         self._app = app
         self._keys = keys
@@ -105,18 +101,15 @@ class Guard:
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         """ASGI."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-
-        send = with_security_headers(send)
-        error = None if scope["path"] in OPEN_ROUTES else self._refusal(scope["headers"])
-        if error is not None:
-            self._refused(scope["path"], error.code)
-            scheme = {"WWW-Authenticate": 'Bearer realm="detectctl"'} if isinstance(error, Unauthorized) else None
-            await JSONResponse(error_body(error), error.status, scheme)(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
+        answer: App = self._app
+        if scope["type"] == "http":
+            send = with_security_headers(send)
+            error = None if scope["path"] in OPEN_ROUTES else self._refusal(scope["headers"])
+            if error is not None:
+                self._refused(scope["path"], error.code)
+                scheme = {"WWW-Authenticate": 'Bearer realm="detectctl"'} if isinstance(error, Unauthorized) else None
+                answer = JSONResponse(error_body(error), error.status, scheme)
+        await answer(scope, receive, send)
 
     def _refusal(self, headers: list[tuple[bytes, bytes]]) -> RequestError | None:
         """Why the request is refused, if it is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request, Response
@@ -12,18 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
-from detectctl.errors import (
-    BadParameter,
-    BadRequest,
-    ClientClosed,
-    InternalError,
-    MethodNotAllowed,
-    NotAcceptable,
-    NotFound,
-    Overloaded,
-    RequestError,
-    UsageError,
-)
+from detectctl import errors
 from detectctl.serving import body, docs_page, openapi, query
 from detectctl.serving.guard import Guard, with_security_headers
 from detectctl.wire import error_body
@@ -34,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from detectctl.serving.admission import Render, Service
+    from detectctl.serving.admission import Service
     from detectctl.serving.guard import KeyRing
     from detectctl.wire import DetectionResult, DrawOptions
 
@@ -102,7 +92,7 @@ def _add_images(api: FastAPI, service: Service) -> None:
     async def annotate_url(request: Request) -> Response:
         async with service.turn(request.scope["path"], "url") as turn:
             asked, media = query.read(request, query.AnnotateUrlQuery), _media_type(request)
-            render = _renderer(media, asked.drawing())
+            render = partial(_render, media, asked.drawing())
             _, picture = await turn.detect(await service.fetcher.fetch(asked.image_url), asked.options(), render)
         return Response(picture, media_type=media)
 
@@ -110,7 +100,7 @@ def _add_images(api: FastAPI, service: Service) -> None:
     async def annotate_body(request: Request) -> Response:
         async with service.turn(request.scope["path"], body.source(request)) as turn:
             asked, media = query.read(request, query.AnnotateQuery), _media_type(request)
-            render = _renderer(media, asked.drawing())
+            render = partial(_render, media, asked.drawing())
             _, picture = await turn.detect(await _read_image(request, service), asked.options(), render)
         return Response(picture, media_type=media)
 
@@ -161,69 +151,61 @@ def _media_type(request: Request) -> str:
             return media
         if media in {"*/*", "image/*", ""}:
             return "image/jpeg"
-    raise NotAcceptable(
+    raise errors.NotAcceptable(
         "none of the types in Accept can be written",
         why=f"this route writes {', '.join(openapi.PICTURES)}",
         hint="send `Accept: image/jpeg`",
     )
 
 
-def _renderer(media: str, drawing: DrawOptions) -> Render:
-    def render(data: bytes, image: NDArray[np.uint8], result: DetectionResult) -> bytes:
-        from PIL import Image
+def _render(media: str, drawing: DrawOptions, data: bytes, image: NDArray[np.uint8], result: DetectionResult) -> bytes:
+    from PIL import Image
 
-        from detectctl import annotate, upright
+    from detectctl import annotate, upright
 
-        picture = Image.fromarray(image)
-        picture.info["icc_profile"] = upright.colour_profile(data)
-        try:
-            return annotate.annotated(picture, result, openapi.PICTURES[media], drawing)
-        except UsageError as error:
-            raise BadParameter(error.what, why=error.why, hint="ask for another format: `Accept: image/png`") from error
-
-    return render
+    picture = Image.fromarray(image)
+    picture.info["icc_profile"] = upright.colour_profile(data)
+    try:
+        return annotate.annotated(picture, result, openapi.PICTURES[media], drawing)
+    except errors.UsageError as error:
+        hint = "ask for another format: `Accept: image/png`"
+        raise errors.BadParameter(error.what, why=error.why, hint=hint) from error
 
 
-def _answer(error: RequestError, headers: dict[str, str] | None = None) -> Response:
+def _answer(error: errors.RequestError, headers: dict[str, str] | None = None) -> Response:
     return JSONResponse(error_body(error), error.status, headers)
 
 
-def _methods(api: FastAPI, path: str) -> list[str]:
-    """The methods of a path; no path of ours has parameters."""
-    return sorted(
-        {
-            method
-            for route in api.routes
-            if isinstance(route, Route) and route.path == path
-            for method in route.methods or ()
-        }
-    )
+def _methods(api: FastAPI, path: str) -> str:
+    """The methods of a path, of which no part is a parameter; Starlette names those of its first route only."""
+    routes = [route for route in api.routes if isinstance(route, Route) and route.path == path]
+    return ", ".join(sorted({method for route in routes for method in route.methods or ()}))
 
 
 def _add_error_handlers(api: FastAPI, service: Service) -> None:
-    @api.exception_handler(RequestError)
-    async def request_error(_: Request, error: RequestError) -> Response:
-        return _answer(error, {"Retry-After": "1"} if isinstance(error, Overloaded) else None)
+    @api.exception_handler(errors.RequestError)
+    async def request_error(_: Request, error: errors.RequestError) -> Response:
+        return _answer(error, {"Retry-After": "1"} if isinstance(error, errors.Overloaded) else None)
 
     @api.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        # Starlette names the methods of the first route of a path only.
-        methods = ", ".join(_methods(api, request.scope["path"]))
-        answered: RequestError
-        if error.status_code == NotFound.status:
-            answered = NotFound("no such route", hint="the routes are listed at `/docs` and `/openapi.json`")
-        elif error.status_code == MethodNotAllowed.status:
-            answered = MethodNotAllowed("the method is not allowed here", why=f"this route takes {methods}")
+        path = request.scope["path"]
+        methods = _methods(api, path)
+        answered: errors.RequestError
+        if error.status_code == errors.NotFound.status:
+            answered = errors.NotFound("no such route", hint="the routes are listed at `/docs` and `/openapi.json`")
+        elif error.status_code == errors.MethodNotAllowed.status:
+            answered = errors.MethodNotAllowed("the method is not allowed here", why=f"this route takes {methods}")
         else:
-            answered = BadRequest("the request cannot be understood", why=str(error.detail))
-        service.refuse(request.scope["path"], answered.code)
+            answered = errors.BadRequest("the request cannot be understood", why=str(error.detail))
+        service.refuse(path, answered.code)
         return _answer(answered, {"Allow": methods} if methods else None)
 
     @api.exception_handler(ClientDisconnect)
     async def client_closed(_: Request, __: ClientDisconnect) -> Response:
-        return Response(status_code=ClientClosed.status)  # the caller has gone
+        return Response(status_code=errors.ClientClosed.status)  # the caller has gone
 
     @api.exception_handler(Exception)
     async def internal_error(_: Request, __: Exception) -> Response:
         # The request log has the traceback under the answer's X-Request-ID; the caller learns nothing of the inside.
-        return _answer(InternalError("the service failed", hint="read its log: `detectctl logs`"))
+        return _answer(errors.InternalError("the service failed", hint="read its log: `detectctl logs`"))

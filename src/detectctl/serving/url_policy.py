@@ -6,7 +6,6 @@ module's idea of "global" differs between versions of Python.
 
 from __future__ import annotations
 
-import functools
 import re
 import socket
 import unicodedata
@@ -228,32 +227,22 @@ def not_allowed(target: Target) -> UrlNotAllowed:
     )
 
 
-@dataclass(frozen=True)
 class UrlPolicy:
     """What an operator permits beyond, or instead of, the public internet.
 
-    Attributes:
-        allow: hosts and networks that are open although they are not public, in the form of `parse_allow`.
+    Args:
+        allow: hosts and networks that are open although they are not public, as `parse_allow` takes them.
         enabled: whether image URLs are accepted at all.
 
     Raises:
-        UsageError: an entry of `allow` is neither a host nor a network.
+        UsageError: as `parse_allow`.
     """
 
-    allow: tuple[str, ...] = ()
-    enabled: bool = True
-
-    def __post_init__(self) -> None:
-        # An entry in another form would silently permit nothing.
-        object.__setattr__(self, "allow", parse_allow(self.allow))
-
-    @functools.cached_property
-    def _networks(self) -> tuple[IPNetwork, ...]:
-        return tuple(network for network in map(_network, self.allow) if network is not None)
-
-    @functools.cached_property
-    def _names(self) -> frozenset[str]:
-        return frozenset(entry for entry in self.allow if _network(entry) is None)
+    def __init__(self, allow: Iterable[str] = (), enabled: bool = True) -> None:
+        self.enabled = enabled
+        entries = [_parse_entry(entry) for entry in allow]
+        self._names = frozenset(entry for entry in entries if isinstance(entry, str))
+        self._networks = [entry for entry in entries if not isinstance(entry, str)]
 
     def may_look_up(self, host: str) -> bool:
         """Whether DNS may be asked for a name; for an internal one the answer would reveal whether it exists."""
@@ -283,14 +272,13 @@ def parse_allow(entries: Iterable[str]) -> tuple[str, ...]:
     Raises:
         UsageError: an entry is neither a host name nor an address or network.
     """
-    return tuple(dict.fromkeys(_parse_entry(entry) for entry in entries))
+    return tuple(dict.fromkeys(str(_parse_entry(entry)) for entry in entries))
 
 
-def _parse_entry(entry: str) -> str:
+def _parse_entry(entry: str) -> IPNetwork | str:
     try:
-        network = _network(entry)
-        if network is not None:
-            return str(network)
+        if "/" in entry or (entry.count(":") > 1 and not entry.startswith("[")):
+            return ip_network(entry)
         host, address = parse_host(entry)
     except ValueError as error:
         raise UsageError(
@@ -298,14 +286,7 @@ def _parse_entry(entry: str) -> str:
             why=str(error),
             hint="give a host name, such as images.example.org, or a network, such as 10.1.0.0/16 or fd00:1::/64",
         ) from error
-    return host if address is None else str(ip_network(address))
-
-
-def _network(entry: str) -> IPNetwork | None:
-    """The entry as a network; None if it is a name. Raises ValueError if it is neither."""
-    if "/" in entry or (entry.count(":") > 1 and not entry.startswith("[")):
-        return ip_network(entry)
-    return None
+    return host if address is None else ip_network(address)
 
 
 def _unwrapped(address: IPAddress) -> IPAddress:
