@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw
 
+from detectctl import lettering
 from detectctl.defaults import QUALITY
 from detectctl.errors import UsageError
-from detectctl.lettering import MIN_PX, Line, legible, padding, shortened, wrapped
 from detectctl.wire import DrawOptions
 
 if TYPE_CHECKING:
@@ -39,25 +39,15 @@ MOST_COVERED = 0.1
 def annotated(image: Image.Image, result: DetectionResult, image_format: str, options: DrawOptions) -> bytes:
     """The picture of a result as the bytes of a file, the same whether the service draws it or its caller.
 
-    Args:
-        image: RGB, upright, of the size that `result` has; its colour profile, if any, in `image.info`.
-        result: what to draw.
-        image_format: as for `encode`.
-        options: how to draw.
-
-    Raises:
-        UsageError: the format cannot hold an image of this size.
+    `image` is RGB, upright, and of the size that `result` has. The rest is as for `draw` and `encode`.
     """
     return encode(draw(image, result.detections, options, caption_of(result.model)), image_format, options.quality)
 
 
 def encode(image: Image.Image, image_format: str, quality: int = QUALITY) -> bytes:
-    """The image as the bytes of a `jpeg`, `png` or `webp` file, with its colour profile and no other metadata.
+    """An RGB image as the bytes of a `jpeg`, `png` or `webp` file, with its colour profile and no other metadata.
 
-    Args:
-        image: RGB.
-        image_format: as in `image/…`.
-        quality: 1 to 100; PNG is always lossless.
+    `quality` is 1 to 100; PNG is always lossless.
 
     Raises:
         UsageError: the format cannot hold an image of this size.
@@ -90,10 +80,7 @@ def caption_of(model: ModelInfo) -> str | None:
 
 
 def draw(
-    image: Image.Image,
-    detections: Sequence[Detection],
-    options: DrawOptions | None = None,
-    caption: str | None = None,
+    image: Image.Image, detections: Sequence[Detection], options: DrawOptions | None = None, caption: str | None = None
 ) -> Image.Image:
     """A copy of `image` with a box for each detection.
 
@@ -108,14 +95,18 @@ def draw(
     canvas = ImageDraw.Draw(picture)
     mean = sum(picture.size) / 2
     line_width = options.line_width or max(2, round(mean * LINE_PER_PX))
-    font_size = max(MIN_PX, round(mean * FONT_PER_PX))
+    font_size = max(lettering.MIN_PX, round(mean * FONT_PER_PX))
     strongest_first = sorted(detections, key=lambda detection: -detection.confidence)
     for detection in reversed(strongest_first):
         left, top, right, bottom = _pixels(detection, picture.size)
         canvas.rectangle((left, top, right - 1, bottom - 1), outline=colour(detection.class_id), width=line_width)
     free_height = picture.height
     if caption is not None:
-        free_height = _draw_caption(canvas, caption, font_size, picture.size)
+        strip = lettering.caption(caption, font_size, picture.width, picture.height // 3)
+        top = max(0, picture.height - strip.height)
+        canvas.rectangle((0, top, *picture.size), fill=(24, 24, 24))
+        strip.write(canvas, 0, top, "white")
+        free_height = max(1, top)
     if options.labels:
         room = _Room(picture.width, free_height)
         font_size = _size_for_crowd(strongest_first, font_size, room)
@@ -160,7 +151,7 @@ class _Room:
         self.height = height
         self.taken: list[Rect] = []
 
-    def best(self, label: Line, corners: Iterable[tuple[int, int]]) -> Rect:
+    def best(self, label: lettering.Lines, corners: Iterable[tuple[int, int]]) -> Rect:
         """Takes the first of the places (left, top) that is free, else the one that covers least of other labels."""
         best, least = (0, 0, 0, 0), math.inf
         for corner_left, corner_top in corners:
@@ -187,10 +178,10 @@ def _overlap(one: Rect, other: Rect) -> int:
     return (min(one[2], other[2]) - max(one[0], other[0])) * (min(one[3], other[3]) - max(one[1], other[1]))
 
 
-def _label(detection: Detection, size: int, room: _Room) -> Line:
+def _label(detection: Detection, size: int, room: _Room) -> lettering.Lines:
     name, number = " ".join(detection.class_name.split()), f"#{detection.class_id}"
     confidence = f"{detection.confidence:.2f}"
-    return Line(f"{name or number} {confidence}", size, room.width, instead=f"{number} {confidence}")
+    return lettering.label(f"{name or number} {confidence}", size, room.width, instead=f"{number} {confidence}")
 
 
 def _size_for_crowd(detections: Sequence[Detection], size: int, room: _Room) -> int:
@@ -198,10 +189,10 @@ def _size_for_crowd(detections: Sequence[Detection], size: int, room: _Room) -> 
     labels = [_label(detection, size, room) for detection in detections]
     covered = sum(label.width * label.height for label in labels) / (room.width * room.height)
     shrunk = size if covered <= MOST_COVERED else round(size * max(0.5, math.sqrt(MOST_COVERED / covered)))
-    return max(MIN_PX, shrunk)
+    return max(lettering.MIN_PX, shrunk)
 
 
-def _place(detection: Detection, size: int, line_width: int, room: _Room) -> tuple[Line, Rect]:
+def _place(detection: Detection, size: int, line_width: int, room: _Room) -> tuple[lettering.Lines, Rect]:
     label = _label(detection, size, room)
     left, top, right, bottom = _pixels(detection, (room.width, room.height))
     above, inside, below = top - label.height, top, bottom
@@ -211,23 +202,3 @@ def _place(detection: Detection, size: int, line_width: int, room: _Room) -> tup
     # In a crowd, stepping down along the box's left edge still shows whose label it is.
     steps = range(top + label.height, bottom - label.height, max(label.height, line_width))
     return label, room.best(label, [*places, *((left, step) for step in steps[:8])])
-
-
-def _draw_caption(canvas: ImageDraw.ImageDraw, caption: str, size: int, picture: tuple[int, int]) -> int:
-    """Draws the strip with the caption, and returns where it begins."""
-    width, height = picture
-    for fitted in (size, MIN_PX):
-        pad = padding(fitted)
-        words, font = legible(caption, fitted, caption.encode("ascii", "replace").decode())
-        lines = wrapped(words, font, width - 2 * pad)
-        ascent, descent = font.getmetrics()
-        most = max(1, (height // 3 - pad) // (ascent + descent))
-        if len(lines) <= most:
-            break
-    else:
-        lines = [*lines[: most - 1], shortened(lines[most - 1], font, width - 2 * pad)]
-    top = max(0, height - len(lines) * (ascent + descent) - pad)
-    canvas.rectangle((0, top, width, height), fill=(24, 24, 24))
-    for number, line in enumerate(lines):
-        canvas.text((pad, top + pad // 2 + number * (ascent + descent) + ascent), line, "white", font, anchor="ls")
-    return max(top, 1)

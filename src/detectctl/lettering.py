@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from PIL import ImageFont
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from PIL import ImageDraw
 
 MIN_PX = 11
@@ -17,39 +19,49 @@ MIN_PX = 11
 _WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "Arial Unicode.ttf")
 
 
-class Line:
-    """A line of text in a box of its own, made to fit a width: first smaller, then shorter.
+class Lines:
+    """Lines of text in a box of their own, of `width` and `height` pixels."""
 
-    Args:
-        words: the text.
-        size: of the font, pixels.
-        max_width: of the box, pixels.
-        instead: ASCII, written where no font has all the letters of `words`.
-    """
-
-    def __init__(self, words: str, size: int, max_width: int, *, instead: str) -> None:
-        self._pad = padding(size)
-        self._words, self._font = legible(words, size, instead)
-        if self._measured() > max_width and size > MIN_PX:
-            fitting = max(MIN_PX, size * max_width // self._measured())
-            self._words, self._font = legible(words, fitting, instead)
-        while self._measured() > max_width and len(self._words) > 1:
-            self._words = self._words[:-2] + "…"
-        self._ascent, descent = self._font.getmetrics()
-        self.width = self._measured()
-        self.height = self._ascent + descent + self._pad
-
-    def _measured(self) -> int:
-        return round(self._font.getlength(self._words)) + 2 * self._pad
+    def __init__(self, lines: Sequence[str], font: ImageFont.FreeTypeFont, pad: int) -> None:
+        self._lines, self._font, self._pad = lines, font, pad
+        self._ascent, descent = font.getmetrics()
+        self._line_height = self._ascent + descent
+        self.width = max(round(font.getlength(line)) for line in lines) + 2 * pad
+        self.height = len(lines) * self._line_height + pad
 
     def write(self, canvas: ImageDraw.ImageDraw, left: int, top: int, ink: str) -> None:
         """Draw the letters of the box at this place."""
-        position = (left + self._pad, top + self._pad // 2 + self._ascent)
-        canvas.text(position, self._words, ink, self._font, anchor="ls")
+        for number, line in enumerate(self._lines):
+            baseline = top + self._pad // 2 + number * self._line_height + self._ascent
+            canvas.text((left + self._pad, baseline), line, ink, self._font, anchor="ls")
 
 
-def padding(size: int) -> int:
-    """Pixels around letters of this size."""
+def label(words: str, size: int, max_width: int, *, instead: str) -> Lines:
+    """One line in a font of `size` pixels; in a box that is wider than `max_width` it gets smaller, then shorter.
+
+    `instead` is ASCII, written where no font has all the letters of `words`.
+    """
+    pad = _padding(size)
+    text, font = _legible(words, size, instead)
+    width = round(font.getlength(text)) + 2 * pad
+    if width > max_width and size > MIN_PX:
+        text, font = _legible(words, max(MIN_PX, size * max_width // width), instead)
+    return Lines([_shortened(text, font, max_width - 2 * pad)], font, pad)
+
+
+def caption(words: str, size: int, width: int, max_height: int) -> Lines:
+    """All the words in a box of `width`, in smaller letters if it is higher than `max_height`, then as many as fit."""
+    for fitted in (size, MIN_PX):
+        pad = _padding(fitted)
+        text, font = _legible(words, fitted, words.encode("ascii", "replace").decode())
+        lines = wrapped(text, font, width - 2 * pad)
+        most = max(1, (max_height - pad) // sum(font.getmetrics()))
+        if len(lines) <= most:
+            return Lines(lines, font, pad)
+    return Lines([*lines[: most - 1], _shortened(f"{lines[most - 1]}…", font, width - 2 * pad)], font, pad)
+
+
+def _padding(size: int) -> int:
     return max(2, round(size * 0.2))
 
 
@@ -70,14 +82,14 @@ def wrapped(words: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
     return lines
 
 
-def shortened(words: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """As many of the letters as fit, and an ellipsis."""
-    while words and font.getlength(f"{words}…") > width:
-        words = words[:-1]
-    return f"{words}…"
+def _shortened(words: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """The words, or as many of their letters as fit, and an ellipsis."""
+    while font.getlength(words) > width and len(words) > 1:
+        words = f"{words[:-2]}…"
+    return words
 
 
-def legible(words: str, size: int, instead: str) -> tuple[str, ImageFont.FreeTypeFont]:
+def _legible(words: str, size: int, instead: str) -> tuple[str, ImageFont.FreeTypeFont]:
     """The words with a font that has all their letters.
 
     Pillow's own font has ASCII only. Other letters come from a font of the system if one has them all, else they lose

@@ -85,20 +85,23 @@ def resolve(arguments: Iterable[str], *, recursive: bool = False, stdin: bytes |
         stdin: the bytes for `-`.
     """
     for argument in arguments:
+        name = _printable(argument)
         try:
             yield from _expand(argument, recursive=recursive, stdin=stdin)
+        except SourceUnreadable as problem:
+            yield Source(name, problem=problem)
         except OSError as error:  # a folder that may not be entered, a name longer than any file's
-            yield Source(_printable(argument), problem=_unreadable(argument, error))
+            yield Source(name, problem=_unreadable(name, error))
         except ValueError as error:  # a NUL byte
-            yield _problem(argument, f"{_printable(argument)} is not a path", str(error), None)
+            yield Source(name, problem=SourceUnreadable(f"{name} is not a path", why=str(error)))
 
 
 def _expand(argument: str, *, recursive: bool, stdin: bytes | None) -> Iterator[Source]:
     if argument == "-":
-        if stdin:
-            yield Source("-", data=stdin)
-        else:
-            yield _problem("-", "no image on stdin", "stdin is empty", "pipe one: `cat one.jpg | detectctl detect -`")
+        if not stdin:
+            hint = "pipe one: `cat one.jpg | detectctl detect -`"
+            raise SourceUnreadable("no image on stdin", why="stdin is empty", hint=hint)
+        yield Source("-", data=stdin)
     elif _is_url(argument):
         yield Source(argument, url=argument)
     elif Path(argument).is_dir():
@@ -107,37 +110,34 @@ def _expand(argument: str, *, recursive: bool, stdin: bytes | None) -> Iterator[
         yield _file(argument)
     elif glob.has_magic(argument):
         matches = sorted(path for path in glob.iglob(argument, recursive=True) if not Path(path).is_dir())  # noqa: PTH207 - pathlib's glob takes no absolute pattern
-        for path in matches:
-            yield _file(path)
         if not matches:
-            yield _problem(argument, f"nothing matches {_printable(argument)}", "no file has a path like that", None)
+            raise SourceUnreadable(f"nothing matches {_printable(argument)}", why="no file has a path like that")
+        yield from map(_file, matches)
     else:
-        yield _problem(
-            argument,
+        raise SourceUnreadable(
             f"{_printable(argument)} not found",
-            "no file or folder has this name",
-            "name a file, a folder, a quoted glob, an http(s) URL, or - for stdin",
+            why="no file or folder has this name",
+            hint="name a file, a folder, a quoted glob, an http(s) URL, or - for stdin",
         )
 
 
 def _folder(folder: Path, *, recursive: bool) -> Iterator[Source]:
     found = False
-    problems: list[Source] = []
-
-    def unreadable(error: OSError) -> None:
-        name = str(error.filename)
-        problems.append(Source(_printable(name), problem=_unreadable(name, error)))
-
-    for where, folders, names in os.walk(folder, onerror=unreadable):
+    errors: list[OSError] = []
+    for where, folders, names in os.walk(folder, onerror=errors.append):
         folders[:] = sorted(name for name in folders if not name.startswith(".")) if recursive else []
         for name in sorted(names):
             if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
                 found = True
                 yield _file(os.path.join(where, name))  # noqa: PTH118 - the name as the user would type it
-    yield from problems
-    if not found and not problems:
+    for error in errors:
+        name = _printable(str(error.filename))
+        yield Source(name, problem=_unreadable(name, error))
+    if not found and not errors:
+        name = _printable(str(folder))
         hint = None if recursive else "search its subfolders, too: `--recursive`"
-        yield _problem(str(folder), f"no image in {_printable(str(folder))}", "no file in it has an image suffix", hint)
+        problem = SourceUnreadable(f"no image in {name}", why="no file in it has an image suffix", hint=hint)
+        yield Source(name, problem=problem)
 
 
 def _is_url(text: str) -> bool:
@@ -148,12 +148,8 @@ def _file(path: str) -> Source:
     return Source(_printable(path), path=Path(path))
 
 
-def _problem(name: str, what: str, why: str, hint: str | None) -> Source:
-    return Source(_printable(name), problem=SourceUnreadable(what, why=why, hint=hint))
-
-
 def _unreadable(name: str, error: OSError) -> SourceUnreadable:
-    return SourceUnreadable(f"{_printable(name)} cannot be read", why=reason(error))
+    return SourceUnreadable(f"{name} cannot be read", why=reason(error))
 
 
 def _printable(name: str) -> str:
