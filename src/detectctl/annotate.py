@@ -58,17 +58,15 @@ def encode(image: Image.Image, image_format: str, quality: int = QUALITY) -> byt
         "png": {"compress_level": 3},
         "webp": {"quality": quality},
     }[image_format]
-    profile = image.info.get("icc_profile")
-    if profile:
+    if profile := image.info.get("icc_profile"):
         options["icc_profile"] = profile
     buffer = io.BytesIO()
     try:
         image.save(buffer, image_format, **options)
     except (OSError, ValueError) as error:
         width, height = image.size
-        raise UsageError(
-            f"{width}x{height} pixels cannot be written as {image_format}", why=str(error), hint="write a .png"
-        ) from error
+        what = f"{width}x{height} pixels cannot be written as {image_format}"
+        raise UsageError(what, why=str(error), hint="write a .png") from error
     return buffer.getvalue()
 
 

@@ -186,7 +186,7 @@ class Downloads:
             manager.clear()
 
     def stream(
-        self, url: str, deadline: Deadline, *, max_bytes: int = MAX_ANSWER_BYTES, stall_s: float = float("inf")
+        self, url: str, deadline: Deadline, *, max_bytes: int, stall_s: float = float("inf")
     ) -> Generator[bytes]:
         """The bytes at `url` as they come; close the iterator to end the download early.
 

@@ -54,7 +54,6 @@ def refused(answer: Answer, endpoint: str) -> Exception:
 def unanswered(error: NoAnswer, endpoint: str, deadline: Deadline, *, is_known: bool) -> Exception:
     """For a request that got no whole answer; `is_known` tells whether a service has been seen there."""
     why = str(error)
-    hint = "see how it is: `detectctl status`"
     match error:
         case BadAddress():
             return not_an_endpoint(why)
@@ -67,11 +66,11 @@ def unanswered(error: NoAnswer, endpoint: str, deadline: Deadline, *, is_known: 
             gone = NotRunning(f"nothing answers at {endpoint}", why=why, hint="see what is running: `detectctl status`")
             # Where no service was ever seen this is not a restart, and the user should hear of it at once.
             return TryAgain(gone, counts=False) if is_known else gone
-        case _ if deadline.passed:
-            hint = f"{hint}; or allow more time: `--timeout 60`"
-            return DeadlineExceeded(f"no answer from {endpoint} in time", why=why, hint=hint)
-        case _:
-            return TryAgain(NotReady(f"no answer from {endpoint}", why=why, hint=hint))
+    hint = "see how it is: `detectctl status`"
+    if deadline.passed:
+        hint += "; or allow more time: `--timeout 60`"
+        return DeadlineExceeded(f"no answer from {endpoint} in time", why=why, hint=hint)
+    return TryAgain(NotReady(f"no answer from {endpoint}", why=why, hint=hint))
 
 
 def not_downloaded(error: NoAnswer, url: str, deadline: Deadline) -> Exception:
@@ -89,18 +88,14 @@ def not_downloaded(error: NoAnswer, url: str, deadline: Deadline) -> Exception:
             failed = FetchFailed(f"{url} cannot be downloaded", why=f"its server answered {answer.status}")
             again = answer.status in {429, 500, 502, 503, 504}
             return TryAgain(failed, answer.retry_after_s or 0.0) if again else failed
-        case _:
-            failed = FetchFailed(f"{url} cannot be downloaded", why=why)
-            return TryAgain(failed) if isinstance(error, BrokenOff) else failed
+    failed = FetchFailed(f"{url} cannot be downloaded", why=why)
+    return TryAgain(failed) if isinstance(error, BrokenOff) else failed
 
 
 def unexpected_answer(answer: Answer, endpoint: str) -> NotReady:
     """For an answer of 200 that is not what the service answers."""
-    return NotReady(
-        f"{endpoint} does not answer like a detectctl service",
-        why=f"it sent {len(answer.body)} bytes of {answer.content_type or 'no type'}",
-        hint="check `--url`",
-    )
+    why = f"it sent {len(answer.body)} bytes of {answer.content_type or 'no type'}"
+    return NotReady(f"{endpoint} does not answer like a detectctl service", why=why, hint="check `--url`")
 
 
 def not_an_endpoint(why: str) -> UsageError:
@@ -119,11 +114,8 @@ def _sent_error(answer: Answer) -> DetectctlError | None:
 def _guessed_error(answer: Answer, endpoint: str) -> DetectctlError:
     what = f"{endpoint} answered {answer.status}"
     if 300 <= answer.status < 400:
-        return NotReady(
-            what,
-            why=f"it redirects to {answer.headers.get('location', 'nowhere')}, and redirects are not followed",
-            hint="if that is the service, name it: `--url URL`",
-        )
+        why = f"it redirects to {answer.headers.get('location', 'nowhere')}, and redirects are not followed"
+        return NotReady(what, why=why, hint="if that is the service, name it: `--url URL`")
     text = " ".join(answer.body[:400].decode(errors="replace").split())[:200]
     why = f"it said {text!r}" if text else "it said nothing more"
     if answer.status >= 500:

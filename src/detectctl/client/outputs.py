@@ -30,14 +30,10 @@ def image_format(path: Path) -> Literal["jpeg", "png", "webp"]:
     Raises:
         UsageError: it asks for another than jpg, png and webp.
     """
-    try:
-        return FORMATS[path.suffix.lower()]
-    except KeyError:
-        raise UsageError(
-            f"{path} cannot be written as an image",
-            why=f"its suffix is {path.suffix or 'missing'}",
-            hint="end the name with .jpg, .png or .webp",
-        ) from None
+    if found := FORMATS.get(path.suffix.lower()):
+        return found
+    why = f"its suffix is {path.suffix or 'missing'}"
+    raise UsageError(f"{path} cannot be written as an image", why=why, hint="end the name with .jpg, .png or .webp")
 
 
 def annotate_all(
@@ -112,17 +108,13 @@ def plan_outputs(sources: Sequence[Source], output: str) -> list[Path]:
     if target.is_dir() or output.endswith("/") or not target.suffix:
         return _plan_folder(sources, target)
     if len(sources) != 1:
-        raise UsageError(
-            f"{output} cannot hold {len(sources)} images",
-            why="it names a file, and there are several sources",
-            hint="name a folder: `-o annotated/`",
-        )
+        why = "it names a file, and there are several sources"
+        raise UsageError(f"{output} cannot hold {len(sources)} images", why=why, hint="name a folder: `-o annotated/`")
     image_format(target)
     original = sources[0].path
     if original is not None and target.exists() and original.exists() and target.samefile(original):
-        raise UsageError(
-            f"{output} would be overwritten", why="it is the source itself", hint="choose another file: `-o`"
-        )
+        hint = "choose another file: `-o`"
+        raise UsageError(f"{output} would be overwritten", why="it is the source itself", hint=hint)
     return [target]
 
 
@@ -130,23 +122,18 @@ def _plan_folder(sources: Sequence[Source], folder: Path) -> list[Path]:
     resolved = folder.resolve()
     for source in sources:
         if source.path is not None and source.path.resolve().parent == resolved:
-            raise UsageError(
-                f"cannot write annotated images to {folder}",
-                why=f"{source.name} is in it, and originals must not be overwritten",
-                hint="choose another folder: `-o annotated/`",
-            )
-    taken: set[str] = set()
-    targets = []
+            why = f"{source.name} is in it, and originals must not be overwritten"
+            hint = "choose another folder: `-o annotated/`"
+            raise UsageError(f"cannot write annotated images to {folder}", why=why, hint=hint)
+    targets: dict[str, Path] = {}  # by name in lower case, because case-insensitive file systems would overwrite
     for source in sources:
         stem, suffix = _output_name(source)
-        name = f"{stem}{suffix}"
-        number = 1
-        while name.lower() in taken:  # case-insensitive file systems would overwrite
+        name, number = f"{stem}{suffix}", 1
+        while name.lower() in targets:
             number += 1
             name = f"{stem}-{number}{suffix}"
-        taken.add(name.lower())
-        targets.append(folder / name)
-    return targets
+        targets[name.lower()] = folder / name
+    return list(targets.values())
 
 
 def _output_name(source: Source) -> tuple[str, str]:
@@ -158,9 +145,7 @@ def _output_name(source: Source) -> tuple[str, str]:
         name = source.path.name
     else:
         name = "stdin"
-    name = "".join(
-        character if character.isprintable() and character not in '/\\:*?"<>|' else "_" for character in name
-    )
+    name = "".join(letter if letter.isprintable() and letter not in '/\\:*?"<>|' else "_" for letter in name)
     suffix = Path(name).suffix
     stem = name.removesuffix(suffix) if suffix.lower() in IMAGE_SUFFIXES else name
     # 255 bytes is the limit of common file systems; the number and the temporary file's name need room too.

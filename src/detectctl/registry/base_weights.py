@@ -9,8 +9,11 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
+from filelock import Timeout
+
 from detectctl.errors import ModelCorrupt, ModelNotFound, RegistryUnreachable, UsageError
 from detectctl.files import sha256_of
+from detectctl.http import Downloads, NoAnswer, Refused, TooLarge, TooSlow
 from detectctl.progress import Progress, silent
 from detectctl.registry.model_version import ModelVersion
 from detectctl.registry.store import Origin, Store, StoredCheckpoint, unusable
@@ -87,32 +90,32 @@ def _from_drop_folder(name: str, store: Store, known: _Known) -> StoredCheckpoin
 
 def _download(name: str, store: Store, deadline: Deadline, assets_url: str, report: Report) -> StoredCheckpoint:
     if not assets_url.startswith(("https://", "http://")):
-        raise UsageError(
-            f"invalid assets URL {assets_url!r}",
-            why="it must begin with https:// or http://",
-            hint="check the setting assets-url",
-        )
-    known = KNOWN[name]
-    url = f"{assets_url.rstrip('/')}/{name}.pt"
-    # One at a time per file, so that several `up` download once.
-    lock = store.lock(f"base {name}")
+        why = "it must begin with https:// or http://"
+        raise UsageError(f"invalid assets URL {assets_url!r}", why=why, hint="check the setting assets-url")
+    known, url = KNOWN[name], f"{assets_url.rstrip('/')}/{name}.pt"
+    what = f"the base model {name} could not be downloaded from {url}"
+    instead = f"pass `--model PATH.pt`, or put {name}.pt into {store.cache / 'base'}"
     try:
-        lock.acquire(timeout=deadline.left_s)
-    except TimeoutError as error:
-        raise _unreachable(name, store, url, "another process is downloading it and has not finished") from error
+        # One at a time per file, so that several `up` download once.
+        with store.lock(f"base {name}").acquire(timeout=deadline.left_s), store.scratch() as scratch:
+            if stored := _from_store(store, known):
+                return stored
+            target = scratch / f"{name}.pt"
+            with contextlib.suppress(TooLarge):  # too many bytes are the wrong bytes, as their digest will show
+                _fetch(url, target, known.size, deadline, report)
+            return store.add(target, Origin(name), expected=known.sha256)
+    except NoAnswer as error:
+        if isinstance(error, Refused) and error.answer.status in {404, 410}:
+            raise ModelNotFound(f"{url} not found", why=str(error), hint=instead) from error
+        raise RegistryUnreachable(what, why=str(error), hint=instead) from error
+    except Timeout as error:
+        why = "another process is downloading it and has not finished"
+        raise RegistryUnreachable(what, why=why, hint=instead) from error
     except OSError as error:
         raise unusable(store.cache, error) from error
-    with lock, store.scratch() as scratch:
-        if stored := _from_store(store, known):
-            return stored
-        target = scratch / f"{name}.pt"
-        _fetch(url, target, known.size, name=name, store=store, deadline=deadline, report=report)
-        return store.add(target, Origin(name), expected=known.sha256)
 
 
-def _fetch(url: str, target: Path, size: int, *, name: str, store: Store, deadline: Deadline, report: Report) -> None:
-    from detectctl.http import Downloads, NoAnswer, Refused, TooLarge, TooSlow
-
+def _fetch(url: str, target: Path, size: int, deadline: Deadline, report: Report) -> None:
     done = 0
     try:
         with (
@@ -122,25 +125,7 @@ def _fetch(url: str, target: Path, size: int, *, name: str, store: Store, deadli
         ):
             for chunk in chunks:
                 done += file.write(chunk)
-                report(Progress("resolve", f"downloading {name}", fraction=done / size))
-    except TooLarge:
-        pass  # too many bytes are the wrong bytes, as their digest will show
-    except NoAnswer as error:
-        why = str(error)
-        if isinstance(error, Refused) and error.answer.status in {404, 410}:
-            raise ModelNotFound(f"{url} not found", why=why, hint=_instead(name, store)) from error
-        if isinstance(error, TooSlow):
-            late = "in the time allowed" if deadline.passed else f"and then nothing for {STALL_S:g} s"
-            why = f"received {done} of {size} bytes {late}"
-        raise _unreachable(name, store, url, why) from error
-    except OSError as error:
-        raise unusable(store.cache, error) from error
-
-
-def _unreachable(name: str, store: Store, url: str, why: str) -> RegistryUnreachable:
-    what = f"the base model {name} could not be downloaded from {url}"
-    return RegistryUnreachable(what, why=why, hint=_instead(name, store))
-
-
-def _instead(name: str, store: Store) -> str:
-    return f"pass `--model PATH.pt`, or put {name}.pt into {store.cache / 'base'}"
+                report(Progress("resolve", f"downloading {target.stem}", fraction=done / size))
+    except TooSlow as error:
+        late = "in the time allowed" if deadline.passed else f"and then nothing for {STALL_S:g} s"
+        raise TooSlow(f"received {done} of {size} bytes {late}") from error
