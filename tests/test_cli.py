@@ -110,12 +110,14 @@ def test_exit_codes(arguments: list[str], code: int, home: Home) -> None:
     ("arguments", "told"),
     [
         (["up", "--port", "99999"], ["--port is '99999'", "must be from 1 to 65535", "`detectctl up --help`"]),
-        (["up", "--prot", "1"], ["no such option: --prot", "--port", "`detectctl up --help`"]),
+        (["up", "--prot", "1"], ["no such option: --prot", "did you mean --host, --port?", "`detectctl up --help`"]),
+        (["up", "--cors-origin", "a"], ["--cors-origin is 'a'", "must be an origin", "`detectctl up --help`"]),
         (["up", "--port"], ["option '--port' requires an argument", "usage: detectctl up", "`detectctl up --help`"]),
-        (["upp"], ["no such command 'upp'", "did you mean 'up'?", "`detectctl --help`"]),
+        (["upp"], ["no such command 'upp'", "did you mean 'up'?", "`detectctl --help` shows every command"]),
+        (["serve"], ["no such command 'serve'", "must be one of up, detect, annotate", "shows every command"]),
         (["detect"], ["missing argument 'SOURCE…'", "usage: detectctl detect", "`detectctl detect --help`"]),
         (["annotate", "a.jpg"], ["missing option '--output'", "usage: detectctl annotate", "--help"]),
-        (["down", "now"], ["(now)", "usage: detectctl down", "--help"]),
+        (["down", "now"], ["unexpected argument 'now'", "usage: detectctl down", "--help"]),
         (["status", "prod"], ["unexpected argument 'prod'", "--watch", "`detectctl status --name prod`"]),
     ],
 )
@@ -138,6 +140,21 @@ def test_global_options_work_before_and_after_the_command(home: Home) -> None:
     (home.path / "mine.toml").write_text("verbose = true")
     for named in (["--config", "mine.toml", "status"], ["status", "--config=mine.toml"]):
         assert "Traceback" in home.run(*named).stderr
+
+
+def test_a_hint_about_the_settings_file_works_while_the_file_is_wrong(home: Home) -> None:
+    """`detectctl config` alone would meet the same mistake again."""
+    (home.path / "detectctl.toml").write_text("prot = 1")
+    hint = home.run("config").stderr.splitlines()[2]
+    named = re.findall("`detectctl (.+?)`", hint)
+    assert home.run(*named[0].split()).returncode == 0
+
+
+def test_everything_of_nothing_is_said_to_be_nothing(home: Home) -> None:
+    """Neither silence nor a table without rows."""
+    assert home.run("down", "--all").stdout == "nothing to stop: no instance is running\n"
+    assert home.run("status", "--all").stdout == ""
+    assert home.json("status", "--all", "--json", code=3)["instances"] == []
 
 
 @pytest.mark.parametrize("name", ["--watch", "-v", "--config"])
@@ -231,7 +248,7 @@ def test_watching_without_seconds_looks_every_two(home: Home) -> None:
     """`--watch` alone."""
     with home.start("status", "--watch") as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "no instance default is running\n"
+        assert process.stdout.readline() == "instance default is not running\n"
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 130
 

@@ -299,12 +299,15 @@ def test_a_path_before_the_routes_is_kept() -> None:
         "http://",
         "http://host:99999",
         "http://user:pw@host",
-        "http://host/?a=b",
+        "http://host/?key=pw",
+        "http://host/#pw",
         "http://[::1",
         "http://exa mple",
     ],
 )
 def test_an_endpoint_that_is_no_endpoint_is_a_usage_error_without_its_password(url: str) -> None:
+    """The error repeats the URL, unless it may hold a secret."""
     with pytest.raises(UsageError) as caught:
         Client(url)
     assert "pw" not in f"{caught.value.what} {caught.value.why}"
+    assert ("pw" in url) != (url in caught.value.what)

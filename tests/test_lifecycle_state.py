@@ -107,7 +107,7 @@ def test_no_client_is_sent_to_where_a_dead_instance_was(folder: InstanceFolder) 
     assert reach(folder.path.parent, "default") == ("http://127.0.0.1:8000", Path("/keys"))
     for head in (replace(itself, started=itself.started - 100), None):
         folder.write(with_head(replace(STATE, deployed=keys), head))
-        with pytest.raises(NotRunning, match="no instance default is running") as error:
+        with pytest.raises(NotRunning, match="instance default is not running") as error:
             reach(folder.path.parent, "default")
         assert "Ray head died" in str(error.value.why)
         assert error.value.hint == "start it: `detectctl up`"

@@ -78,7 +78,7 @@ def test_the_users_config_folder_is_read_when_the_working_folder_has_no_file(tmp
     ("text", "told"),
     [
         ("prot = 1", ["prot", "did you mean port"]),
-        ("[upp]\nport = 1", ["[upp]", "did you mean up"]),
+        ("[upp]\nport = 1", ["[upp] is not a command", "did you mean up"]),
         ("[up]\nmodle = 'x'", ["up.modle", "did you mean model"]),
         ("port = 'eighty'", ["port", "must be an integer"]),
         ("port = 70000", ["port", "1 to 65535"]),
@@ -90,7 +90,7 @@ def test_the_users_config_folder_is_read_when_the_working_folder_has_no_file(tmp
         ("name = 'Über'", ["name", "lower-case"]),
         ("max-image-bytes = '20 potatoes'", ["max-image-bytes", "20MiB"]),
         ("precision = 'fp64'", ["precision", "bf16"]),
-        ("port = ", ["not TOML"]),
+        ("port = ", ["not TOML", "at end of document", "`key = value`"]),
     ],
 )
 def test_a_wrong_file_is_refused_with_key_and_cause(tmp_path: Path, text: str, told: list[str]) -> None:

@@ -130,7 +130,7 @@ class Console:
         """What `down` did."""
         name = escape(result.name)
         if result.action == "nothing":
-            self.line(f"nothing to stop: no instance {name} is running")
+            self.line(f"nothing to stop: instance {name} is not running")
         elif result.action == "cleaned":
             self.line(f"[green]cleaned up[/] after {name}, which was dead")
         else:

@@ -98,8 +98,9 @@ class Sources:
             try:
                 values[setting.name] = raw if origin == "default" else setting.parse(raw)
             except ValueError as error:
+                shown = ",".join(raw) if isinstance(raw, list) and origin.startswith("--") else raw
                 raise UsageError(
-                    f"{origin} is {raw!r}", why=str(error), hint=f"{_help_of(kind.command)} shows every option"
+                    f"{origin} is {shown!r}", why=str(error), hint=f"{_help_of(kind.command)} shows every option"
                 ) from error
         return Loaded(kind(**values), origins)
 
@@ -210,25 +211,24 @@ def _read_tables(file: Path) -> dict[str, dict[str, object]]:
     except OSError as error:
         raise UsageError(f"{file} cannot be read", why=reason(error), hint="check `--config`") from error
     except ValueError as error:  # also bytes that are not UTF-8
-        raise UsageError(
-            f"{file} is not TOML", why=str(error), hint="compare it with examples/detectctl.toml"
-        ) from error
+        hint = "write each setting as `key = value`: `port = 8000`, or `model = 'best.pt'`"
+        raise UsageError(f"{file} is not TOML", why=str(error), hint=hint) from error
     tables = {key: value for key, value in data.items() if isinstance(value, dict)}
     tables[""] = {key: value for key, value in data.items() if key not in tables}
     known = {"": {setting.key for setting in all_settings()}}
     known |= {command: {setting.key for setting in settings_of(kind)} for command, kind in COMMANDS.items()}
     for table, values in tables.items():
         if table not in known:
-            raise _unknown(f"{file}: [{table}]", table, set(COMMANDS))
+            raise _unknown(f"{file}: [{table}] is not a command", table, set(COMMANDS))
         for key in values.keys() - known[table]:
-            raise _unknown(f"{file}: {f'{table}.' if table else ''}{key}", key, known[table])
+            raise _unknown(f"{file}: {f'{table}.' if table else ''}{key} is not a setting", key, known[table])
     return tables
 
 
-def _unknown(origin: str, key: str, known: set[str]) -> UsageError:
+def _unknown(what: str, key: str, known: set[str]) -> UsageError:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return UsageError(
-        f"{origin} is not a setting",
-        why=f"did you mean {near[0]}?" if near else "no option has this name",
-        hint="`detectctl config` lists them all",
+        what,
+        why=f"did you mean {near[0]}?" if near else "none has this name",
+        hint="correct the file; `detectctl --config /dev/null config` lists every setting without it",
     )

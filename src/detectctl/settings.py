@@ -109,7 +109,7 @@ def parse_replicas(value: object) -> Replicas:
         raise ValueError("must be a number such as 2, or a range such as 1..3")
     minimum, maximum = int(match[1]), int(match[2] or match[1])
     if minimum > maximum or maximum == 0:
-        raise ValueError("must be a range that does not shrink and allows at least one replica")
+        raise ValueError("must allow at least one replica, and a range must not shrink, as in 0..2")
     return Replicas(minimum, maximum)
 
 

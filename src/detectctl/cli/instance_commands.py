@@ -43,12 +43,12 @@ def status(
     found = _look(session, settings, every=every)
     if as_json:
         session.console.json(_status_json(found, every=every))
-    elif every:
-        session.console.statuses(found)
-    else:
-        session.console.status(found[0])
     if not found:
-        raise NotRunning("no instance is running", hint="`detectctl up` starts one")
+        raise NotRunning("no instance is running", hint="start one: `detectctl up`")
+    if every and not as_json:
+        session.console.statuses(found)
+    elif not as_json:
+        session.console.status(found[0])
     return 0 if all(one.healthy for one in found) else NotReady.exit_code
 
 
@@ -86,7 +86,7 @@ def _watch(session: Session, settings: StatusSettings, interval_s: float, *, eve
             session.console.json_line(_status_json(found, every=every) if found or every else absent)
     with session.console.redrawing() as show:
         for found in looks:
-            show(found if every else found[0] if found else f"no instance {settings.name} is running")
+            show(found if every else found[0] if found else f"instance {settings.name} is not running")
 
 
 def _looks(
@@ -129,6 +129,8 @@ def down(
     outcomes: dict[str, DownResult | DetectctlError]
     if every:
         outcomes = _take_all_down(session, settings, force=force)
+        if not outcomes and not as_json:
+            session.console.line("nothing to stop: no instance is running")
     else:
         outcomes = {settings.name: take_down(session, settings, force=force)}
     for name, outcome in outcomes.items():

@@ -100,12 +100,18 @@ def _usage_error(error: typer.TyperException) -> UsageError:
     context = getattr(error, "ctx", None)
     path, usage = (context.command_path, context.get_usage()) if context else ("detectctl", "")
     message = error.format_message().rstrip(".")
+    message = re.sub(r"Got unexpected extra argument\(s\) \((.+)\)", r"Unexpected argument '\1'", message)
     # "No such option: --prot (Possible options: --port)", "No such command 'upp'. Did you mean 'up'?",
     # "Invalid value for '--seconds': 'x' is not a valid float."
-    parts = re.fullmatch(r"(.+?)(?: \((?=Possible)|\. (?=Did you)|(?<='): )(.+?)\)?", message)
-    what, why = parts.groups() if parts else (message, usage)
+    parts = re.fullmatch(r"(.+?)(?:(?: \(Possible options: |\. Did you mean )(.+)[)?]|(?<='): (.+))", message)
+    what, meant, why = parts.groups() if parts else (message, None, usage)
+    sought = "command" if what.startswith("No such command") else "option"
+    if meant:
+        why = f"did you mean {meant}?"
+    elif context and sought == "command":
+        why = f"must be one of {', '.join(context.command.commands)}"
     problem = UsageError(
-        what[:1].lower() + what[1:], why=why[:1].lower() + why[1:], hint=f"`{path} --help` shows every option"
+        what[:1].lower() + what[1:], why=why[:1].lower() + why[1:], hint=f"`{path} --help` shows every {sought}"
     )
     problem.__cause__ = error
     return problem

@@ -56,7 +56,7 @@ def unanswered(error: NoAnswer, endpoint: str, deadline: Deadline, *, is_known: 
     why = str(error)
     match error:
         case BadAddress():
-            return not_an_endpoint(why)
+            return not_an_endpoint(endpoint, why)
         case Untrusted():
             hint = "check `--url`, and the certificate of that host"
             return NotReady(f"no secure connection to {endpoint}", why=why, hint=hint)
@@ -98,10 +98,11 @@ def unexpected_answer(answer: Answer, endpoint: str) -> NotReady:
     return NotReady(f"{endpoint} does not answer like a detectctl service", why=why, hint="check `--url`")
 
 
-def not_an_endpoint(why: str) -> UsageError:
+def not_an_endpoint(url: str, why: str) -> UsageError:
     """For an address that no service can have."""
     hint = "for example `--url http://127.0.0.1:8000`"
-    return UsageError("the endpoint is not the URL of a service", why=why, hint=hint)
+    shown = "the endpoint" if set(url) & set("@?#") else repr(url)  # what these part off may be a secret
+    return UsageError(f"{shown} is not the URL of a service", why=why, hint=hint)
 
 
 def _sent_error(answer: Answer) -> DetectctlError | None:

@@ -62,7 +62,7 @@ class Client:
         try:
             self._server = Server(self._url, headers=key, connections=concurrency)
         except BadAddress as error:
-            raise not_an_endpoint(str(error)) from error
+            raise not_an_endpoint(endpoint, str(error)) from error
         self._downloads = Downloads(connections=concurrency)
         self._retry_policy = RetryPolicy(retries)
         self._timeout_s = timeout_s
@@ -230,4 +230,4 @@ def _require_endpoint(url: str) -> None:
     except ValueError:
         usable = False
     if not usable or parts.query or parts.fragment or parts.username is not None:
-        raise not_an_endpoint("it must be http:// or https://, a host, and no user, query or fragment")
+        raise not_an_endpoint(url, "it must be http:// or https:// and a host, without a user, a query or a fragment")

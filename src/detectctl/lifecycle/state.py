@@ -182,7 +182,7 @@ def _parse(data: dict[str, Any]) -> InstanceState:
 def not_running(name: str, why: str | None = None) -> NotRunning:
     """The error of every command that needs an instance which does not exist."""
     flag = "" if name == "default" else f" --name {name}"
-    return NotRunning(f"no instance {name} is running", why=why, hint=f"start it: `detectctl up{flag}`")
+    return NotRunning(f"instance {name} is not running", why=why, hint=f"start it: `detectctl up{flag}`")
 
 
 def reach(state_home: Path, name: str) -> tuple[str, Path | None]:

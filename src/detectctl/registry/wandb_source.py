@@ -180,10 +180,11 @@ def _translate(reference: Artifact, error: child.ChildFailed) -> DetectctlError:
         return kind(error.message, why=why, hint=hint or None)
     match error.kind:
         case "access":
+            log_in = "" if "`wandb login`" in message else " or run `wandb login`"  # the SDK may have said it already
             return ModelAccessDenied(
                 f"W&B refuses access to {reference}",
                 why=message,
-                hint="set WANDB_API_KEY or run `wandb login`, with an account that may read it",
+                hint=f"set WANDB_API_KEY{log_in}, with an account that may read it",
             )
         case "not_found":
             return ModelNotFound(
