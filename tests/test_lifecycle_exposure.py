@@ -56,9 +56,10 @@ def test_two_of_the_three_exclude_each_other() -> None:
         check("127.0.0.1", generate_api_key=True, no_auth=True)
 
 
-def test_a_host_that_does_not_exist_is_said() -> None:
+@pytest.mark.parametrize("no_auth", [True, False])
+def test_a_host_that_does_not_exist_is_said(no_auth: bool) -> None:
     with pytest.raises(UsageError, match="cannot be resolved"):
-        check("nowhere.invalid")
+        check("nowhere.invalid", no_auth=no_auth)
 
 
 @pytest.fixture

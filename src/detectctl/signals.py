@@ -44,8 +44,7 @@ def uninterrupted() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    usual = {each: signal.getsignal(each) for each in _ENDING}
-    usual = {each: handler for each, handler in usual.items() if handler not in {None, signal.SIG_IGN}}
+    usual = {each: handler for each in _ENDING if (handler := signal.getsignal(each)) not in {None, signal.SIG_IGN}}
     for each in usual:
         signal.signal(each, lambda signum, _: came.append(signum))
     try:

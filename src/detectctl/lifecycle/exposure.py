@@ -42,8 +42,10 @@ def check(settings: UpSettings) -> None:
     """Refuse a service that would be open by accident.
 
     Raises:
-        UsageError: options that exclude each other; or other machines reach the service, and nothing says who may.
+        UsageError: options that exclude each other; a host that is unknown; or other machines reach the service, and
+            nothing says who may.
     """
+    only_this_machine = _only_this_machine(settings.host)
     answers = {
         "--api-key-file": settings.api_key_file is not None,
         "--generate-api-key": settings.generate_api_key,
@@ -54,7 +56,7 @@ def check(settings: UpSettings) -> None:
         raise UsageError(
             f"{' and '.join(given)} exclude each other", why="only one can say who may ask", hint="give one of them"
         )
-    if not given and not _only_this_machine(settings.host):
+    if not given and not only_this_machine:
         raise UsageError(
             f"--host {settings.host} exposes the service to other machines without authentication",
             why="everybody who reaches it could use it",
@@ -69,26 +71,22 @@ def prepared(settings: UpSettings, folder: InstanceFolder, report: Report) -> It
     Raises:
         UsageError: the key file cannot be used.
     """
-    if settings.generate_api_key:
-        file = folder.api_key_file.absolute()
-        new_key = None if file.exists() else write_new_key(file)
-        read_keys(file)
-        try:
-            yield Exposure(file, new_key)
-        except BaseException:
-            state = folder.read()
-            if new_key is not None and (state is None or state.api_key_file != file):  # else it is deployed by now
-                file.unlink(missing_ok=True)
-            raise
-        return
-    if settings.api_key_file is None:
+    wanted = folder.api_key_file if settings.generate_api_key else settings.api_key_file
+    if wanted is None:
         yield Exposure(None)
         return
-    file = settings.api_key_file.absolute()
+    file = wanted.absolute()
+    new_key = write_new_key(file) if settings.generate_api_key and not file.exists() else None
     read_keys(file)
     if not is_private(file):
         report(Progress("resolve", f"{file} can be read by other users: `chmod 600 {file}`", warning=True))
-    yield Exposure(file)
+    try:
+        yield Exposure(file, new_key)
+    except BaseException:
+        state = folder.read() if new_key else None
+        if new_key and (state is None or state.api_key_file != file):  # else it is deployed by now
+            file.unlink(missing_ok=True)
+        raise
 
 
 def _only_this_machine(host: str) -> bool:

@@ -54,8 +54,7 @@ class Rollout:
     def change(self, state: InstanceState, deployment: Deployment) -> tuple[str, InstanceState]:
         """Replace what is served; `updated`, or `unchanged` if this is served already.
 
-        Raises:
-            DetectctlError: as `start` does; what was served before goes on serving.
+        Raises as `start`; what was served before goes on serving.
         """
         try:
             running = self.host.status()
@@ -168,9 +167,7 @@ def scaled_to_zero(state: InstanceState, served: ServeStatus) -> bool:
     )
 
 
-def note_failure(
-    state: InstanceState, model: str, error: DetectctlError, *, digest: str | None = None
-) -> InstanceState:
+def note_failure(state: InstanceState, model: str, error: DetectctlError, *, digest: str | None) -> InstanceState:
     """The state of an instance that goes on serving although an update to `model` failed."""
     return replace(state, last_failure=Failure(model, digest, error.what, error.why, time.time()))
 

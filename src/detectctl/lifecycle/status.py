@@ -12,7 +12,7 @@ from detectctl.client.service_client import Client
 from detectctl.errors import DetectctlError
 from detectctl.hosts.serve_rest import Replica, ServeApiError, ServeStatus
 from detectctl.keys import read_keys
-from detectctl.lifecycle.lock import Holder, holder
+from detectctl.lifecycle.lock import holder
 from detectctl.lifecycle.state import UNKNOWN, InstanceFolder, InstanceState, all_states, not_running
 
 if TYPE_CHECKING:
@@ -71,20 +71,19 @@ def status(name: str, paths: Paths) -> InstanceStatus:
     Raises:
         NotRunning: no instance has this name.
     """
-    folder = InstanceFolder(paths.state, name)
-    state = folder.read()
+    state = InstanceFolder(paths.state, name).read()
     if state is None:
         raise not_running(name)
-    return _status_of(state, holder(folder))
+    return _status_of(state, paths)
 
 
 def all_statuses(paths: Paths) -> tuple[InstanceStatus, ...]:
     """Every instance that has a state file, by name."""
-    states = all_states(paths.state)
-    return tuple(_status_of(state, holder(InstanceFolder(paths.state, state.name))) for state in states)
+    return tuple(_status_of(state, paths) for state in all_states(paths.state))
 
 
-def _status_of(state: InstanceState, changed_by: Holder | None) -> InstanceStatus:
+def _status_of(state: InstanceState, paths: Paths) -> InstanceStatus:
+    changed_by = holder(InstanceFolder(paths.state, state.name))
     with state.open_host() as host:
         alive, served, trouble = host.alive, ServeStatus(), ""
         if alive:

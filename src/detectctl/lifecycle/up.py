@@ -91,13 +91,7 @@ class UpJob:
 
 
 def up(settings: UpSettings, paths: Paths, environ: Mapping[str, str], report: Report) -> UpResult:
-    """Make the instance run the requested model; returns when it answers.
-
-    Args:
-        settings: what is requested.
-        paths: where state and models are.
-        environ: what child processes and the Ray head inherit.
-        report: told each step.
+    """Make the instance run the requested model; returns when it answers. Child processes and Ray inherit `environ`.
 
     Raises:
         UsageError: a setting is wrong, or a service that others reach would be open by accident.
@@ -124,10 +118,7 @@ def begin(
     parse_allow(settings.allow_url)
     device = devices.choose(settings.device, settings.precision)
     folder = InstanceFolder(paths.state, settings.name)
-    with (
-        locked(folder, "up", settings.timeout, report),
-        exposure.prepared(settings, folder, report) as exposed,
-    ):
+    with locked(folder, "up", settings.timeout, report), exposure.prepared(settings, folder, report) as exposed:
         deadline = Deadline.after(settings.timeout)
         state = folder.read()
         if state is None and not may_start:
@@ -162,12 +153,7 @@ def _can_change(state: InstanceState, folder: InstanceFolder, report: Report) ->
 
 
 def resolve(job: UpJob) -> ModelVersion:
-    """The model that the reference means now.
-
-    Raises:
-        UsageError: the reference is wrong.
-        ModelError: nothing could be pinned.
-    """
+    """The model that the reference means now; raises as `up`."""
     settings = job.settings
     job.report(Progress("resolve", settings.model))
     with _noting_failure(job, digest=None):
@@ -191,13 +177,8 @@ def resolve(job: UpJob) -> ModelVersion:
 
 
 def deployment_of(job: UpJob, model: ModelVersion) -> Deployment:
-    """What the settings ask for with this model, converted for the engine that will run it.
-
-    Raises:
-        ModelError: the checkpoint was refused or could not be converted, or int8 differs too much from fp32.
-    """
+    """What the settings ask for with this model, converted for the engine that will run it; raises as `up`."""
     job.report(Progress("convert", model.name))
-
     # For a GPU too, which runs the checkpoint itself: only this child process opens a checkpoint that nobody has
     # vetted, so what it refuses never reaches a replica, and its labels are known before anything is deployed.
     compiled = compile_checkpoint(
@@ -227,15 +208,12 @@ def deployment_of(job: UpJob, model: ModelVersion) -> Deployment:
 
 
 def apply(job: UpJob, make: Callable[[], Deployment], digest: str) -> UpResult:
-    """Make the instance serve a deployment, whether it runs already or has to be started.
+    """Make the instance serve a deployment, whether it runs already or has to be started; raises as `up`.
 
     Args:
         job: from `begin`.
         make: gives the deployment; called while Ray starts, because neither needs the other.
         digest: of its model, `sha256:…`, to be noted if `make` fails.
-
-    Raises:
-        DetectctlError: as `up`.
     """
     if not job.running:
         return _start(job, make)

@@ -53,12 +53,10 @@ def choose(taken: int | None = None) -> Ports:
 
 
 def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
+    with contextlib.suppress(OSError), socket.socket() as probe:
+        probe.bind(("127.0.0.1", port))
         return True
+    return False
 
 
 def require_free(host: str, port: int) -> None:
@@ -72,34 +70,27 @@ def require_free(host: str, port: int) -> None:
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-    except socket.gaierror as error:
-        raise UsageError(
-            f"--host {host} cannot be resolved",
-            why=str(error.strerror),
-            hint="give an address of this machine, such as `--host 127.0.0.1`",
-        ) from error
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections do not count
-        try:
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections do not count
             probe.bind(address)
-        except PermissionError as error:
-            raise UsageError(
-                f"port {port} cannot be opened by this user",
-                why="ports below 1024 are reserved for root",
-                hint="choose another with `--port`",
+    except PermissionError as error:
+        raise UsageError(
+            f"port {port} cannot be opened by this user",
+            why="ports below 1024 are reserved for root",
+            hint="choose another with `--port`",
+        ) from error
+    except OSError as error:  # also a name that is unknown
+        if error.errno == errno.EADDRINUSE:
+            raise PortTaken(
+                f"port {port} on {host} is taken",
+                why=_listener(port) or "another process listens there",
+                hint="choose another with `--port`, or stop that process",
             ) from error
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise PortTaken(
-                    f"port {port} on {host} is taken",
-                    why=_listener(port) or "another process listens there",
-                    hint="choose another with `--port`, or stop that process",
-                ) from error
-            raise UsageError(
-                f"--host {host} is not an address of this machine",
-                why=str(error.strerror),
-                hint="list the addresses: `ip -brief address`",
-            ) from error
+        raise UsageError(
+            f"--host {host} is not an address of this machine",
+            why=str(error.strerror),
+            hint="list the addresses: `ip -brief address`",
+        ) from error
 
 
 def _listener(port: int) -> str | None:

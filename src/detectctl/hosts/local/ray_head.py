@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from detectctl import processes
 from detectctl.errors import NotReady
-from detectctl.files import describe
+from detectctl.files import describe, write_atomically
 from detectctl.hosts.local import haproxy
 from detectctl.hosts.local.ports import Ports, choose, require_free
 from detectctl.paths import Paths
@@ -40,9 +39,8 @@ class HeadRecord:
 
     Attributes:
         instance_id: random; every process that the head causes carries it in its environment.
-        temp_dir: the token, counters and Ray's own folder; ours alone, 0700; short, see `_short_folder`.
-        host: the address at which the service listens.
-        port: the port at which the service listens.
+        temp_dir: the token, counters and Ray's own folder; ours alone, 0700; short, see `plan`.
+        host: the address at which the service listens, at `port`.
         head: the head's own process; None until it has been started.
         dashboard_url: Serve's REST interface, on loopback; empty until then.
         haproxy: whether HAProxy is its ingress; otherwise Serve's own proxy, which is slower.
@@ -76,11 +74,6 @@ class HeadRecord:
         """Ray's sockets and logs; a folder below ours, because Ray opens its own (0777) to every user."""
         return self.temp_dir / "ray"
 
-    @property
-    def scratch_dir(self) -> Path:
-        """The TMPDIR of all its processes, which are killed, and so leave behind whatever they have there."""
-        return self.temp_dir / "tmp"
-
 
 def plan(host: str, port: int) -> HeadRecord:
     """Of a head that is to be started, for a service at this address; changes nothing.
@@ -89,7 +82,9 @@ def plan(host: str, port: int) -> HeadRecord:
         PortTaken, UsageError: as `require_free`.
     """
     require_free(host, port)
-    return HeadRecord(secrets.token_hex(8), Path(_short_folder()) / f"dctl-{secrets.token_hex(4)}", host, port)
+    # TMPDIR if socket paths fit below it: HAProxy takes 97 bytes, and Ray adds a folder of 56.
+    parent = tempfile.gettempdir() if len(tempfile.gettempdir()) <= 10 else "/tmp"  # noqa: S108 - an unguessable 0700 folder in it
+    return HeadRecord(secrets.token_hex(8), Path(parent) / f"dctl-{secrets.token_hex(4)}", host, port)
 
 
 def spawn(record: HeadRecord, environ: Mapping[str, str], report: Report) -> HeadRecord:
@@ -118,7 +113,7 @@ def spawn(record: HeadRecord, environ: Mapping[str, str], report: Report) -> Hea
 
 
 def _spawn(record: HeadRecord, ports: Ports, environ: Mapping[str, str]) -> processes.Process:
-    for folder in (record.temp_dir, record.requests_dir, record.scratch_dir):
+    for folder in (record.temp_dir, record.requests_dir, record.temp_dir / "tmp"):
         folder.mkdir(mode=0o700)
     env = _environment(environ, record, ports)
     if record.haproxy:
@@ -155,19 +150,12 @@ def _spawn(record: HeadRecord, ports: Ports, environ: Mapping[str, str]) -> proc
     return processes.Process.of(started.pid)
 
 
-def _short_folder() -> str:
-    """TMPDIR if socket paths fit below it, else /tmp: HAProxy takes 97 bytes, and Ray adds a folder of 56."""
-    return tempfile.gettempdir() if len(tempfile.gettempdir()) <= 10 else "/tmp"  # noqa: S108 - an unguessable 0700 folder in it
-
-
 def _environment(environ: Mapping[str, str], record: HeadRecord, ports: Ports) -> dict[str, str]:
-    descriptor = os.open(record.token_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(secrets.token_hex(32))
+    write_atomically(record.token_file, secrets.token_hex(32), mode=0o600)
     kept = _MALLOC | {key: value for key, value in environ.items() if not key.startswith(_NOT_INHERITED)}
     return kept | {
         processes.MARKER: record.instance_id,
-        "TMPDIR": str(record.scratch_dir),
+        "TMPDIR": str(record.temp_dir / "tmp"),  # its processes are killed, and leave behind whatever they have there
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(record.token_file),
         "RAY_USAGE_STATS_ENABLED": "0",
