@@ -106,10 +106,10 @@ def test_missing_tools_are_named_with_the_packages_that_bring_them(monkeypatch: 
 
 
 def test_the_steps_of_up_are_read_from_what_up_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    with Console().progress() as lines:
-        lines.report(Progress("start Ray", "waiting for the head"))
-        lines.report(Progress("start Ray", "head process 4121", done=True))
-        lines.report(Progress("deploy", "RUNNING (RUNNING)", done=True))
+    with Console().progress() as report:
+        report(Progress("start Ray", "waiting for the head"))
+        report(Progress("start Ray", "head process 4121", done=True))
+        report(Progress("deploy", "RUNNING (RUNNING)", done=True))
     read = [instance.DONE.match(line) for line in capsys.readouterr().err.splitlines()]
     assert [done and done["step"].strip() for done in read] == ["start Ray", "deploy"]
 

@@ -87,6 +87,7 @@ def test_version() -> None:
         (["status"], 3),
         (["status", "--watch", "0"], 2),
         (["status", "--watch", "soon"], 2),
+        (["status", "--watch="], 2),
         (["status", "5"], 2),
         (["upp"], 2),
         ([], 2),
@@ -157,7 +158,7 @@ def test_everything_of_nothing_is_said_to_be_nothing(home: Home) -> None:
     assert home.json("status", "--all", "--json", code=3)["instances"] == []
 
 
-@pytest.mark.parametrize("name", ["--watch", "-v", "--config"])
+@pytest.mark.parametrize("name", ["--watch", "--watch=5", "-v", "--config"])
 def test_what_follows_a_double_dash_is_a_source(home: Home, name: str) -> None:
     """A file may have such a name, and it is the only source: FILE.jpg would be refused for two."""
     (home.path / name).write_bytes(b"not an image")
@@ -213,15 +214,15 @@ def test_an_unknown_variable_is_a_warning(home: Home) -> None:
 @pytest.mark.parametrize(
     ("options", "seen"),
     [
-        (["--json"], {"name": "default", "state": "not running"}),
-        (["--all", "--json"], {"instances": []}),
+        (["--watch", "0.1", "--json"], {"name": "default", "state": "not running"}),
+        (["--all", "--watch=0.1", "--json"], {"instances": []}),
     ],
 )
 def test_watching_prints_json_lines_and_waits_for_what_is_not_there_yet(
     home: Home, options: list[str], seen: dict[str, Any]
 ) -> None:
     """One document a line, for line readers; Ctrl-C ends it."""
-    with home.start("status", "--watch", "0.1", *options) as process:
+    with home.start("status", *options) as process:
         assert process.stdout is not None
         for _ in range(3):
             assert seen.items() <= json.loads(process.stdout.readline()).items()

@@ -14,10 +14,10 @@ _SCRIPT = """
 from detectctl.progress import Progress
 from detectctl.console import Console
 
-with Console().progress() as lines:
+with Console().progress() as report:
     for _ in range(3):
-        lines.report(Progress("deploy", "a step", done=True))
-        lines.report(Progress("deploy", "a warning", warning=True))
+        report(Progress("deploy", "a step", done=True))
+        report(Progress("deploy", "a warning", warning=True))
 print("all done")
 """
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 import pytest
 
 from detectctl.errors import UsageError
-from detectctl.precedence import Loaded, Sources, rows
+from detectctl.precedence import Sources, rows
 from detectctl.settings import (
     COMMANDS,
     AnnotateSettings,
@@ -38,32 +38,33 @@ def _load(
     flags: dict[str, object] | None = None,
     environ: dict[str, str] | None = None,
     file: Path | None = None,
-) -> Loaded[S]:
-    return Sources.read({"HOME": "/nowhere"} | (environ or {}), file).load(kind, flags or {})
+) -> S:
+    return Sources.read({"HOME": "/nowhere"} | (environ or {}), file).load(kind, flags or {})[0]
 
 
 def _up(
     flags: dict[str, object] | None = None, environ: dict[str, str] | None = None, file: Path | None = None
-) -> Loaded[UpSettings]:
+) -> UpSettings:
     return _load(UpSettings, flags, environ, file)
 
 
 def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None:
     """Each source wins over those after it, and the origin of each value is remembered."""
     (tmp_path / "detectctl.toml").write_text('port = 1001\nhost = "::1"\nconf = 0.5\n')
-    loaded = _up({"port": 1003}, {"DETECTCTL_PORT": "1002", "DETECTCTL_HOST": "::"})
-    assert (loaded.settings.port, loaded.settings.host, loaded.settings.conf) == (1003, "::", 0.5)
-    assert loaded.origins["port"] == "--port"
-    assert loaded.origins["host"] == "DETECTCTL_HOST"
-    assert loaded.origins["conf"] == "detectctl.toml: conf"
-    assert loaded.origins["imgsz"] == "default"
+    environ = {"HOME": "/nowhere", "DETECTCTL_PORT": "1002", "DETECTCTL_HOST": "::"}
+    settings, origins = Sources.read(environ).load(UpSettings, {"port": 1003})
+    assert (settings.port, settings.host, settings.conf) == (1003, "::", 0.5)
+    assert origins["port"] == "--port"
+    assert origins["host"] == "DETECTCTL_HOST"
+    assert origins["conf"] == "detectctl.toml: conf"
+    assert origins["imgsz"] == "default"
 
 
 def test_a_table_named_like_the_command_wins_over_the_top_level(tmp_path: Path) -> None:
     """`[up]` is for `up` alone; the top level is for every command that knows the key."""
     (tmp_path / "detectctl.toml").write_text("timeout = 5\n[up]\ntimeout = 90\n")
-    assert _up().settings.timeout == 90
-    assert _load(DetectSettings).settings.timeout == 5
+    assert _up().timeout == 90
+    assert _load(DetectSettings).timeout == 5
 
 
 def test_the_users_config_folder_is_read_when_the_working_folder_has_no_file(tmp_path: Path) -> None:
@@ -71,7 +72,7 @@ def test_the_users_config_folder_is_read_when_the_working_folder_has_no_file(tmp
     home = tmp_path / "xdg" / "detectctl"
     home.mkdir(parents=True)
     (home / "detectctl.toml").write_text("port = 1234")
-    assert _up(environ={"XDG_CONFIG_HOME": str(tmp_path / "xdg")}).settings.port == 1234
+    assert _up(environ={"XDG_CONFIG_HOME": str(tmp_path / "xdg")}).port == 1234
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,7 @@ def test_a_missing_config_file_is_refused(tmp_path: Path) -> None:
 
 def test_lists_may_be_written_with_commas_in_the_environment() -> None:
     """`DETECTCTL_ALLOW_URL=a,b` is two entries."""
-    assert _up(environ={"DETECTCTL_ALLOW_URL": "a.example, 10.0.0.0/8"}).settings.allow_url == (
+    assert _up(environ={"DETECTCTL_ALLOW_URL": "a.example, 10.0.0.0/8"}).allow_url == (
         "a.example",
         "10.0.0.0/8",
     )
@@ -120,14 +121,14 @@ def test_lists_may_be_written_with_commas_in_the_environment() -> None:
 
 def test_line_width_auto_is_the_default_spelled_out() -> None:
     """`--line-width auto` is what no flag means."""
-    assert _load(AnnotateSettings, {"line_width": "auto"}).settings.line_width is None
+    assert _load(AnnotateSettings, {"line_width": "auto"}).line_width is None
 
 
 def test_global_options_are_settings_of_the_files_top(tmp_path: Path) -> None:
     """They come from flag, environment or file like the others, and belong to no command's table."""
     (tmp_path / "detectctl.toml").write_text("quiet = true\nno-color = true\n")
     loaded = _load(GlobalSettings, {"verbose": True}, {"DETECTCTL_NO_COLOR": "off"})
-    assert loaded.settings == GlobalSettings(verbose=True, quiet=True, no_color=False)
+    assert loaded == GlobalSettings(verbose=True, quiet=True, no_color=False)
     (tmp_path / "detectctl.toml").write_text("[up]\nquiet = true\n")
     with pytest.raises(UsageError, match="quiet"):
         _up()
@@ -141,7 +142,7 @@ def test_a_file_that_is_not_utf_8_is_a_usage_error(tmp_path: Path) -> None:
 
 def test_how_many_log_lines_can_be_set() -> None:
     """DETECTCTL_TAIL, as every option has its variable."""
-    assert _load(LogsSettings, environ={"DETECTCTL_TAIL": "5"}).settings.tail == 5
+    assert _load(LogsSettings, environ={"DETECTCTL_TAIL": "5"}).tail == 5
 
 
 URL = 'url = "https://evil.example"\n'
@@ -151,9 +152,9 @@ def _sent_to(
     kind: type[RequestSettings], environ: dict[str, str], file: Path | None = None, **flags: str
 ) -> str | None:
     sources = Sources.read({"HOME": "/nowhere"} | environ, file)
-    loaded = sources.load(kind, flags)
-    sources.refuse_to_send_keys(loaded)
-    return loaded.settings.url
+    settings, origins = sources.load(kind, flags)
+    sources.refuse_to_send_keys(settings, origins)
+    return settings.url
 
 
 @pytest.mark.parametrize("in_file", ["", 'api-key-file = "keys"'])
@@ -202,8 +203,8 @@ KUBERNETES = {
 def test_what_kubernetes_says_of_its_services_is_nothing() -> None:
     """Neither an error nor a warning, and not the port to listen on; a number is."""
     assert Sources.read(KUBERNETES).warnings() == ()
-    assert _up(environ=KUBERNETES).settings.port == 8000
-    assert _up(environ=KUBERNETES | {"DETECTCTL_PORT": "9000"}).settings.port == 9000
+    assert _up(environ=KUBERNETES).port == 8000
+    assert _up(environ=KUBERNETES | {"DETECTCTL_PORT": "9000"}).port == 9000
 
 
 def test_an_unknown_variable_is_a_warning_with_the_nearest_known_one() -> None:
@@ -212,25 +213,25 @@ def test_an_unknown_variable_is_a_warning_with_the_nearest_known_one() -> None:
     assert "unknown environment variable DETECTCTL_PROT: did you mean DETECTCTL_PORT?" in prot
     assert "DETECTCTL_API_KEY" in key
     assert "geheim" not in key
-    assert _up(environ={"DETECTCTL_PROT": "1"}).settings.port == 8000
+    assert _up(environ={"DETECTCTL_PROT": "1"}).port == 8000
 
 
 def test_an_option_that_commands_mean_differently_has_a_variable_for_each() -> None:
     """`DETECTCTL_UP_TIMEOUT` for a slow start leaves the time per image alone."""
     environ = {"DETECTCTL_UP_TIMEOUT": "600", "DETECTCTL_DETECT_CONF": "0.9"}
-    assert _up(environ=environ).settings.timeout == 600
-    assert _up(environ=environ).settings.conf == 0.25
-    assert _load(DetectSettings, environ=environ).settings.timeout == 30
-    assert _load(DetectSettings, environ=environ).settings.conf == 0.9
-    assert _load(AnnotateSettings, environ=environ).settings.conf is None
-    assert _load(DownSettings, environ=environ).settings.timeout == 30
+    assert _up(environ=environ).timeout == 600
+    assert _up(environ=environ).conf == 0.25
+    assert _load(DetectSettings, environ=environ).timeout == 30
+    assert _load(DetectSettings, environ=environ).conf == 0.9
+    assert _load(AnnotateSettings, environ=environ).conf is None
+    assert _load(DownSettings, environ=environ).timeout == 30
     assert Sources.read(environ).warnings() == ()
 
 
 def test_a_variable_with_several_meanings_is_ignored_with_a_warning() -> None:
     """The warning names those that took its place."""
     environ = {"DETECTCTL_TIMEOUT": "600"}
-    assert _up(environ=environ).settings.timeout == 180
+    assert _up(environ=environ).timeout == 180
     (warning,) = Sources.read(environ).warnings()
     for command in ("UP", "DETECT", "ANNOTATE", "DOWN"):
         assert f"DETECTCTL_{command}_TIMEOUT" in warning
@@ -242,8 +243,8 @@ def test_the_old_variable_of_keys_is_refused_not_ignored() -> None:
     with pytest.raises(UsageError, match="DETECTCTL_API_KEY_FILE") as caught:
         _up(environ=environ)
     assert "DETECTCTL_UP_API_KEY_FILE" in str(caught.value.hint)
-    assert _load(DownSettings, environ=environ).settings.timeout == 30
-    kept = _up(environ=environ | {"DETECTCTL_UP_API_KEY_FILE": "/new"}).settings.api_key_file
+    assert _load(DownSettings, environ=environ).timeout == 30
+    kept = _up(environ=environ | {"DETECTCTL_UP_API_KEY_FILE": "/new"}).api_key_file
     assert str(kept) == "/new"
 
 

@@ -6,9 +6,10 @@ import json
 import os
 import sys
 import time
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TextIO
+from itertools import dropwhile, islice
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from rich.console import Console as RichConsole
 from rich.console import Group
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from rich.status import Status
-
     from detectctl.client.outcomes import Outcome
     from detectctl.errors import DetectctlError
     from detectctl.lifecycle.down import DownResult
@@ -31,10 +30,12 @@ if TYPE_CHECKING:
     from detectctl.lifecycle.status import InstanceStatus
     from detectctl.lifecycle.up import UpResult
     from detectctl.precedence import Row
-    from detectctl.progress import Progress
+    from detectctl.progress import Progress, Report
     from detectctl.registry.collection import CollectionVersion
     from detectctl.registry.store import StoredCheckpoint
     from detectctl.wire import EngineInfo, ModelInfo
+
+    Seen = InstanceStatus | tuple[InstanceStatus, ...] | str
 
 
 class _Rich(RichConsole):
@@ -54,27 +55,15 @@ class Console:
     """
 
     def __init__(self, *, quiet: bool = False, no_color: bool = False) -> None:
-        colour = None if no_color else "auto"
+        colours: Literal["auto"] | None = None if no_color else "auto"
         self.quiet = quiet
-        self.out = _Rich(highlight=False, color_system=colour, no_color=no_color or None)  # type: ignore[arg-type]
-        self.err = _Rich(stderr=True, highlight=False, color_system=colour, no_color=no_color or None)  # type: ignore[arg-type]
+        self.out = _Rich(highlight=False, color_system=colours)
+        self.err = _Rich(highlight=False, color_system=colours, stderr=True)
 
-    @property
-    def is_terminal(self) -> bool:
-        """Whether stdout is a terminal."""
-        return self.out.is_terminal
-
-    def json(self, data: dict[str, Any]) -> None:
-        """One JSON document, with the number of its schema."""
-        self.data(json.dumps(versioned(data), indent=2, ensure_ascii=False) + "\n")
-
-    def json_line(self, data: dict[str, Any]) -> None:
-        """One JSON document of many, on a line of its own."""
-        self.data(json.dumps(versioned(data), ensure_ascii=False) + "\n")
-
-    def data(self, text: str) -> None:
-        """Text as it is: no wrapping, no markup."""
-        sys.stdout.write(text)
+    def json(self, data: dict[str, Any], *, on_one_line: bool = False) -> None:
+        """A document with the number of its schema, neither wrapped nor coloured; one of many is on one line."""
+        text = json.dumps(versioned(data), indent=None if on_one_line else 2, ensure_ascii=False)
+        sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
     def line(self, text: str) -> None:
@@ -89,26 +78,48 @@ class Console:
         """What failed, why, and the next command to try; `about` names the source among many."""
         prefix = "" if about is None or about in error.what else f"{about}: "
         self.err.print(f"[bold red]error:[/] {escape(prefix + error.what)}", soft_wrap=True)
-        if error.why:
-            self.err.print(f"  [dim]why:[/] {escape(error.why)}", soft_wrap=True)
-        if error.hint:
-            self.err.print(f"  [dim]try:[/] {escape(error.hint)}", soft_wrap=True)
-        if error.request_id:
-            self.err.print(f"  [dim]request:[/] {escape(error.request_id)}", soft_wrap=True)
-
-    def lose_stderr(self) -> None:
-        """Send what is still written there nowhere, also at exit: its reader has gone, or its disk is full."""
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-        self.err.quiet = True
+        for label, text in (("why", error.why), ("try", error.hint), ("request", error.request_id)):
+            if text:
+                self.err.print(f"  [dim]{label}:[/] {escape(text)}", soft_wrap=True)
 
     @contextmanager
-    def progress(self) -> Iterator[ProgressLines]:
-        """Live progress on stderr: a spinner on a terminal, a line per finished step elsewhere."""
-        lines = ProgressLines(self)
+    def progress(self) -> Iterator[Report]:
+        """Shows steps on stderr: a spinner on a terminal, a line per finished step elsewhere."""
+        spinner, step, begun = self.err.status(""), "", time.monotonic()
+
+        def report(progress: Progress) -> None:
+            nonlocal step, begun
+            with self._perhaps_unread():
+                if progress.warning:
+                    self.warning(progress.message)
+                    return
+                if self.quiet:
+                    return
+                if progress.step != step:
+                    step, begun = progress.step, time.monotonic()
+                message = escape(progress.message)
+                if progress.done:
+                    took = f"[dim]{time.monotonic() - begun:.1f} s[/]"
+                    self.err.print(f"[green]✓[/] {step:<9} {message} {took}", soft_wrap=True)
+                if self.err.is_terminal:
+                    percent = "" if progress.fraction is None else f" {progress.fraction:.0%}"
+                    spinner.update(f"{step}: {message}{percent}")
+                    spinner.start()
+
         try:
-            yield lines
+            yield report
         finally:
-            lines.stop()
+            with self._perhaps_unread():
+                spinner.stop()
+
+    @contextmanager
+    def _perhaps_unread(self) -> Iterator[None]:
+        """Work goes on if the reader of stderr has gone, or its disk is full: the rest goes nowhere, also at exit."""
+        try:
+            yield
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+            self.err.quiet = True
 
     def up(self, result: UpResult) -> None:
         """What `up` did, and what to do next."""
@@ -118,7 +129,8 @@ class Console:
         else:
             engine = _engine_words(result.engine)
             self.line(f"[green]{result.action}[/] {escape(result.name)} in {result.seconds:.1f} s: {model}, {engine}")
-        _fallback_line(self, result.model)
+        if result.model.reason:
+            self.line(f"  [yellow]{_condition(result.model)}[/]: {escape(result.model.reason)}")
         if result.api_key is not None:
             self.err.print(f"[bold]API key[/], shown this once: {escape(result.api_key)}", soft_wrap=True)
         key = "" if result.api_key_file is None else "-H 'X-API-Key: …' "
@@ -137,70 +149,25 @@ class Console:
             drained = "every accepted request was answered" if result.drained else "requests may have been cut off"
             self.line(f"[green]stopped[/] {name} in {result.seconds:.1f} s; {drained}")
 
-    def status(self, status: InstanceStatus) -> None:
-        """One instance as a card."""
-        self.out.print(self._card(status))
-
-    def statuses(self, statuses: tuple[InstanceStatus, ...]) -> None:
-        """All instances, one row each."""
-        self.out.print(self._rows(statuses))
+    def status(self, seen: Seen) -> None:
+        """One instance as a card, or several as rows of a table, or why there is none."""
+        self.out.print(_picture(seen))
 
     @contextmanager
-    def redrawing(self) -> Iterator[Callable[[InstanceStatus | tuple[InstanceStatus, ...] | str], None]]:
-        """A function that shows what is new: in the place of the old on a terminal, below it elsewhere."""
+    def redrawing(self) -> Iterator[Callable[[Seen], None]]:
+        """As `status`, again and again: in the place of the old on a terminal, below it elsewhere."""
+        if not self.out.is_terminal:
+            yield self.status
+            return
         from rich.live import Live
 
-        live = Live(console=self.out, auto_refresh=False, vertical_overflow="visible")
-
-        def show(seen: InstanceStatus | tuple[InstanceStatus, ...] | str) -> None:
-            new = (
-                escape(seen)
-                if isinstance(seen, str)
-                else self._rows(seen)
-                if isinstance(seen, tuple)
-                else self._card(seen)
-            )
-            live.update(new, refresh=True) if self.is_terminal else self.out.print(new)
-
-        with live if self.is_terminal else nullcontext():
-            yield show
-
-    def _card(self, status: InstanceStatus) -> Group:
-        style = "green" if status.state == "running" else "yellow" if status.healthy else "red"
-        grid = Table.grid(padding=(0, 2))
-        grid.add_column(style="dim")
-        grid.add_column(overflow="fold")
-        grid.add_row("instance", f"{escape(status.name)}  [{style}]{status.state}[/]  up {_duration(status.uptime_s)}")
-        if status.message:
-            grid.add_row("", escape(status.message.strip().splitlines()[-1]))
-        grid.add_row("endpoint", escape(status.endpoint))
-        if status.model is not None:
-            grid.add_row("model", _model_words(status.model))
-            grid.add_row("", f"[dim]{_short_digest(status.model.digest)}[/]")
-            if status.model.reason:
-                grid.add_row("", f"[yellow]{_condition(status.model)}[/]: {escape(status.model.reason)}")
-        if status.engine is not None:
-            grid.add_row("engine", _engine_words(status.engine))
-            if status.engine.agreement is not None:
-                grid.add_row("", str(status.engine.agreement))
-        wanted = "" if status.minimum == status.maximum else f", may be {status.minimum}..{status.maximum}"
-        grid.add_row("replicas", f"{status.ready}/{status.wanted} ready{wanted}")
-        failed = sum(status.errors.values())
-        grid.add_row("requests", f"{status.requests}, {failed} failed{_latency(status)}")
-        if status.errors:
-            grid.add_row("", ", ".join(f"{escape(code)} {count}" for code, count in sorted(status.errors.items())))
-        if not status.replicas:
-            return Group(grid)
-        table = _table("REPLICA", "STATE", "PID", "NODE", right=("PID",))
-        for replica in status.replicas:
-            short_id = escape(replica.replica_id.rpartition("#")[2])
-            table.add_row(short_id, replica.state, str(replica.pid or "-"), replica.node_ip or "-")
-        return Group(grid, "", table)
+        with Live(console=self.out, auto_refresh=False, vertical_overflow="visible") as live:
+            yield lambda seen: live.update(_picture(seen), refresh=True)
 
     def log_line(self, line: LogLine, *, as_json: bool) -> None:
         """One line of the service's log."""
         if as_json:
-            self.json_line(line.to_json())
+            self.json(line.to_json(), on_one_line=True)
             return
         style = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "bold red"}.get(line.level, "dim")
         clock = datetime.fromtimestamp(line.time).astimezone().strftime("%H:%M:%S.%f")[:-3]
@@ -212,23 +179,9 @@ class Console:
         if "traceback" in line.fields:
             self.line(escape(line.fields["traceback"]))
 
-    def _rows(self, statuses: tuple[InstanceStatus, ...]) -> Table:
-        table = _table("NAME", "STATE", "ENDPOINT", "MODEL", "READY", "REQUESTS", "P50", right=("REQUESTS", "P50"))
-        for status in statuses:
-            table.add_row(
-                escape(status.name),
-                status.state,
-                escape(status.endpoint),
-                _name_and_version(status.model) if status.model else "-",
-                f"{status.ready}/{status.wanted}",
-                str(status.requests),
-                _milliseconds(status.p50_ms),
-            )
-        return table
-
     def config(self, rows: tuple[Row, ...], file: Path | None) -> None:
         """Every setting, and the file that was read."""
-        table = _table("COMMAND", "SETTING", "VALUE", "FROM")
+        table = _table("COMMAND SETTING VALUE FROM")
         for column in table.columns[2:]:
             column.no_wrap, column.overflow = False, "fold"
         for row in rows:
@@ -238,12 +191,7 @@ class Console:
         self.out.print(table)
 
     def tracked(self, outcomes: Iterator[Outcome], total: int) -> Iterator[Outcome]:
-        """The outcomes, with a progress bar on a terminal; each failure is reported as it comes.
-
-        Args:
-            outcomes: passed through.
-            total: how many there will be.
-        """
+        """The outcomes, with a progress bar up to `total` on a terminal; each failure is reported as it comes."""
         from rich.progress import Progress as Bars
 
         shown = self.err.is_terminal and not self.quiet and total > 1
@@ -264,17 +212,11 @@ class Console:
 
     def versions(self, versions: tuple[CollectionVersion, ...]) -> None:
         """The versions of a collection, newest first."""
-        table = _table("VERSION", "ALIASES", "CREATED", "SIZE", "DIGEST", "STORED", "SERVED", right=("SIZE",))
-        for version in versions:
-            table.add_row(
-                escape(version.version),
-                escape(", ".join(version.aliases)),
-                escape(version.created[:10]),
-                decimal(version.size),
-                escape(version.digest[:12]),
-                "yes" if version.stored else "no",
-                escape(version.served or ""),
-            )
+        table = _table("VERSION ALIASES CREATED >SIZE DIGEST STORED SERVED")
+        for each in versions:
+            aliases, stored = escape(", ".join(each.aliases)), "yes" if each.stored else "no"
+            known = (escape(each.version), aliases, escape(each.created[:10]), decimal(each.size))
+            table.add_row(*known, escape(each.digest[:12]), stored, escape(each.served or ""))
         self.out.print(table)
 
     def pruned(self, checkpoints: Sequence[StoredCheckpoint], *, done: bool) -> None:
@@ -290,7 +232,7 @@ class Console:
     def detections(self, outcomes: Iterator[Outcome], stream: TextIO | None = None) -> None:
         """A table of detections, for people; on stdout unless `stream` says otherwise."""
         target = self.out if stream is None else _Rich(file=stream, width=120)
-        table = _table("SOURCE", "CLASS", "CONF", "X1", "Y1", "X2", "Y2", right=("CONF", "X1", "Y1", "X2", "Y2"))
+        table = _table("SOURCE CLASS >CONF >X1 >Y1 >X2 >Y2")
         room = max(16, target.width - 52)  # what the other columns leave
         for outcome in outcomes:
             name = escape(_shortened(outcome.source.name, room))
@@ -305,62 +247,65 @@ class Console:
             target.print(table)
 
 
-class ProgressLines:
-    """Reports on stderr what `up` and `down` do."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._live: Status | None = None
-        self._step = ""
-        self._begun = time.monotonic()
-
-    def report(self, progress: Progress) -> None:
-        """Show one step; the work goes on even if nobody can see it any more."""
-        try:
-            self._report(progress)
-        except OSError:
-            self._console.lose_stderr()
-
-    def _report(self, progress: Progress) -> None:
-        if progress.warning:
-            self._console.warning(progress.message)
-            return
-        if self._console.quiet:
-            return
-        if progress.step != self._step:
-            self._step, self._begun = progress.step, time.monotonic()
-        if progress.done:
-            seconds = time.monotonic() - self._begun
-            self._console.err.print(
-                f"[green]✓[/] {progress.step:<9} {escape(progress.message)} [dim]{seconds:.1f} s[/]", soft_wrap=True
-            )
-        if self._console.err.is_terminal:
-            self._show(progress)
-
-    def _show(self, progress: Progress) -> None:
-        percent = "" if progress.fraction is None else f" {progress.fraction:.0%}"
-        text = f"{progress.step}: {escape(progress.message)}{percent}"
-        if self._live is None:
-            self._live = self._console.err.status(text)
-            self._live.start()
-        self._live.update(text)
-
-    def stop(self) -> None:
-        """Remove the spinner."""
-        if self._live is not None:
-            try:
-                self._live.stop()
-            except OSError:
-                self._console.lose_stderr()
-            self._live = None
-
-
-def _table(*columns: str, right: tuple[str, ...] = ()) -> Table:
-    """Bare columns, two spaces apart, as `kubectl` prints them."""
+def _table(columns: str) -> Table:
+    """Bare columns, two spaces apart, as `kubectl` prints them; those with `>` are aligned to the right."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
-    for column in columns:
-        table.add_column(column, justify="right" if column in right else "left", no_wrap=True)
+    for column in columns.split():
+        table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", no_wrap=True)
     return table
+
+
+def _picture(seen: Seen) -> Group | Table | str:
+    if isinstance(seen, str):
+        return escape(seen)
+    if not isinstance(seen, tuple):
+        return _card(seen)
+    table = _table("NAME STATE ENDPOINT MODEL READY >REQUESTS >P50")
+    for each in seen:
+        model, ready = _name_and_version(each.model) if each.model else "-", f"{each.ready}/{each.wanted}"
+        counted = (str(each.requests), _milliseconds(each.p50_ms))
+        table.add_row(escape(each.name), each.state, escape(each.endpoint), model, ready, *counted)
+    return table
+
+
+def _card(status: InstanceStatus) -> Group:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="dim")
+    grid.add_column(overflow="fold")
+    for label, text in _card_lines(status):
+        grid.add_row(label, text)
+    if not status.replicas:
+        return Group(grid)
+    table = _table("REPLICA STATE >PID NODE")
+    for replica in status.replicas:
+        short_id = escape(replica.replica_id.rpartition("#")[2])
+        table.add_row(short_id, replica.state, str(replica.pid or "-"), replica.node_ip or "-")
+    return Group(grid, "", table)
+
+
+def _card_lines(status: InstanceStatus) -> Iterator[tuple[str, str]]:
+    """Each line with its label; a line without one belongs to the line above."""
+    style = "green" if status.state == "running" else "yellow" if status.healthy else "red"
+    yield "instance", f"{escape(status.name)}  [{style}]{status.state}[/]  up {_duration(status.uptime_s)}"
+    if status.message:
+        yield "", escape(status.message.strip().splitlines()[-1])
+    yield "endpoint", escape(status.endpoint)
+    if status.model is not None:
+        yield "model", _model_words(status.model)
+        yield "", f"[dim]{_short_digest(status.model.digest)}[/]"
+        if status.model.reason:
+            yield "", f"[yellow]{_condition(status.model)}[/]: {escape(status.model.reason)}"
+    if status.engine is not None:
+        yield "engine", _engine_words(status.engine)
+        if status.engine.agreement is not None:
+            yield "", str(status.engine.agreement)
+    scales = "" if status.minimum == status.maximum else f", may be {status.minimum}..{status.maximum}"
+    yield "replicas", f"{status.ready}/{status.wanted} ready{scales}"
+    latency = f"; p50 {_milliseconds(status.p50_ms)}, p99 {_milliseconds(status.p99_ms)}"
+    failed = f"{sum(status.errors.values())} failed"
+    yield "requests", f"{status.requests}, {failed}{latency if status.p50_ms is not None else ''}"
+    if status.errors:
+        yield "", ", ".join(f"{escape(code)} {count}" for code, count in sorted(status.errors.items()))
 
 
 def _name_and_version(model: ModelInfo) -> str:
@@ -383,11 +328,6 @@ def _condition(model: ModelInfo) -> str:
     return "fallback" if model.fallback else "stale"
 
 
-def _fallback_line(console: Console, model: ModelInfo) -> None:
-    if model.reason:
-        console.line(f"  [yellow]{_condition(model)}[/]: {escape(model.reason)}")
-
-
 def _shortened(name: str, most: int) -> str:
     """The end of a long path or URL: that is where names differ."""
     return name if len(name) <= most else f"…{name[1 - most :]}"
@@ -402,12 +342,6 @@ def _plural(count: int, word: str) -> str:
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
-def _latency(status: InstanceStatus) -> str:
-    if status.p50_ms is None:
-        return ""
-    return f"; p50 {_milliseconds(status.p50_ms)}, p99 {_milliseconds(status.p99_ms)}"
-
-
 def _milliseconds(value: float | None) -> str:
     if value is None:
         return "-"
@@ -415,11 +349,9 @@ def _milliseconds(value: float | None) -> str:
 
 
 def _duration(seconds: float) -> str:
+    """In the two largest units that are not zero, as in `3h 5m`."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
-    if days:
-        return f"{days}d {hours}h"
-    if hours:
-        return f"{hours}h {minutes}m"
-    return f"{minutes}m {seconds}s" if minutes else f"{seconds}s"
+    units = ((days, "d"), (hours, "h"), (minutes, "m"), (seconds, "s"))
+    return " ".join(f"{count}{unit}" for count, unit in islice(dropwhile(lambda each: not each[0], units), 2)) or "0s"

@@ -8,7 +8,7 @@ import tomllib
 import types
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from detectctl.errors import UsageError
 from detectctl.files import reason
@@ -36,19 +36,6 @@ _SERVICE_VARIABLE = re.compile(r".*(_SERVICE_HOST|_SERVICE_PORT(_[A-Z0-9_]+)?|_P
 _SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
 S = TypeVar("S", bound=Settings)
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded(Generic[S]):
-    """Settings with the origin of each value.
-
-    Attributes:
-        settings: the values.
-        origins: field name → where it came from: `--port`, `DETECTCTL_PORT`, `FILE: port` or `default`.
-    """
-
-    settings: S
-    origins: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +67,8 @@ class Sources:
         named = config_file is not None or file != Path(FILE_NAME)
         return cls(environ, file, named, {} if file is None else _read_tables(file))
 
-    def load(self, kind: type[S], flags: Mapping[str, object]) -> Loaded[S]:
-        """The settings of one command.
+    def load(self, kind: type[S], flags: Mapping[str, object]) -> tuple[S, dict[str, str]]:
+        """The settings of one command, and where each is from: `--port`, `DETECTCTL_PORT`, `FILE: port` or `default`.
 
         Args:
             kind: the settings' class.
@@ -94,15 +81,15 @@ class Sources:
         origins: dict[str, str] = {}
         for setting in settings_of(kind):
             raw, origin = self._said(setting, flags)
-            origins[setting.name] = origin
             try:
                 values[setting.name] = raw if origin == "default" else setting.parse(raw)
             except ValueError as error:
+                command = f"detectctl {kind.command}".strip()
+                hint = f"`{command} --help` shows every option"
                 shown = ",".join(raw) if isinstance(raw, list) and origin.startswith("--") else raw
-                raise UsageError(
-                    f"{origin} is {shown!r}", why=str(error), hint=f"{_help_of(kind.command)} shows every option"
-                ) from error
-        return Loaded(kind(**values), origins)
+                raise UsageError(f"{origin} is {shown!r}", why=str(error), hint=hint) from error
+            origins[setting.name] = origin
+        return kind(**values), origins
 
     def _said(self, setting: Setting, flags: Mapping[str, object]) -> tuple[Any, str]:
         """The value as it was written, and where."""
@@ -133,33 +120,19 @@ class Sources:
         by_value = variable.endswith("_PORT") and _SERVICE_ADDRESS.match(self.environ[variable])
         return bool(by_value or _SERVICE_VARIABLE.fullmatch(variable))
 
-    def refuse_to_send_keys(self, loaded: Loaded[RequestSettings]) -> None:
-        """Refuse to send an API key where a file points that was merely found.
-
-        Raises:
-            UsageError: its `url` would be.
-        """
-        origin = loaded.origins["url"]
-        if not self.named and loaded.settings.api_key_file is not None and origin.startswith(f"{self.file}: "):
+    def refuse_to_send_keys(self, settings: RequestSettings, origins: Mapping[str, str]) -> None:
+        """UsageError if an API key would be sent where a file points that was merely found."""
+        origin = origins["url"]
+        if not self.named and settings.api_key_file is not None and origin.startswith(f"{self.file}: "):
             raise UsageError(
                 f"{origin} would be sent an API key",
-                why=f"the key is from {loaded.origins['api_key_file']}; {self.file} was merely found in this folder",
+                why=f"the key is from {origins['api_key_file']}; {self.file} was merely found in this folder",
                 hint=f"if you trust the file, name it: `detectctl --config {self.file} …`; or pass `--url`",
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of `detectctl config`.
-
-    Attributes:
-        command: whose setting it is; empty for a global one.
-        key: its name in the file.
-        variable: its environment variable.
-        value: as JSON.
-        words: the value as people would write it; empty if there is none.
-        origin: where the value came from.
-    """
+class Row(NamedTuple):
+    """One line of `detectctl config`: what JSON and people call the value, and where it came from."""
 
     command: str
     key: str
@@ -170,22 +143,14 @@ class Row:
 
 
 def rows(sources: Sources, flags: Mapping[str, object]) -> Iterator[Row]:
-    """Every setting of every command, in the order of their declaration.
-
-    Raises:
-        UsageError: a value is wrong; names its origin.
-    """
+    """Every setting of every command, in the order of their declaration; raises what `Sources.load` does."""
     for kind in KINDS:
-        loaded = sources.load(kind, flags if kind is GlobalSettings else {})
+        settings, origins = sources.load(kind, flags if kind is GlobalSettings else {})
         for each in settings_of(kind):
-            value = getattr(loaded.settings, each.name)
+            value = getattr(settings, each.name)
             words = each.words(value) or each.option.default
             plain = value if isinstance(value, (bool, int, float, tuple, types.NoneType)) else words
-            yield Row(kind.command, each.key, each.variable, plain, words, loaded.origins[each.name])
-
-
-def _help_of(command: str) -> str:
-    return f"`detectctl {command} --help`" if command else "`detectctl --help`"
+            yield Row(kind.command, each.key, each.variable, plain, words, origins[each.name])
 
 
 def _about_unread(variable: str, known: set[str]) -> str:

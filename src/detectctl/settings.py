@@ -7,14 +7,16 @@ import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from functools import cache
+from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin
+from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from detectctl.defaults import CONCURRENCY, QUALITY, RETRIES, TIMEOUT_S
 from detectctl.engine import detector_settings as detection
 
 PREFIX = "DETECTCTL_"
 _BYTE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+N = TypeVar("N", int, float)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,31 +31,17 @@ class Replicas:
 
 
 def _flag(value: object) -> bool:
-    if isinstance(value, bool):
-        return value
     known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
     if str(value).lower() not in known:
         raise ValueError("must be true or false")
     return known[str(value).lower()]
 
 
-def _integer(value: object, low: float, high: float) -> int:
-    if isinstance(value, bool) or not re.fullmatch(r"-?\d+", str(value)):
-        raise ValueError("must be an integer")
-    return int(_within(int(str(value)), low, high))
-
-
-def _number(value: object, low: float, high: float) -> float:
+def _number(value: object, kind: type[N], low: float, high: float) -> N:
     try:
-        number = float(str(value))
+        number = kind(str(value))  # not of the value itself: a truth value is no number, and 1.5 no integer
     except ValueError:
-        raise ValueError("must be a number") from None
-    if isinstance(value, bool):
-        raise ValueError("must be a number")  # noqa: TRY004 - whoever reads a setting names the origin of a ValueError
-    return _within(number, low, high)
-
-
-def _within(number: float, low: float, high: float) -> float:
+        raise ValueError("must be an integer" if kind is int else "must be a number") from None
     if not low <= number <= high:  # also NaN
         raise ValueError(f"must be from {low:g} to {high:g}" if high < 10**9 else f"must be at least {low:g}")
     return number
@@ -88,7 +76,7 @@ def _origins(value: object) -> tuple[str, ...]:
 
 
 def _image_size(value: object) -> int:
-    size = _integer(value, 32, 4096)
+    size = _number(value, int, 32, 4096)
     if size % 32:
         raise ValueError("must be a multiple of 32, the model's stride")
     return size
@@ -97,7 +85,7 @@ def _image_size(value: object) -> int:
 def parse_bytes(value: object) -> int:
     """`20MiB`, `500kB` or a plain number, as bytes; ValueError otherwise."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(value).strip().lower())
-    if match is None or match[2] not in _BYTE_UNITS or isinstance(value, bool):
+    if match is None or match[2] not in _BYTE_UNITS:
         raise ValueError("must be a size such as 20MiB")
     return int(float(match[1]) * _BYTE_UNITS[match[2]])
 
@@ -105,7 +93,7 @@ def parse_bytes(value: object) -> int:
 def parse_replicas(value: object) -> Replicas:
     """`2`, or `1..3`; ValueError otherwise."""
     match = re.fullmatch(r"(\d{1,3})(?:\.\.(\d{1,3}))?", str(value).strip())
-    if match is None or isinstance(value, bool):
+    if match is None:
         raise ValueError("must be a number such as 2, or a range such as 1..3")
     minimum, maximum = int(match[1]), int(match[2] or match[1])
     if minimum > maximum or maximum == 0:
@@ -118,7 +106,7 @@ def _mebibytes(size: int) -> str:
 
 
 def _line_width(value: object) -> int | None:
-    return None if value == "auto" else _integer(value, 1, 1000)
+    return None if value == "auto" else _number(value, int, 1, 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,42 +117,39 @@ class Option:
     commands declare options of the same name, each has a variable of its own: DETECTCTL_COMMAND_OPTION.
 
     Attributes:
+        group: its heading in the help; without one, only the environment and the file have it.
         help: what it does, in words that stand alone.
         metavar: what to put in its place, in the help.
-        group: its heading in the help.
         names: as typed, where it is not just the field's name with dashes.
         low: least number.
         high: largest number.
         parse: makes the value from text or TOML, raising ValueError; for types that cannot say it themselves.
         default: the default in words, where the value does not say it.
         words: writes a value as people would.
-        on_command_line: whether it is an option at all; otherwise only the environment and the file have it.
         switch: a variable of other programs that turns it on by not being empty.
         guards: whether to overlook it could open the service to others.
     """
 
+    group: str
     help: str
     metavar: str | None = None
-    group: str = ""
     names: tuple[str, ...] = ()
     low: float = 0
     high: float = 10**9
     parse: Callable[[object], Any] | None = None
     default: str = ""
     words: Callable[[Any], str] = str
-    on_command_line: bool = True
     switch: str = ""
     guards: bool = False
 
 
-def _option(default: Any, /, *words: Any, **rules: Any) -> Any:
+def option(default: Any, /, *words: Any, **rules: Any) -> Any:
     """A field with this default, and `Option` of the rest."""
     return field(default=default, metadata={"option": Option(*words, **rules)})
 
 
 def _model_timeout() -> Any:
-    words = "Seconds to wait for W&B, or for the download of a model"
-    return _option(60.0, words, "SECONDS", MODEL, low=1, high=_DAY_S)
+    return option(60.0, MODEL, "Seconds to wait for W&B, or for the download of a model", "SECONDS", low=1, high=_DAY_S)
 
 
 _DAY_S = 86400
@@ -195,16 +180,16 @@ class Settings:
 class GlobalSettings(Settings):
     """What every command takes; at the top of the file."""
 
-    verbose: bool = _option(False, "Show the traceback of an error", None, GLOBAL, ("--verbose", "-v"))
-    quiet: bool = _option(False, "Show warnings and errors, but no progress", None, GLOBAL, ("--quiet",))
-    no_color: bool = _option(False, "Never colour the output", None, GLOBAL, ("--no-color",), switch="NO_COLOR")
+    verbose: bool = option(False, GLOBAL, "Show the traceback of an error", names=("--verbose", "-v"))
+    quiet: bool = option(False, GLOBAL, "Show warnings and errors, but no progress", names=("--quiet",))
+    no_color: bool = option(False, GLOBAL, "Never colour the output", names=("--no-color",), switch="NO_COLOR")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InstanceSettings(Settings):
     """What every command about one instance needs."""
 
-    name: str = _option("default", "Name of the instance", "NAME", SERVICE, ("--name", "-n"), parse=_name)
+    name: str = option("default", SERVICE, "Name of the instance", "NAME", names=("--name", "-n"), parse=_name)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,81 +197,71 @@ class UpSettings(InstanceSettings):
     """The settings of `up`."""
 
     command: ClassVar[str] = "up"
-    model: str = _option(
+    model: str = option(
         "base",
+        MODEL,
         "Model to serve: base, yolov8{n,s,m,l,x}, a .pt file, or a W&B artifact entity/project/name:alias",
         "REF",
-        MODEL,
-        ("--model", "-m"),
+        names=("--model", "-m"),
     )
-    fallback: bool = _option(True, "If the model is unavailable, serve stock YOLOv8n instead and say so", group=MODEL)
+    fallback: bool = option(True, MODEL, "If the model is unavailable, serve stock YOLOv8n instead and say so")
     model_timeout: float = _model_timeout()
-    trust_checkpoint: bool = _option(
-        False, "Load the checkpoint even if it runs code of its own; only if you trust its author", group=MODEL
+    trust_checkpoint: bool = option(
+        False, MODEL, "Load the checkpoint even if it runs code of its own; only if you trust its author"
     )
-    assets_url: str | None = _option(None, "Where to download base models from", on_command_line=False)
-    device: Literal["auto", "cpu", "cuda"] = _option("auto", "Device to run on", group=MODEL)
-    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = _option("auto", "Numeric precision", group=MODEL)
-    calibrate: Path | None = _option(None, "For int8: folder of images like those the service will see", "DIR", MODEL)
-    max_int8_loss: float = _option(0.2, "For int8: share of boxes that may differ from fp32", "SHARE", MODEL, high=1)
-    imgsz: int = _option(
-        detection.IMGSZ, "Longer side of the image that the network sees, in pixels", "PIXELS", MODEL, parse=_image_size
+    assets_url: str | None = option(None, "", "Where to download base models from")
+    device: Literal["auto", "cpu", "cuda"] = option("auto", MODEL, "Device to run on")
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = option("auto", MODEL, "Numeric precision")
+    calibrate: Path | None = option(None, MODEL, "For int8: folder of images like those the service will see", "DIR")
+    max_int8_loss: float = option(0.2, MODEL, "For int8: share of boxes that may differ from fp32", "SHARE", high=1)
+    imgsz: int = option(
+        detection.IMGSZ, MODEL, "Longer side of the image that the network sees, in pixels", "PIXELS", parse=_image_size
     )
-    conf: float = _option(detection.CONFIDENCE, "Minimum confidence of a detection, 0 to 1", "CONF", MODEL, high=1)
-    iou: float = _option(detection.IOU, "NMS: maximum overlap of two boxes, 0 to 1", "IOU", MODEL, high=1)
-    host: str = _option("127.0.0.1", "Address to listen on", "HOST", SERVICE)
-    port: int = _option(8000, "Port to listen on", "PORT", SERVICE, low=1, high=65535)
-    replicas: Replicas = _option(
-        Replicas(1, 2), "Number of replicas; a range scales with the load", "N|MIN..MAX", SERVICE, parse=parse_replicas
+    conf: float = option(detection.CONFIDENCE, MODEL, "Minimum confidence of a detection, 0 to 1", "CONF", high=1)
+    iou: float = option(detection.IOU, MODEL, "NMS: maximum overlap of two boxes, 0 to 1", "IOU", high=1)
+    host: str = option("127.0.0.1", SERVICE, "Address to listen on", "HOST")
+    port: int = option(8000, SERVICE, "Port to listen on", "PORT", low=1, high=65535)
+    replicas: Replicas = option(
+        Replicas(1, 2), SERVICE, "Number of replicas; a range scales with the load", "N|MIN..MAX", parse=parse_replicas
     )
-    timeout: float = _option(180.0, "Seconds until the service must answer", "SECONDS", SERVICE, low=1, high=_DAY_S)
-    docs: bool = _option(True, "Serve the pages /docs and /openapi.json", group=SERVICE)
-    url_input: bool = _option(True, "Accept image URLs, which the service then downloads", group=IMAGES)
-    allow_url: tuple[str, ...] = _option(
-        (), "Also allow image URLs on this private host or network (repeatable)", "HOST|CIDR", IMAGES
+    timeout: float = option(180.0, SERVICE, "Seconds until the service must answer", "SECONDS", low=1, high=_DAY_S)
+    docs: bool = option(True, SERVICE, "Serve the pages /docs and /openapi.json")
+    url_input: bool = option(True, IMAGES, "Accept image URLs, which the service then downloads")
+    allow_url: tuple[str, ...] = option(
+        (), IMAGES, "Also allow image URLs on this private host or network (repeatable)", "HOST|CIDR"
     )
-    max_image_bytes: int = _option(
-        detection.MAX_IMAGE_BYTES, "Maximum size of an image", "SIZE", IMAGES, parse=parse_bytes, words=_mebibytes
+    max_image_bytes: int = option(
+        detection.MAX_IMAGE_BYTES, IMAGES, "Maximum size of an image", "SIZE", parse=parse_bytes, words=_mebibytes
     )
-    api_key_file: Path | None = _option(None, "Require one of the API keys in FILE", "FILE", ACCESS, guards=True)
-    generate_api_key: bool = _option(False, "Make an API key, show it once, and require it", group=ACCESS)
-    no_auth: bool = _option(
-        False, "Disable authentication, even on a public address", group=ACCESS, names=("--no-auth",)
+    api_key_file: Path | None = option(None, ACCESS, "Require one of the API keys in FILE", "FILE", guards=True)
+    generate_api_key: bool = option(False, ACCESS, "Make an API key, show it once, and require it")
+    no_auth: bool = option(False, ACCESS, "Disable authentication, even on a public address", names=("--no-auth",))
+    cors_origin: tuple[str, ...] = option(
+        (), ACCESS, "Allowed CORS origin, or * for any (repeatable)", "ORIGIN", parse=_origins
     )
-    cors_origin: tuple[str, ...] = _option(
-        (), "Allowed CORS origin, or * for any (repeatable)", "ORIGIN", ACCESS, parse=_origins
-    )
-    follow: bool = _option(False, "Stay, and update the service whenever the model's alias moves", group=FOLLOWING)
-    interval: float = _option(60.0, "With --follow: seconds between checks", "SECONDS", FOLLOWING, low=1, high=_DAY_S)
-    down_on_exit: bool = _option(False, "With --follow: stop the service on exit", group=FOLLOWING)
+    follow: bool = option(False, FOLLOWING, "Stay, and update the service whenever the model's alias moves")
+    interval: float = option(60.0, FOLLOWING, "With --follow: seconds between checks", "SECONDS", low=1, high=_DAY_S)
+    down_on_exit: bool = option(False, FOLLOWING, "With --follow: stop the service on exit")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestSettings(InstanceSettings):
     """How `detect` and `annotate` send images."""
 
-    conf: float | None = _option(
-        None, "Minimum confidence, 0 to 1", "CONF", DETECTIONS, high=1, default="the service's"
+    conf: float | None = option(None, DETECTIONS, "Minimum confidence, 0 to 1", "CONF", high=1, default="the service's")
+    iou: float | None = option(None, DETECTIONS, "NMS: maximum overlap, 0 to 1", "IOU", high=1, default="the service's")
+    class_: tuple[str, ...] = option((), DETECTIONS, "Only this class (repeatable)", "CLASS")
+    recursive: bool = option(False, REQUESTS, "Descend into subdirectories")
+    fetch: Literal["server", "client"] = option(
+        "server", REQUESTS, "Who downloads image URLs: the server or this client"
     )
-    iou: float | None = _option(
-        None, "NMS: maximum overlap, 0 to 1", "IOU", DETECTIONS, high=1, default="the service's"
+    url: str | None = option(None, REQUESTS, "Service to ask", "ENDPOINT", default="the endpoint of the local instance")
+    api_key_file: Path | None = option(
+        None, REQUESTS, "File with the API key to send", "FILE", default="the local instance's own", guards=True
     )
-    class_: tuple[str, ...] = _option((), "Only this class (repeatable)", "CLASS", DETECTIONS, ("--class",))
-    recursive: bool = _option(False, "Descend into subdirectories", group=REQUESTS)
-    fetch: Literal["server", "client"] = _option(
-        "server", "Who downloads image URLs: the server or this client", group=REQUESTS
-    )
-    url: str | None = _option(
-        None, "Service to ask", "ENDPOINT", REQUESTS, default="the endpoint of the local instance"
-    )
-    api_key_file: Path | None = _option(
-        None, "File with the API key to send", "FILE", REQUESTS, default="the local instance's own", guards=True
-    )
-    concurrency: int = _option(CONCURRENCY, "Maximum number of requests in flight", "N", REQUESTS, low=1, high=1024)
-    retries: int = _option(RETRIES, "Maximum number of retries per image", "N", REQUESTS, high=100)
-    timeout: float = _option(
-        TIMEOUT_S, "Seconds per image, retries included", "SECONDS", REQUESTS, low=0.1, high=_DAY_S
-    )
+    concurrency: int = option(CONCURRENCY, REQUESTS, "Maximum number of requests in flight", "N", low=1, high=1024)
+    retries: int = option(RETRIES, REQUESTS, "Maximum number of retries per image", "N", high=100)
+    timeout: float = option(TIMEOUT_S, REQUESTS, "Seconds per image, retries included", "SECONDS", low=0.1, high=_DAY_S)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -294,8 +269,8 @@ class DetectSettings(RequestSettings):
     """The settings of `detect`."""
 
     command: ClassVar[str] = "detect"
-    format: Literal["table", "json", "jsonl", "csv", "coco"] | None = _option(
-        None, "Output format", group=OUTPUT, default="table on a terminal, else jsonl"
+    format: Literal["table", "json", "jsonl", "csv", "coco"] | None = option(
+        None, OUTPUT, "Output format", default="table on a terminal, else jsonl"
     )
 
 
@@ -304,9 +279,9 @@ class AnnotateSettings(RequestSettings):
     """The settings of `annotate`."""
 
     command: ClassVar[str] = "annotate"
-    labels: bool = _option(True, "Label each box with class and confidence", group=OUTPUT)
-    line_width: int | None = _option(None, "Width of a box's line", "PIXELS", OUTPUT, parse=_line_width, default="auto")
-    quality: int = _option(QUALITY, "JPEG and WebP quality, 1 to 100", "N", OUTPUT, low=1, high=100)
+    labels: bool = option(True, OUTPUT, "Label each box with class and confidence")
+    line_width: int | None = option(None, OUTPUT, "Width of a box's line", "PIXELS", parse=_line_width, default="auto")
+    quality: int = option(QUALITY, OUTPUT, "JPEG and WebP quality, 1 to 100", "N", low=1, high=100)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -321,10 +296,8 @@ class LogsSettings(InstanceSettings):
     """The settings of `logs`."""
 
     command: ClassVar[str] = "logs"
-    level: Literal["debug", "info", "warning", "error"] = _option(
-        "info", "Minimum level of the lines shown", group=SERVICE
-    )
-    tail: int = _option(100, "Number of lines shown, counted from the end", "N", SERVICE)
+    level: Literal["debug", "info", "warning", "error"] = option("info", SERVICE, "Minimum level of the lines shown")
+    tail: int = option(100, SERVICE, "Number of lines shown, counted from the end", "N")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -340,25 +313,17 @@ class DownSettings(InstanceSettings):
     """The settings of `down`."""
 
     command: ClassVar[str] = "down"
-    timeout: float = _option(30.0, "Seconds that accepted requests may take", "SECONDS", SERVICE, high=_DAY_S)
+    timeout: float = option(30.0, SERVICE, "Seconds that accepted requests may take", "SECONDS", high=_DAY_S)
 
 
-_OF_INSTANCES = (UpSettings, DetectSettings, AnnotateSettings, StatusSettings, LogsSettings)
-KINDS: tuple[type[Settings], ...] = (GlobalSettings, *_OF_INSTANCES, ModelsSettings, DownSettings)
-COMMANDS = {kind.command: kind for kind in KINDS if kind.command}
+_COMMANDS = (UpSettings, DetectSettings, AnnotateSettings, StatusSettings, LogsSettings, ModelsSettings, DownSettings)
+COMMANDS: dict[str, type[Settings]] = {kind.command: kind for kind in _COMMANDS}
+KINDS: tuple[type[Settings], ...] = (GlobalSettings, *_COMMANDS)
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One field of a command's settings.
-
-    Attributes:
-        command: whose it is; empty for the global ones.
-        name: of the field.
-        kind: its type, None aside.
-        default: its value if nothing else sets it.
-        option: how people meet it.
-    """
+    """One field of a command's settings; `command` is empty for the global ones, `kind` its type, None aside."""
 
     command: str
     name: str
@@ -393,7 +358,7 @@ class Setting:
         if get_origin(self.kind) is tuple:
             return _strings(value)
         if self.kind in {int, float}:
-            return (_integer if self.kind is int else _number)(value, option.low, option.high)
+            return _number(value, self.kind, option.low, option.high)
         return _flag(value) if self.kind is bool else self.kind(_string(value))
 
     def words(self, value: Any) -> str:
@@ -408,23 +373,17 @@ class Setting:
         return re.sub(r"//[^/@]*@", "//…@", text)
 
 
-def settings_of(kind: type[Settings]) -> tuple[Setting, ...]:
+def settings_of(kind: type[Settings]) -> Iterator[Setting]:
     """What `kind` declares, in its order."""
-    return tuple(
-        Setting(kind.command, each.name, _without_none(each.type), each.default, each.metadata["option"])
-        for each in fields(kind)
-    )
-
-
-def _without_none(annotation: Any) -> Any:
-    union = get_origin(annotation) in {Union, types.UnionType}
-    return get_args(annotation)[0] if union else annotation
+    for each in fields(kind):
+        either = get_args(each.type)
+        bare = either[0] if types.NoneType in either else each.type
+        yield Setting(kind.command, each.name, bare, each.default, each.metadata["option"])
 
 
 def all_settings() -> Iterator[Setting]:
     """Those of every command, and the global ones."""
-    for kind in KINDS:
-        yield from settings_of(kind)
+    return chain.from_iterable(map(settings_of, KINDS))
 
 
 @cache

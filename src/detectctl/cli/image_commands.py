@@ -31,7 +31,7 @@ def detect(session: Session, settings: DetectSettings, sources: Sources, output:
     from detectctl.client import formats, outputs
 
     images = _images(sources, settings)
-    shape = settings.format or ("table" if session.console.is_terminal and output is None else "jsonl")
+    shape = settings.format or ("table" if session.console.out.is_terminal and output is None else "jsonl")
     with _client(session, settings) as client, outputs.text_file(output) as stream:
         outcomes = client.detect_all(images, _options(settings))
         tracked = session.console.tracked(outcomes, len(images))

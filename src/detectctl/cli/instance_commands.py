@@ -1,7 +1,9 @@
-"""`status`, `logs` and `down`: what is done to a running instance."""
+"""`up`, `status`, `logs` and `down`: what is done to an instance."""
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,13 +12,41 @@ import typer
 
 from detectctl.cli.options import Every, Json, Session, asked, command
 from detectctl.errors import DetectctlError, NotReady, NotRunning, UsageError
-from detectctl.settings import SERVICE, DownSettings, LogsSettings, StatusSettings
+from detectctl.settings import SERVICE, DownSettings, LogsSettings, StatusSettings, UpSettings
+from detectctl.signals import Interrupted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from detectctl.lifecycle.down import DownResult
     from detectctl.lifecycle.status import InstanceStatus
+
+
+@command
+def up(session: Session, settings: UpSettings, as_json: Json = False) -> None:
+    """Start or update the service; return once it answers."""
+    from detectctl.lifecycle.up import up as bring_up
+
+    with session.console.progress() as report:
+        result = bring_up(settings, session.paths, os.environ, report)
+    session.console.json(asdict(result)) if as_json else session.console.up(result)
+    if settings.follow:
+        _follow(session, settings)
+
+
+def _follow(session: Session, settings: UpSettings) -> None:
+    """Until SIGTERM, Ctrl-C, or somebody's `down`."""
+    from detectctl.lifecycle.follow import Follower
+
+    sys.stdout.flush()
+    try:
+        with session.console.progress() as report:
+            Follower(settings, session.paths, os.environ, report).run()
+    except Interrupted:
+        pass  # how systemd and containers end what they started
+    finally:
+        if settings.down_on_exit:
+            session.console.down(_take_down(session, DownSettings(name=settings.name)))
 
 
 _SECONDS = "With --watch: time between two looks [default: 2]"
@@ -33,7 +63,7 @@ def status(
 ) -> int:
     """Show what runs: model, replicas, requests, latency."""
     if watch:
-        _watch(session, settings, _interval(seconds), every=every, as_json=as_json)
+        _watch(session, settings, _interval_s(seconds), every=every, as_json=as_json)
     if seconds is not None:
         raise UsageError(
             f"unexpected argument {seconds!r}",
@@ -45,14 +75,12 @@ def status(
         session.console.json(_status_json(found, every=every))
     if not found:
         raise NotRunning("no instance is running", hint="start one: `detectctl up`")
-    if every and not as_json:
-        session.console.statuses(found)
-    elif not as_json:
-        session.console.status(found[0])
+    if not as_json:
+        session.console.status(found if every else found[0])
     return 0 if all(one.healthy for one in found) else NotReady.exit_code
 
 
-def _interval(seconds: str | None) -> float:
+def _interval_s(seconds: str | None) -> float:
     try:
         interval_s = 2.0 if seconds is None else float(seconds)
     except ValueError:
@@ -66,24 +94,14 @@ def _interval(seconds: str | None) -> float:
     return interval_s
 
 
-def _look(session: Session, settings: StatusSettings, *, every: bool) -> tuple[InstanceStatus, ...]:
-    from detectctl.lifecycle import status as statuses
-
-    return statuses.all_statuses(session.paths) if every else (statuses.status(settings.name, session.paths),)
-
-
-def _status_json(found: tuple[InstanceStatus, ...], *, every: bool) -> dict[str, Any]:
-    told = [asdict(one) for one in found]
-    return {"instances": told} if every else told[0]
-
-
 def _watch(session: Session, settings: StatusSettings, interval_s: float, *, every: bool, as_json: bool) -> None:
     """Until a signal."""
     looks = _looks(session, settings, interval_s, every=every)
     if as_json:
         for found in looks:
             absent = {"name": settings.name, "state": "not running"}
-            session.console.json_line(_status_json(found, every=every) if found or every else absent)
+            document = _status_json(found, every=every) if found or every else absent
+            session.console.json(document, on_one_line=True)
     with session.console.redrawing() as show:
         for found in looks:
             show(found if every else found[0] if found else f"instance {settings.name} is not running")
@@ -99,6 +117,17 @@ def _looks(
         except NotRunning:
             yield ()
         time.sleep(interval_s)
+
+
+def _look(session: Session, settings: StatusSettings, *, every: bool) -> tuple[InstanceStatus, ...]:
+    from detectctl.lifecycle import status as statuses
+
+    return statuses.all_statuses(session.paths) if every else (statuses.status(settings.name, session.paths),)
+
+
+def _status_json(found: tuple[InstanceStatus, ...], *, every: bool) -> dict[str, Any]:
+    told = [asdict(one) for one in found]
+    return {"instances": told} if every else told[0]
 
 
 @command
@@ -126,50 +155,36 @@ def down(
     as_json: Json = False,
 ) -> int:
     """Finish accepted requests, then stop what `up` started."""
+    from detectctl.lifecycle.down import down_all
+    from detectctl.wire import error_json
+
     outcomes: dict[str, DownResult | DetectctlError]
     if every:
-        outcomes = _take_all_down(session, settings, force=force)
+        with session.console.progress() as report:
+            outcomes = dict(down_all(session.paths, timeout_s=settings.timeout, force=force, report=report))
         if not outcomes and not as_json:
             session.console.line("nothing to stop: no instance is running")
     else:
-        outcomes = {settings.name: take_down(session, settings, force=force)}
+        outcomes = {settings.name: _take_down(session, settings, force=force)}
+    documents, exit_codes = [], [0]
     for name, outcome in outcomes.items():
         if isinstance(outcome, DetectctlError):
+            documents.append({"name": name, "action": "failed", "error": error_json(outcome)})
+            exit_codes.append(outcome.exit_code)
             session.console.error(outcome, about=name)
-        elif not as_json:
+            continue
+        documents.append(asdict(outcome))
+        if outcome.action == "stopped" and not outcome.drained and not force:
+            exit_codes.append(NotReady.exit_code)  # down, but before every accepted request was answered
+        if not as_json:
             session.console.down(outcome)
     if as_json:
-        told = [_down_json(name, outcome) for name, outcome in outcomes.items()]
-        session.console.json({"instances": told} if every else told[0])
-    return max((_down_code(outcome, force=force) for outcome in outcomes.values()), default=0)
+        session.console.json({"instances": documents} if every else documents[0])
+    return max(exit_codes)
 
 
-def _down_json(name: str, outcome: DownResult | DetectctlError) -> dict[str, Any]:
-    from detectctl.wire import error_json
-
-    if isinstance(outcome, DetectctlError):
-        return {"name": name, "action": "failed", "error": error_json(outcome)}
-    return asdict(outcome)
-
-
-def _down_code(outcome: DownResult | DetectctlError, *, force: bool) -> int:
-    """4 also for one that is down, if the deadline passed before every accepted request was answered."""
-    if isinstance(outcome, DetectctlError):
-        return outcome.exit_code
-    cut_off = outcome.action == "stopped" and not outcome.drained and not force
-    return NotReady.exit_code if cut_off else 0
-
-
-def _take_all_down(session: Session, settings: DownSettings, *, force: bool) -> dict[str, DownResult | DetectctlError]:
-    from detectctl.lifecycle.down import down_all
-
-    with session.console.progress() as progress:
-        return dict(down_all(session.paths, timeout_s=settings.timeout, force=force, report=progress.report))
-
-
-def take_down(session: Session, settings: DownSettings, *, force: bool = False) -> DownResult:
-    """One instance, with its progress shown."""
+def _take_down(session: Session, settings: DownSettings, *, force: bool = False) -> DownResult:
     from detectctl.lifecycle.down import down as stop
 
-    with session.console.progress() as progress:
-        return stop(settings.name, session.paths, timeout_s=settings.timeout, force=force, report=progress.report)
+    with session.console.progress() as report:
+        return stop(settings.name, session.paths, timeout_s=settings.timeout, force=force, report=report)

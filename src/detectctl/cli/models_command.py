@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import asdict
 from typing import Annotated
@@ -40,7 +41,7 @@ def models(
     found = collection.versions(
         reference,
         cache=session.paths.cache,
-        environ=session.environ,
+        environ=os.environ,
         timeout_s=settings.model_timeout,
         served=served_artifacts(session.paths.state),
     )

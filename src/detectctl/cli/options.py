@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_origin
 
@@ -56,15 +56,10 @@ class Session:
     flags: dict[str, Any] = field(default_factory=dict)
     common: GlobalSettings = field(default_factory=GlobalSettings)
 
-    @property
-    def environ(self) -> Mapping[str, str]:
-        """The process environment."""
-        return os.environ
-
     @cached_property
     def paths(self) -> Paths:
         """Where detectctl keeps its files; UsageError if there is nowhere."""
-        return Paths.from_environ(self.environ)
+        return Paths.from_environ(os.environ)
 
     @cached_property
     def console(self) -> Console:
@@ -73,32 +68,34 @@ class Session:
 
         return Console(quiet=self.common.quiet, no_color=self.common.no_color)
 
+    @cached_property
+    def sources(self) -> Sources:
+        """What environment and file say."""
+        return Sources.read(os.environ, self.flags.get("config_file"))
+
     def note(self, flags: Mapping[str, Any]) -> None:
         """Remember the global options given so far: they decide how an error in the rest is shown."""
         self.flags |= {name: value for name, value in flags.items() if value is not None}
         self.common = GlobalSettings(**{each.name: bool(self.flags.get(each.name)) for each in fields(GlobalSettings)})
 
-    @cached_property
-    def sources(self) -> Sources:
-        """What environment and file say."""
-        return Sources.read(self.environ, self.flags.get("config_file"))
-
     def load(self, kind: type[S], flags: Mapping[str, Any]) -> S:
         """The settings of the command; also sets the global ones, and warns of variables that nothing reads."""
-        self.common = self.sources.load(GlobalSettings, self.flags).settings
+        self.common, _ = self.sources.load(GlobalSettings, self.flags)
         for warning in self.sources.warnings():
             self.console.warning(warning)
-        loaded = self.sources.load(kind, flags)
-        if issubclass(kind, RequestSettings):
-            self.sources.refuse_to_send_keys(loaded)  # type: ignore[arg-type]  # a Loaded[RequestSettings], then
-        return loaded.settings
+        settings, origins = self.sources.load(kind, flags)
+        if isinstance(settings, RequestSettings):
+            self.sources.refuse_to_send_keys(settings, origins)
+        return settings
 
 
 class GroupedCommand(TyperCommand):
     """Shows its options under the headings that they belong to."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Give each error its context, which the parser's own errors lack."""
+        """Also take `--watch=5`, and give each error its context, which the parser's own errors lack."""
+        if self.name == "status":  # typer knows no option with an optional value: `--watch` has an argument beside it
+            args = [word for arg in args for word in re.split(r"(?<=^--watch)=", arg)]
         try:
             return super().parse_args(ctx, args)
         except typer.TyperException as error:
@@ -113,14 +110,13 @@ class GroupedCommand(TyperCommand):
         """As typer does, but with a section per heading."""
         sections: dict[str, list[tuple[str, str]]] = {heading: [] for heading in GROUPS}
         for each in self.get_params(ctx):
-            record = each.get_help_record(ctx)
-            argument = each.param_type_name == "argument"
-            heading = "Arguments" if argument else getattr(each, "rich_help_panel", None) or GLOBAL
-            if record is not None:
-                sections.setdefault(heading, []).append(record)
-        for heading, records in filter(itemgetter(1), sections.items()):
-            with formatter.section(heading):
-                formatter.write_dl(records)
+            heading = "Arguments" if each.param_type_name == "argument" else getattr(each, "rich_help_panel", None)
+            if record := each.get_help_record(ctx):
+                sections[heading or GLOBAL].append(record)
+        for heading, records in sections.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
 
 
 def command(body: Callable[..., int | None]) -> Callable[..., int | None]:
@@ -134,12 +130,12 @@ def command(body: Callable[..., int | None]) -> Callable[..., int | None]:
 
     def run(context: typer.Context, **said: Any) -> int | None:
         session: Session = context.obj
-        session.note({name: said.pop(name) for name in _GLOBAL_NAMES})
+        session.note({each.name: said.pop(each.name) for each in GLOBAL_OPTIONS})
         besides = {each.name: said.pop(each.name) for each in own}
         return body(session, session.load(settings.annotation, said), **besides)
 
     run.__name__, run.__doc__ = body.__name__, body.__doc__
-    return taking([*_parameters_of(settings.annotation), *own, *GLOBAL_OPTIONS], run)
+    return taking([*_options_of(settings.annotation), *own, *GLOBAL_OPTIONS], run)
 
 
 def taking(options: Iterable[inspect.Parameter], run: Callable[..., Any]) -> Callable[..., Any]:
@@ -150,35 +146,28 @@ def taking(options: Iterable[inspect.Parameter], run: Callable[..., Any]) -> Cal
     return run
 
 
-def _parameters_of(kind: type[Settings]) -> Iterable[inspect.Parameter]:
-    """An option of the command line for each setting; its value is None if the user did not give it."""
-    for setting in settings_of(kind):
-        if setting.option.on_command_line:
-            yield parameter(setting.name, _type_of(setting), _declared(setting))
-
-
-def _type_of(setting: Setting) -> Any:
-    if setting.kind is bool:
-        return bool | None
-    return list[str] | None if get_origin(setting.kind) is tuple else str | None
-
-
-def _declared(setting: Setting) -> Any:
-    option, key, words = setting.option, setting.key, setting.option.default or setting.words(setting.default)
-    names = option.names or (f"--{key}",)
-    if setting.kind is bool:
-        names, words = option.names or (f"--{key}/--no-{key}",), key if setting.default else ""
-    metavar = option.metavar or "|".join(setting.choices) or None
-    return asked(option.help + (f" [default: {words}]" if words else ""), option.group, *names, metavar=metavar)
-
-
 def parameter(name: str, kind: Any, option: Any, default: Any = None) -> inspect.Parameter:
     """One option of the command line."""
     annotation = Annotated[kind, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
+def _options_of(kind: type[Settings]) -> list[inspect.Parameter]:
+    return [_option_of(setting) for setting in settings_of(kind) if setting.option.group]
+
+
+def _option_of(setting: Setting) -> inspect.Parameter:
+    """The option for a setting; its value is None if the user did not give it."""
+    option, key, words = setting.option, setting.key, setting.option.default or setting.words(setting.default)
+    kind: Any = list[str] if get_origin(setting.kind) is tuple else str
+    flag = f"--{key}"
+    if setting.kind is bool:
+        kind, flag, words = bool, f"--{key}/--no-{key}", key if setting.default else ""
+    text = option.help + (f" [default: {words}]" if words else "")
+    metavar = option.metavar or "|".join(setting.choices) or None
+    return parameter(setting.name, kind | None, asked(text, option.group, *(option.names or (flag,)), metavar=metavar))
+
+
 _FILE = asked("Settings file [default: ./detectctl.toml]", GLOBAL, "--config", metavar="FILE")
-GLOBAL_OPTIONS = (parameter("config_file", Path | None, _FILE), *_parameters_of(GlobalSettings))
+GLOBAL_OPTIONS = (parameter("config_file", Path | None, _FILE), *_options_of(GlobalSettings))
 """The options that every command takes, before or after its name."""
-_GLOBAL_NAMES = tuple(each.name for each in GLOBAL_OPTIONS)

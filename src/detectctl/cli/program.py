@@ -11,14 +11,13 @@ import typer
 from typer.core import TyperGroup
 
 import detectctl
-from detectctl.cli.config_command import config
 from detectctl.cli.image_commands import annotate, detect
-from detectctl.cli.instance_commands import down, logs, status
+from detectctl.cli.instance_commands import down, logs, status, up
 from detectctl.cli.models_command import models
-from detectctl.cli.options import GLOBAL_OPTIONS, GroupedCommand, Session, parameter, taking
-from detectctl.cli.up_command import up
+from detectctl.cli.options import GLOBAL_OPTIONS, GroupedCommand, Json, Session, asked, command, parameter, taking
 from detectctl.errors import DetectctlError, UsageError
-from detectctl.settings import GLOBAL
+from detectctl.precedence import rows
+from detectctl.settings import GLOBAL, Settings
 from detectctl.signals import Interrupted, unwind_when_signalled
 
 
@@ -35,6 +34,16 @@ class _Commands(TyperGroup):
         return result
 
 
+@command
+def config(session: Session, settings: Settings, as_json: Json = False) -> None:  # noqa: ARG001 - it has none
+    """Show every setting, its value and where it came from."""
+    found, file = tuple(rows(session.sources, session.flags)), session.sources.file
+    if as_json:
+        session.console.json({"file": file and str(file), "settings": [row._asdict() for row in found]})
+    else:
+        session.console.config(found, file)
+
+
 app = typer.Typer(
     name="detectctl",
     cls=_Commands,
@@ -47,23 +56,19 @@ for each in (up, detect, annotate, status, logs, models, config, down):
     app.command(cls=GroupedCommand)(each)
 
 
-def _version(asked: bool) -> None:
-    if asked:
-        sys.stdout.write(f"detectctl {detectctl.__version__}\n")
+def _before_any_command(context: typer.Context, version: bool, **flags: Any) -> None:
+    if version:
+        typer.echo(f"detectctl {detectctl.__version__}")
         raise typer.Exit
-
-
-def _before_any_command(context: typer.Context, **flags: Any) -> None:
     session: Session = context.obj
-    session.note({name: value for name, value in flags.items() if name != "version"})
+    session.note(flags)
     if context.invoked_subcommand is None:
         typer.echo(context.get_help(), err=True)
         raise typer.Exit(UsageError.exit_code)
 
 
-_VERSION = typer.Option("--version", callback=_version, is_eager=True, help="Show the version", rich_help_panel=GLOBAL)
-_OPTIONS = [*GLOBAL_OPTIONS, parameter("version", bool, _VERSION, default=False)]
-app.callback(invoke_without_command=True)(taking(_OPTIONS, _before_any_command))
+_VERSION = parameter("version", bool, asked("Show the version", GLOBAL, "--version"), default=False)
+app.callback(invoke_without_command=True)(taking([*GLOBAL_OPTIONS, _VERSION], _before_any_command))
 
 
 def main() -> NoReturn:
