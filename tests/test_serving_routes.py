@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -154,7 +155,7 @@ def test_without_url_input_no_url_is_opened(yolov8n_compiled: CompiledModel) -> 
     model = ModelVersion("base", "base", "yolov8n", None, "0" * 64, Path("/models/yolov8n.pt"), 1)
     settings = UpSettings(url_input=False)
     planned = plan(settings, model, yolov8n_compiled, "cpu", None).config
-    told = type(planned).from_json(planned.to_json())
+    told = type(planned).from_json(asdict(planned))
     assert told.url_input is False
     with served(yolov8n_compiled, url_input=told.url_input) as port:
         for path in ("/detect", "/annotate"):

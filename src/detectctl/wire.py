@@ -245,12 +245,6 @@ class EngineInfo:
     batch: int | None = None
     agreement: Agreement | None = None
 
-    @classmethod
-    def from_json(cls, data: dict[str, Any]) -> EngineInfo:
-        """Raises TypeError on another shape."""
-        agreement = data.get("agreement")
-        return _read(cls, data, agreement=None if agreement is None else _read(Agreement, agreement))
-
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -297,11 +291,14 @@ class ServiceInfo:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ServiceInfo:
         """Raises KeyError, TypeError, ValueError or AttributeError on another shape."""
+        agreement = data["engine"].get("agreement")
+        if agreement is not None:
+            agreement = _read(Agreement, agreement)
         return _read(
             cls,
             data,
             model=ModelInfo.from_json(data["model"]),
-            engine=EngineInfo.from_json(data["engine"]),
+            engine=_read(EngineInfo, data["engine"], agreement=agreement),
             limits=_read(Limits, data["limits"]),
             defaults=_read(Defaults, data["defaults"]),
             classes={str(int(class_id)): str(name) for class_id, name in data["classes"].items()},

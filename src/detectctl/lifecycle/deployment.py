@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -135,6 +135,6 @@ def plan(
     minimum, maximum = settings.replicas.minimum, settings.replicas.maximum
     # The wording of a reason is not a change; everything else is.
     told = replace(config, model=replace(model.served, reason=None))
-    compared = {**told.to_json(), "replicas": [minimum, maximum], "device": device}
+    compared = {**asdict(told), "replicas": [minimum, maximum], "device": device}
     fingerprint = hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:16]
     return Deployment(replace(config, fingerprint=fingerprint), minimum, maximum, device, model.source, model.artifact)

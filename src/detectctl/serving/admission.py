@@ -42,12 +42,8 @@ class Turn:
     """One request's turn in the replica, and what its log line says.
 
     Attributes:
-        service: which detects.
-        request_id: as in the answer's `X-Request-ID`.
-        route: path of the request.
         source: where the image comes from: `url`, `body` or `form`; `none` if the request did not get that far.
         begun: seconds, as `time.perf_counter` counts.
-        stages_ms: how long each stage took.
     """
 
     service: Service
@@ -63,11 +59,8 @@ class Turn:
     ) -> tuple[DetectionResult, bytes]:
         """The detections in an encoded image, and what `render` makes of them; raises what `Detector` raises.
 
-        Args:
-            data: the encoded image.
-            options: thresholds and classes.
-            render: called in a thread with the encoded image, its upright pixels (RGB uint8 `(H, W, 3)`) and the
-                result; None renders nothing.
+        `render` is called in a thread, with the encoded image, its upright pixels (RGB uint8 `(H, W, 3)`) and the
+        result.
         """
         self._passed("fetch", self.begun)
         loop = asyncio.get_running_loop()
@@ -110,7 +103,6 @@ class Service:
     Args:
         config: of this replica; replaced when `up` changes what can change while it runs.
         detector: loaded and warm.
-        fetcher: downloads images.
         request_id: the id of the request that is being handled.
         stats_file: where the counters are kept; None keeps them in memory only.
     """
@@ -135,23 +127,13 @@ class Service:
 
     @asynccontextmanager
     async def turn(self, route: str, source: str) -> AsyncIterator[Turn]:
-        """A place in the queue for one request, which is counted and logged however it ends.
-
-        Args:
-            route: path of the request.
-            source: as in `Turn`.
-
-        Raises:
-            Overloaded: at once, when the queue is full.
-        """
+        """A place in the queue for one request, counted and logged however it ends; raises Overloaded if it is full."""
         turn = Turn(self, self._request_id(), route, source)
         if self._admitted >= self.config.max_queue:
             self._finish(turn, Overloaded.code)
-            raise Overloaded(
-                f"{self._admitted} requests are waiting already",
-                why=f"a replica accepts {self.config.max_queue} at a time",
-                hint="try again after the seconds in Retry-After",
-            )
+            why = f"a replica accepts {self.config.max_queue} at a time"
+            hint = "try again after the seconds in Retry-After"
+            raise Overloaded(f"{self._admitted} requests are waiting already", why=why, hint=hint)
         self._admitted += 1
         code: str | None = InternalError.code
         try:
@@ -172,12 +154,9 @@ class Service:
         self._finish(Turn(self, self._request_id(), route[:_LOGGED_ROUTE_CHARS], "none"), code)
 
     def check(self) -> None:
-        """Raises RuntimeError if a thread has worked on one request for longer than any honest one can take.
-
-        Even if its caller has gone: the thread is lost all the same.
-        """
-        oldest = min(tuple(self.working_since.values()), default=time.perf_counter())
-        if time.perf_counter() - oldest > _STUCK_S:
+        """RuntimeError if a thread works on one request longer than any honest one takes, its caller gone or not."""
+        now = time.perf_counter()
+        if now - min(tuple(self.working_since.values()), default=now) > _STUCK_S:
             raise RuntimeError(f"a request has been worked on for more than {_STUCK_S} s")
 
     def info(self) -> ServiceInfo:

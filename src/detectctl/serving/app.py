@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def build(args: dict[str, Any]) -> Any:
-    """Serve's import path `detectctl.serving.app:build`; `args` is `ServiceConfig.to_json()`."""
+    """Serve's import path `detectctl.serving.app:build`; `args` is a `ServiceConfig` as JSON."""
     from ray import serve
 
     config = ServiceConfig.from_json(args)

@@ -26,11 +26,7 @@ def source(request: Request) -> str:
 
 
 async def read_image(request: Request, limit: int) -> bytes:
-    """The bytes of the image.
-
-    Args:
-        request: its body is consumed.
-        limit: bytes of the image at most.
+    """The image, of at most `limit` bytes.
 
     Raises:
         ImageTooLarge: more than `limit`, announced or arrived.

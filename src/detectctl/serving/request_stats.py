@@ -30,7 +30,6 @@ class RequestStats:
     """Counts of finished requests.
 
     Attributes:
-        requests: all that were answered.
         errors: error code → how many.
         latency: counts per bucket of `BOUNDS_MS`, of the successful ones; the last bucket is open.
         started_at: seconds since the epoch.

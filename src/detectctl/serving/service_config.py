@@ -22,15 +22,11 @@ class ServiceConfig:
     Attributes:
         fingerprint: identifies this configuration; `/readyz` and `/info` repeat it.
         version: of detectctl; part of it so that an upgrade replaces the replicas.
-        model: as answers name it.
-        detector: what the detector is made with.
         allow_url: hosts and networks that image URLs may lead to although they are not public.
-        url_input: whether image URLs are accepted at all.
         api_key_file: path of the file of accepted keys, never a key, because Serve's dashboard shows all this; None
             accepts every caller.
         own_host: the `Host` that is accepted beside localhost and addresses; None accepts any.
         cors_origin: web origins whose pages may use the service, or `*`.
-        docs: whether `/docs` and `/openapi.json` are served.
         max_queue: requests that one replica accepts at once; one more is answered 503.
         stats_dir: where replicas keep their counters and logs; None keeps none.
     """
@@ -48,17 +44,13 @@ class ServiceConfig:
     max_queue: int = MAX_QUEUE
     stats_dir: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """JSON data; `from_json` reads it back."""
-        return asdict(self)
-
     def split(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """What a replica is made with (Serve's `args`), and what can change while it runs (Serve's `user_config`).
 
         A change of the first replaces replicas. A change of the second reaches them as they run: default thresholds,
         and whether the model is a fallback or stale, which changes nothing about the model itself.
         """
-        made_with = self.to_json()
+        made_with = asdict(self)
         user_config = {
             "fingerprint": made_with["fingerprint"],
             "model": {key: made_with["model"].pop(key) for key in ("fallback", "stale", "reason")},
@@ -77,7 +69,7 @@ class ServiceConfig:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ServiceConfig:
-        """The inverse of `to_json`; TypeError on another shape."""
+        """The inverse of `dataclasses.asdict`; TypeError on another shape."""
         tuples = {key: tuple(data.get(key, ())) for key in ("allow_url", "cors_origin")}
         parts = {"model": ModelInfo.from_json(data["model"]), "detector": DetectorSettings(**data["detector"])}
         return cls(**{**data, **tuples, **parts})

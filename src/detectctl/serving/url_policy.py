@@ -89,9 +89,7 @@ class Target:
     """One URL in canonical form, so that no other parser can read another host in it.
 
     Attributes:
-        scheme: `http` or `https`.
         host: lower-case ASCII name, or an address in canonical form, without brackets.
-        port: 1 to 65535.
         address: the host's address if the URL holds one instead of a name.
         url: the whole URL in ASCII, percent-encoded, without fragment.
     """
@@ -168,10 +166,7 @@ def _parse_authority(text: str, default_port: int) -> tuple[str, IPAddress | Non
 
 
 def parse_host(text: str) -> tuple[str, IPAddress | None]:
-    """The canonical form of a host, and its address if it is one.
-
-    Args:
-        text: a name, an IPv4 address, or an IPv6 address in brackets.
+    """The canonical form of a name, an IPv4 address or an IPv6 address in brackets, and the address if it is one.
 
     Raises:
         ValueError: with the reason in words for the user.
