@@ -11,12 +11,9 @@ Step = Literal["lock", "resolve", "convert", "quantise", "start Ray", "deploy", 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One thing to report.
+    """What a step is doing now, or how it ended.
 
     Attributes:
-        step: which step is in progress.
-        message: what it is doing now, or how it ended.
-        done: whether the step is finished.
         fraction: how much of it is done, from 0 to 1, where that is known.
         warning: whether a person should notice although nothing failed.
     """

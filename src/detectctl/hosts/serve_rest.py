@@ -61,8 +61,7 @@ class ServeStatus:
     @property
     def reason(self) -> str:
         """The line of the message that names the cause: the last of a traceback."""
-        lines = [line.strip() for line in self.message.strip().splitlines() if line.strip()]
-        return lines[-1] if lines else "Serve gives no reason"
+        return (self.message.strip() or "Serve gives no reason").splitlines()[-1].strip()
 
 
 class ServeApi:

@@ -44,14 +44,11 @@ def holder(folder: InstanceFolder) -> Holder | None:
 def locked(folder: InstanceFolder, command: str, timeout_s: float, report: Report) -> Iterator[None]:
     """Hold the instance's lock; the system releases it when this process ends, however that happens.
 
-    Args:
-        folder: created if it does not exist.
-        command: its name, for others to see.
-        timeout_s: how long to wait.
-        report: told once who holds the lock, if another command does.
+    The folder is created if it does not exist. Others see the name of `command`; `report` is told who holds the lock
+    if they do.
 
     Raises:
-        DeadlineExceeded: another command held the lock for all of `timeout_s`; says which.
+        DeadlineExceeded: another command held it for all of `timeout_s`; says which.
     """
     import filelock
 

@@ -42,7 +42,7 @@ def prune(paths: Paths, agreed: Collection[str], *, timeout_s: float, report: Re
         report: told which command that is.
 
     Raises:
-        DeadlineExceeded: such a command did not finish.
+        DeadlineExceeded: it did not finish.
         ModelError: the store cannot be written.
     """
     with contextlib.ExitStack() as locks:

@@ -176,10 +176,7 @@ def _as_failed_update(error: DetectctlError, state: InstanceState, *, restored: 
     if state.last_good is None:
         return error
     kind = type(error) if isinstance(error, (ModelError, NotReady)) else ModelError
-    return kind(
-        f"the update failed: {error.what}",
-        why=error.why,
-        hint="what ran before goes on serving; `detectctl logs` shows more"
-        if restored
-        else "what ran before may not serve either: check `detectctl status` and `detectctl logs`",
-    )
+    hint = "what ran before may not serve either: check `detectctl status` and `detectctl logs`"
+    if restored:
+        hint = "what ran before goes on serving; `detectctl logs` shows more"
+    return kind(f"the update failed: {error.what}", why=error.why, hint=hint)

@@ -124,7 +124,7 @@ class LocalHost:
         return read_all(self._record.requests_dir)
 
     def log_files(self) -> list[Path]:
-        serve = self._record.ray_dir / "session_latest" / "logs" / "serve"
+        serve = self._record.temp_dir / "ray/session_latest/logs/serve"
         return sorted([*serve.glob("*.log*"), *self._record.requests_dir.glob("*.log*"), self._record.head_log])
 
     def stop(self) -> None:

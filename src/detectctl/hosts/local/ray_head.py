@@ -69,11 +69,6 @@ class HeadRecord:
         """What the dashboard accepts as a bearer token; 0600."""
         return self.temp_dir / "token"
 
-    @property
-    def ray_dir(self) -> Path:
-        """Ray's sockets and logs; a folder below ours, because Ray opens its own (0777) to every user."""
-        return self.temp_dir / "ray"
-
 
 def plan(host: str, port: int) -> HeadRecord:
     """Of a head that is to be started, for a service at this address; changes nothing.
@@ -130,7 +125,7 @@ def _spawn(record: HeadRecord, ports: Ports, environ: Mapping[str, str]) -> proc
         f"--dashboard-port={ports.dashboard}",
         f"--dashboard-agent-listen-port={ports.dashboard_agent}",
         *("--min-worker-port=0", "--max-worker-port=0"),
-        f"--temp-dir={record.ray_dir}",
+        f"--temp-dir={record.temp_dir / 'ray'}",  # below ours, because Ray opens its own (0777) to every user
         f"--object-store-memory={_OBJECT_STORE_BYTES}",
         "--include-log-monitor=False",  # nobody reads the workers' output from the driver
         "--disable-usage-stats",
