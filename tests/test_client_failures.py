@@ -250,7 +250,7 @@ def test_an_endpoint_that_is_gone_for_a_moment_is_waited_for(monkeypatch: pytest
 def test_a_host_that_cannot_be_looked_up_is_a_usage_error_at_once() -> None:
     with pytest.raises(UsageError) as caught:
         ask("http://a..b")
-    assert caught.value.why == "label empty or too long"
+    assert "label empty" in str(caught.value.why)  # as Python says it, which differs between its versions
 
 
 @pytest.mark.usefixtures("quick")

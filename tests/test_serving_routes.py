@@ -40,13 +40,24 @@ def _code(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["error"]["code"]
 
 
+def _refuses_the_name(charset: str) -> bool:
+    """Whether this Python's codec fails for the name in the form below; that of `idna` does so up to 3.12."""
+    try:
+        b"xn--zzzzzzzz".decode(charset)
+    except LookupError:
+        return False
+    except ValueError:
+        return True
+    return False
+
+
 @pytest.mark.parametrize("charset", ["undefined", "idna", "nonsense", "utf-7"])
 def test_the_charset_of_a_form_is_the_callers_fault(client: httpx.Client, charset: str) -> None:
     """Python has codecs that fail for every name; a codec that does not exist does no harm."""
     form = FORM.replace(b'"a"', b'"xn--zzzzzzzz"') + GOOD + b"\r\n--b--\r\n"
     kind = f"multipart/form-data; boundary=b; charset={charset}"
     answer = client.post("/detect", content=form, headers={"Content-Type": kind})
-    if charset in {"undefined", "idna"}:
+    if _refuses_the_name(charset):
         assert _code(answer) == (415, "unsupported_image")
     else:
         assert answer.status_code == 200
