@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 MODEL = ModelInfo("yolov8n", "v3", "sha256:00", reference="acme/p/yolo:prod")
 BUS = Detection("bus", (22.871, 231.278, 805.0, 756.84), 0.87345, 5)
 PERSON = Detection("person, walking", (48.55, 398.5, 245.3, 902.7), 0.865, 0)
-FOUND = Outcome(Source("a.jpg", path=Path("a.jpg")), DetectionResult((BUS, PERSON), 810, 1080, MODEL), None, 0.1)
-NONE = Outcome(Source("http://h/b.jpg", url="http://h/b.jpg"), DetectionResult((), 640, 480, MODEL), None, 0.1)
+FOUND = Outcome(Source("a.jpg", path=Path("a.jpg")), DetectionResult((BUS, PERSON), 810, 1080, MODEL))
+NONE = Outcome(Source("http://h/b.jpg", url="http://h/b.jpg"), DetectionResult((), 640, 480, MODEL))
 TOO_LARGE = ImageTooLarge("too large", why="21 MiB", hint="send a smaller one")
 TOO_LARGE.request_id = "7"
-REFUSED = Outcome(Source("c.jpg", path=Path("c.jpg")), None, TOO_LARGE, 0.1)
-MISSING = Outcome(Source("d.jpg"), None, SourceUnreadable("no such file"), 0.0)
+REFUSED = Outcome(Source("c.jpg", path=Path("c.jpg")), error=TOO_LARGE)
+MISSING = Outcome(Source("d.jpg"), error=SourceUnreadable("no such file"))
 ALL = [FOUND, NONE, REFUSED, MISSING]
 
 
@@ -159,6 +159,6 @@ def test_cocos_categories_are_all_of_the_models_classes_where_they_are_known() -
 
 
 def test_an_annotated_images_record_names_its_file() -> None:
-    by_server = Outcome(NONE.source, None, None, 0.1, Path("out/b.jpg"))
+    by_server = Outcome(NONE.source, output=Path("out/b.jpg"))
     assert json.loads(written("jsonl", [by_server])) == {"source": "http://h/b.jpg", "output": "out/b.jpg"}
     assert written("csv", [by_server]).splitlines()[1].startswith("http://h/b.jpg,")

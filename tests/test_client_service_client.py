@@ -279,10 +279,11 @@ def test_a_slow_source_fails_at_its_deadline_and_the_rest_goes_on(tmp_path: Path
         found(request)
 
     with bent(stuck_first) as service, Client(service.url, timeout_s=2, concurrency=2) as client:
+        started = time.monotonic()
         outcomes = list(client.detect_all(files(tmp_path, 10)))
+        assert 1.9 < time.monotonic() - started < 20
         release.set()
     assert [outcome.error is None for outcome in outcomes] == [False] + [True] * 9
-    assert 1.9 < outcomes[0].elapsed_s < 20
 
 
 def test_a_fallback_is_written_on_the_picture() -> None:

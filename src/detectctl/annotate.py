@@ -9,7 +9,6 @@ from __future__ import annotations
 import colorsys
 import io
 import math
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw
@@ -116,7 +115,6 @@ def draw(
     return picture
 
 
-@lru_cache(maxsize=1024)
 def colour(class_id: int) -> Colour:
     """The colour of a class: neighbours in the list of classes are far apart on the colour wheel."""
     golden_ratio = 0.618034

@@ -117,11 +117,17 @@ class Server:
         connections: kept open at most.
 
     Raises:
-        BadAddress: `url` is malformed.
+        BadAddress: `url` is none of these.
     """
 
     def __init__(self, url: str, *, headers: Mapping[str, str] | None = None, connections: int = 1) -> None:
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+            is_origin = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
+        except ValueError:
+            is_origin = False
+        if not is_origin or parts.query or parts.fragment or parts.username is not None:
+            raise BadAddress("it must be http:// or https:// and a host, without a user, a query or a fragment")
         self._prefix = parts.path.rstrip("/")
         tls = {"ssl_context": trusting_context()} if parts.scheme == "https" else {}
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -35,14 +34,12 @@ class Outcome:
     Attributes:
         result: None if it failed, and for an image that the service downloaded and annotated.
         error: None unless it failed.
-        elapsed_s: seconds from reading the source to the end, retries included.
         output: the annotated image's file.
     """
 
     source: Source
-    result: DetectionResult | None
-    error: DetectctlError | None
-    elapsed_s: float
+    result: DetectionResult | None = None
+    error: DetectctlError | None = None
     output: Path | None = None
 
 
@@ -55,27 +52,20 @@ class Outcomes(Iterator[Outcome]):
 
     def __init__(self, outcomes: Generator[Outcome]) -> None:
         self._outcomes = outcomes
-        self._handed_out = 0
-        self._failures: list[DetectctlError] = []
+        self._codes: set[int] = set()
 
     def __next__(self) -> Outcome:
         outcome = next(self._outcomes)
         if isinstance(outcome.error, (NotRunning, Unauthorized)):
             self._outcomes.close()
             raise outcome.error
-        self._handed_out += 1
-        if outcome.error is not None:
-            self._failures.append(outcome.error)
+        self._codes.add(outcome.error.exit_code if outcome.error else 0)
         return outcome
 
     @property
     def exit_code(self) -> int:
         """Of those handed out: 0 if none failed, else 6; where all failed for one reason, that reason's own, 4 or 7."""
-        if not self._failures:
-            return 0
-        codes = {error.exit_code for error in self._failures}
-        same = len(self._failures) == self._handed_out and len(codes) == 1
-        return codes.pop() if same else SourcesFailed.exit_code
+        return SourcesFailed.exit_code if len(self._codes) > 1 else max(self._codes, default=0)
 
 
 def work_on_all(
@@ -87,16 +77,14 @@ def work_on_all(
     and forgets it with the answer.
     """
 
-    def timed(job: tuple[Source, Output]) -> Outcome:
+    def outcome(job: tuple[Source, Output]) -> Outcome:
         source, output = job
-        started = time.monotonic()
         try:
-            result = work(source, output)
+            return Outcome(source, work(source, output), output=output)
         except DetectctlError as error:
-            return Outcome(source, None, error, time.monotonic() - started)
-        return Outcome(source, result, None, time.monotonic() - started, output)
+            return Outcome(source, error=error)
 
-    return Outcomes(in_order(timed, jobs, workers=workers, window=workers * RESULTS_AHEAD))
+    return Outcomes(in_order(outcome, jobs, workers=workers, window=workers * RESULTS_AHEAD))
 
 
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], *, workers: int, window: int) -> Generator[Result]:

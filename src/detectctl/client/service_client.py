@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlencode
 
 from detectctl.client.failures import not_an_endpoint, not_downloaded, refused, unanswered, unexpected_answer
 from detectctl.client.outcomes import Outcomes, work_on_all
@@ -56,7 +56,6 @@ class Client:
         fetch: Literal["server", "client"] = "server",
         wait_for_restart: bool = False,
     ) -> None:
-        _require_endpoint(endpoint)
         self._url = endpoint.rstrip("/")
         key = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         try:
@@ -221,13 +220,3 @@ class Client:
             return parse(answer.json())
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise unexpected_answer(answer, self._url) from error
-
-
-def _require_endpoint(url: str) -> None:
-    try:
-        parts = urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or parts.query or parts.fragment or parts.username is not None:
-        raise not_an_endpoint(url, "it must be http:// or https:// and a host, without a user, a query or a fragment")
