@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from detectctl.client.outcomes import in_order
+from detectctl.client.outcomes import Outcome, Outcomes, in_order
+from detectctl.errors import DetectctlError, NotReady, SourceUnreadable, UrlNotAllowed
+from detectctl.sources import Source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,3 +119,26 @@ def test_ctrl_c_ends_the_process_though_a_thread_is_stuck() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=False)
     assert "KeyboardInterrupt" in done.stderr
+
+
+LATE, FORBIDDEN, UNREADABLE = NotReady("late"), UrlNotAllowed("forbidden"), SourceUnreadable("unreadable")
+
+
+@pytest.mark.parametrize(
+    ("errors", "code"),
+    [
+        ([], 0),
+        ([None, None], 0),
+        ([None, LATE], 6),
+        ([UNREADABLE], 6),
+        ([LATE, LATE], 4),
+        ([FORBIDDEN], 7),
+        ([LATE, FORBIDDEN], 6),
+    ],
+)
+def test_the_exit_code_is_that_of_the_one_reason_that_all_failed_for_else_6(
+    errors: list[DetectctlError | None], code: int
+) -> None:
+    outcomes = Outcomes(Outcome(Source("a.jpg"), error=error) for error in errors)
+    assert len(list(outcomes)) == len(errors)
+    assert outcomes.exit_code == code

@@ -190,6 +190,11 @@ def test_a_redirect_to_what_is_not_http_is_not_followed(tmp_path: Path) -> None:
         download(service.url)
 
 
+def test_a_redirect_to_a_malformed_url_is_a_bad_address() -> None:
+    with bent(redirect("http://[::1/a.jpg")) as service, pytest.raises(BadAddress):
+        download(service.url)
+
+
 def test_another_status_than_200_is_a_refusal() -> None:
     with bent(lambda request: request.answer(503, b"", Retry_After="7")) as service, pytest.raises(Refused) as caught:
         download(service.url)

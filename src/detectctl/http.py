@@ -36,6 +36,8 @@ MAX_ANSWER_BYTES = 256 * 2**20
 """Of an answer that is held in memory: an endless stream must not fill it."""
 
 _CHUNK_BYTES = 2**20
+_ONCE: dict[str, Any] = {"retries": False, "redirect": False, "preload_content": False}
+"""How urllib3 is asked: redirects are followed here if at all, because each hop may have another proxy."""
 _HEADERS = {"User-Agent": f"detectctl/{detectctl.__version__}"}
 
 
@@ -154,18 +156,13 @@ class Server:
         Raises:
             NoAnswer: none came, or not whole, or not in time.
         """
+        target, headers = self._prefix + path, {**self._headers, **(headers or {})}
         try:
-            response = self._pool.urlopen(
-                method,
-                self._prefix + path,
-                body=body,
-                headers={**self._headers, **(headers or {})},
-                redirect=False,
-                retries=False,
-                timeout=_timeout(deadline),
-                preload_content=False,
-            )
-            whole = b"".join(_chunks(response, deadline, MAX_ANSWER_BYTES))
+            response = self._pool.urlopen(method, target, body, headers, timeout=_timeout(deadline), **_ONCE)
+            with contextlib.closing(
+                response
+            ):  # its connection too, unless that went back to the pool with the last byte
+                whole = b"".join(_chunks(response, deadline, MAX_ANSWER_BYTES))
         except HTTPError as error:
             raise _no_answer(error) from error
         return Answer(response.status, response.headers, whole)
@@ -233,33 +230,25 @@ class Downloads:
             cancelled.set()
 
     def _open(self, url: str, deadline: Deadline, max_bytes: int, stall_s: float) -> Generator[bytes]:
-        here = url
         for _ in range(MAX_REDIRECTS + 1):
             proxy = None
             try:
-                scheme = urlsplit(here).scheme
+                scheme = urlsplit(url).scheme
                 if scheme not in {"http", "https"}:
                     raise BadAddress("it is not an http:// or https:// URL")
-                proxy = _proxy_for(here)
-                response = self._manager(scheme, proxy).request(
-                    "GET",
-                    here,
-                    redirect=False,  # followed here, because each hop may have another proxy
-                    retries=False,
-                    timeout=_timeout(deadline, stall_s),
-                    preload_content=False,
-                )
-                location = response.get_redirect_location()
-                if not location:
+                proxy = _proxy_for(url)
+                manager = self._manager(scheme, proxy)
+                response = manager.request("GET", url, timeout=_timeout(deadline, stall_s), **_ONCE)
+                with contextlib.closing(response):
+                    if location := response.get_redirect_location():
+                        url = urljoin(url, location)
+                        continue
                     if response.status != 200:
-                        response.close()
                         raise Refused(Answer(response.status, response.headers, b""))
                     yield from _chunks(response, deadline, max_bytes)
                     return
-                response.close()
             except (HTTPError, ValueError) as error:
                 raise _no_answer(error, proxy) from error
-            here = urljoin(here, location)
         raise NoAnswer(f"its server redirected more than {MAX_REDIRECTS} times")
 
     def _manager(self, scheme: str, proxy: str | None) -> PoolManager:
@@ -283,19 +272,14 @@ def _proxy_for(url: str) -> str | None:
     from urllib.request import getproxies, proxy_bypass
 
     parts = urlsplit(url)
-    host = parts.hostname or ""
+    is_here = parts.hostname == "localhost"
+    with contextlib.suppress(ValueError):
+        is_here = ipaddress.ip_address(parts.hostname or "").is_loopback
     proxies = getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if not proxy or _is_this_machine(host) or proxy_bypass(parts.netloc.rpartition("@")[2]):
+    if not proxy or is_here or proxy_bypass(parts.netloc.rpartition("@")[2]):
         return None
     return proxy if "://" in proxy else f"http://{proxy}"
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _timeout(deadline: Deadline, stall_s: float = float("inf")) -> urllib3.Timeout:
@@ -306,16 +290,13 @@ def _timeout(deadline: Deadline, stall_s: float = float("inf")) -> urllib3.Timeo
 def _chunks(response: BaseHTTPResponse, deadline: Deadline, max_bytes: int) -> Generator[bytes]:
     """The body; a drip of bytes does not outlive the deadline, and an endless stream not `max_bytes`."""
     size = 0
-    try:
-        while chunk := response.read1(_CHUNK_BYTES):
-            size += len(chunk)
-            if size > max_bytes:
-                raise TooLarge(f"it is larger than {max_bytes} bytes")
-            yield chunk
-            if deadline.passed:
-                raise TooSlow(_TOO_SLOW)
-    finally:
-        response.close()  # its connection too, unless that went back to the pool with the last byte
+    while chunk := response.read1(_CHUNK_BYTES):
+        size += len(chunk)
+        if size > max_bytes:
+            raise TooLarge(f"it is larger than {max_bytes} bytes")
+        yield chunk
+        if deadline.passed:
+            raise TooSlow(_TOO_SLOW)
 
 
 _KINDS = {

@@ -54,11 +54,8 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     turn = _TURNS.get(orientation(image))
     upright = image if turn is None else image.transpose(turn)
     if image.mode in {"I", "F"}:
-        raise UnsupportedImage(
-            "the image cannot be decoded",
-            why="images with 32 bits per channel are not supported",
-            hint="convert it to 8 bits per channel",
-        )
+        why = "images with 32 bits per channel are not supported"
+        raise UnsupportedImage("the image cannot be decoded", why=why, hint="convert it to 8 bits per channel")
     if image.mode.startswith("I;16"):
         upright = upright.convert("I").point(lambda value: value * (1 / 256)).convert("L")
     return upright.convert("RGB")
