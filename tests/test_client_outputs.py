@@ -52,6 +52,7 @@ def test_names_in_a_folder_never_collide_not_even_by_case(tmp_path: Path) -> Non
         ("http://h/a%00b.png", "a_b.png"),
         ("http://h/.bashrc", "bashrc.jpg"),
         ("http://h/" + "ä" * 300 + ".webp", "ä" * 100 + ".webp"),
+        ("http://[::1/a.png", "a.png"),
     ],
 )
 def test_a_url_cannot_name_a_file_outside_the_folder_or_a_hidden_one(tmp_path: Path, url: str, name: str) -> None:

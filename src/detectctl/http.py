@@ -159,9 +159,7 @@ class Server:
         target, headers = self._prefix + path, {**self._headers, **(headers or {})}
         try:
             response = self._pool.urlopen(method, target, body, headers, timeout=_timeout(deadline), **_ONCE)
-            with contextlib.closing(
-                response
-            ):  # its connection too, unless that went back to the pool with the last byte
+            with contextlib.closing(response):  # and its connection, unless the last byte sent that back to the pool
                 whole = b"".join(_chunks(response, deadline, MAX_ANSWER_BYTES))
         except HTTPError as error:
             raise _no_answer(error) from error

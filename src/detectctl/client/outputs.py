@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, TextIO
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from detectctl.client.outcomes import Outcomes, work_on_all
 from detectctl.errors import UsageError
@@ -139,8 +140,9 @@ def _plan_folder(sources: Sequence[Source], folder: Path) -> list[Path]:
 def _output_name(source: Source) -> tuple[str, str]:
     """Stem and suffix of the annotated image's file."""
     if source.url is not None:
-        parts = urlsplit(source.url)
-        name = unquote(parts.path).rstrip("/").rpartition("/")[2] or parts.netloc.rpartition("@")[2]
+        # By hand, because `urlsplit` raises for a malformed URL, which is one bad source among others.
+        host, _, path = re.split("[?#]", source.url.partition("://")[2])[0].partition("/")
+        name = unquote(path).rstrip("/").rpartition("/")[2] or host.rpartition("@")[2]
     elif source.path is not None:
         name = source.path.name
     else:
