@@ -41,6 +41,7 @@ def test_the_sum_is_over_all_replicas_and_leaves_out_what_is_damaged(tmp_path: P
     asyncio.run(answer("a", None, None, "bad_url"))
     asyncio.run(answer("b", None, "bad_url", "unauthorized"))
     (tmp_path / "c.json").write_text("{")
+    (tmp_path / "d.json").write_text('{"requests": 5, "errors": {"bad_url": 5}, "latency": [5]}')
     total = read_all(tmp_path)
     assert (total.requests, total.errors) == (6, {"bad_url": 2, "unauthorized": 1})
     assert total.percentile_ms(0.99) == pytest.approx(10.0, rel=0.05)

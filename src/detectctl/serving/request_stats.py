@@ -49,11 +49,11 @@ class RequestStats:
             self.errors[error_code] = self.errors.get(error_code, 0) + 1
 
     def add(self, other: RequestStats) -> None:
-        """Fold another replica's counts into these."""
+        """Fold another replica's counts into these; ValueError, and nothing folded, if its buckets are others."""
+        self.latency = [mine + its for mine, its in zip(self.latency, other.latency, strict=True)]
         self.requests += other.requests
         for code, count in other.errors.items():
             self.errors[code] = self.errors.get(code, 0) + count
-        self.latency = [mine + its for mine, its in zip(self.latency, other.latency, strict=True)]
         self.started_at = min(self.started_at, other.started_at)
 
     def percentile_ms(self, fraction: float) -> float | None:
