@@ -49,7 +49,6 @@ class Fetcher:
     """Fetches images for one event loop; made once, closed once.
 
     Args:
-        policy: which URLs may be opened.
         max_bytes: of a body, as it arrives and again when it is decompressed.
         connect_s: seconds for one connection: lookup, TCP and TLS.
         total_s: seconds for everything, redirects and a slow body included.
@@ -224,12 +223,8 @@ class _CheckingResolver(AbstractResolver):
         # Of its own, so that slow lookups delay neither the loop nor inference.
         self._threads = ThreadPoolExecutor(DNS_THREADS, thread_name_prefix="detectctl-dns")
 
-    async def resolve(
-        self,
-        host: str,
-        port: int = 0,
-        family: socket.AddressFamily = socket.AF_UNSPEC,  # noqa: ARG002 - aiohttp's signature; both families are used
-    ) -> list[ResolveResult]:
+    # aiohttp's signature; both families are used.
+    async def resolve(self, host: str, port: int = 0, family: object = None) -> list[ResolveResult]:  # noqa: ARG002
         addresses = await self._look_up(host)
         if not self._policy.permits(host, port, addresses):
             raise _Forbidden

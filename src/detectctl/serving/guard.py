@@ -6,7 +6,7 @@ import hashlib
 import hmac
 import logging
 import re
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from starlette.responses import JSONResponse
 
@@ -16,13 +16,10 @@ from detectctl.serving.request_log import LOGGER
 from detectctl.wire import error_body
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, MutableMapping
+    from collections.abc import Callable
     from pathlib import Path
 
-    Message = MutableMapping[str, Any]
-    Receive = Callable[[], Awaitable[Message]]
-    Send = Callable[[Message], Awaitable[None]]
-    App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 OPEN_ROUTES: Final = frozenset({"/healthz", "/readyz"})
 """For load balancers, which have no key; their answers reveal nothing but that the service is there."""
@@ -43,9 +40,6 @@ class KeyRing:
 
     While the file is missing or malformed, no key is accepted; so replace it in one step (mv). Only digests of the keys
     are kept in memory.
-
-    Args:
-        path: the key file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -90,7 +84,7 @@ class Guard:
     """
 
     def __init__(
-        self, app: App, keys: KeyRing | None, refused: Callable[[str, str], None], own_host: str | None = None
+        self, app: ASGIApp, keys: KeyRing | None, refused: Callable[[str, str], None], own_host: str | None = None
     ) -> None:
         self._app = app
         self._keys = keys
@@ -99,9 +93,9 @@ class Guard:
         own = rf"(localhost|[0-9.]+|\[[0-9a-f:.]+\]|{re.escape(own_host or '')})(:[0-9]+)?"
         self._own = None if own_host is None else re.compile(own.encode(), re.IGNORECASE)
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        answer: App = self._app
+        answer: ASGIApp = self._app
         if scope["type"] == "http":
             send = with_security_headers(send)
             error = None if scope["path"] in OPEN_ROUTES else self._refusal(scope["headers"])

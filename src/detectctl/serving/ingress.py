@@ -16,7 +16,7 @@ from detectctl.errors import BadGateway, GatewayTimeout, Overloaded, RequestErro
 from detectctl.wire import error_body
 
 if TYPE_CHECKING:
-    from detectctl.serving.guard import App, Message, Receive, Send
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _AGAIN = "try again after the seconds in Retry-After"
 _ANSWERS: dict[int, RequestError] = {
@@ -47,16 +47,12 @@ def middlewares() -> list[Any]:
 
 
 class JsonErrors:
-    """Replaces Serve's own plain-text errors; whatever the service answers goes through as it is.
+    """Around one of Serve's HTTP servers: replaces its own plain-text errors; the service's answers go through."""
 
-    Args:
-        app: one of Serve's HTTP servers.
-    """
-
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
-    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
         held: Message | None = None
         replaced = False

@@ -34,9 +34,6 @@ def open_request_log(path: Path) -> None:
     handler = RotatingFileHandler(path, maxBytes=_MAX_BYTES, backupCount=_BACKUPS, encoding="utf-8")
     handler.setFormatter(_JsonLine())
     logger = logging.getLogger(LOGGER)
-    for old in logger.handlers[:]:
-        logger.removeHandler(old)
-        old.close()
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+    from starlette.types import Receive, Scope, Send
 
     from detectctl.serving.admission import Service
     from detectctl.serving.guard import KeyRing
@@ -42,7 +43,7 @@ def create_app(service: Service, keys: KeyRing | None) -> Any:
         expose_headers=("X-Request-ID", "Retry-After"),
     )
 
-    async def app(scope: Any, receive: Any, send: Any) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await with_cors(scope, receive, with_security_headers(send))  # for the answers to preflight requests
 
     return app
