@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import subprocess
 import sys
@@ -77,8 +78,10 @@ def plan(host: str, port: int) -> HeadRecord:
         PortTaken, UsageError: as `require_free`.
     """
     require_free(host, port)
-    # TMPDIR if socket paths fit below it: HAProxy takes 97 bytes, and Ray adds a folder of 56.
-    parent = tempfile.gettempdir() if len(tempfile.gettempdir()) <= 10 else "/tmp"  # noqa: S108 - an unguessable 0700 folder in it
+    parent = "/tmp"  # noqa: S108 - an unguessable 0700 folder in it
+    with contextlib.suppress(FileNotFoundError):  # every disk is full, as the first thing to be written will say
+        # TMPDIR if socket paths fit below it: HAProxy takes 97 bytes, and Ray adds a folder of 56.
+        parent = tempfile.gettempdir() if len(tempfile.gettempdir()) <= 10 else parent
     return HeadRecord(secrets.token_hex(8), Path(parent) / f"dctl-{secrets.token_hex(4)}", host, port)
 
 
