@@ -41,10 +41,10 @@ def _code(answer: httpx.Response) -> tuple[int, str]:
 
 
 def _refuses_the_name(charset: str) -> bool:
-    """Whether this Python's codec fails for the name in the form below; that of `idna` does so up to 3.12."""
+    """Whether this Python's codec fails in a way that Starlette does not expect; that of `idna` does so up to 3.12."""
     try:
         b"xn--zzzzzzzz".decode(charset)
-    except LookupError:
+    except (LookupError, UnicodeDecodeError):  # Starlette reads the name as Latin-1 instead
         return False
     except ValueError:
         return True
