@@ -47,12 +47,7 @@ class _Rich(RichConsole):
 
 
 class Console:
-    """Renders results for people, or as JSON for programs.
-
-    Args:
-        quiet: show warnings and errors, but no progress.
-        no_color: never use colour.
-    """
+    """Renders results for people, or as JSON for programs; `quiet` leaves out progress, not warnings and errors."""
 
     def __init__(self, *, quiet: bool = False, no_color: bool = False) -> None:
         colours: Literal["auto"] | None = None if no_color else "auto"
@@ -235,14 +230,16 @@ class Console:
         table = _table("SOURCE CLASS >CONF >X1 >Y1 >X2 >Y2")
         room = max(16, target.width - 52)  # what the other columns leave
         for outcome in outcomes:
-            name = escape(_shortened(outcome.source.name, room))
             if outcome.result is None:
                 continue
+            name = outcome.source.name
+            name = escape(name if len(name) <= room else f"…{name[1 - room :]}")  # its end is where names differ
             if not outcome.result.detections:
                 table.add_row(name, "[dim]nothing found[/]")
-            for index, found in enumerate(outcome.result.detections):
+            for found in outcome.result.detections:
                 corners = (f"{value:.1f}" for value in found.xyxy)
-                table.add_row(name if index == 0 else "", escape(found.class_name), f"{found.confidence:.2f}", *corners)
+                table.add_row(name, escape(found.class_name), f"{found.confidence:.2f}", *corners)
+                name = ""
         if table.row_count:
             target.print(table)
 
@@ -326,11 +323,6 @@ def _engine_words(engine: EngineInfo) -> str:
 
 def _condition(model: ModelInfo) -> str:
     return "fallback" if model.fallback else "stale"
-
-
-def _shortened(name: str, most: int) -> str:
-    """The end of a long path or URL: that is where names differ."""
-    return name if len(name) <= most else f"…{name[1 - most :]}"
 
 
 def _short_digest(digest: str) -> str:

@@ -30,11 +30,15 @@ class Replicas:
         return str(self.maximum) if self.minimum == self.maximum else f"{self.minimum}..{self.maximum}"
 
 
+def _match(value: object, pattern: str, wanted: str) -> re.Match[str]:
+    match = re.fullmatch(pattern, str(value).strip())
+    if match is None:
+        raise ValueError(wanted)
+    return match
+
+
 def _flag(value: object) -> bool:
-    known = {"1": True, "true": True, "yes": True, "on": True, "0": False, "false": False, "no": False, "off": False}
-    if str(value).lower() not in known:
-        raise ValueError("must be true or false")
-    return known[str(value).lower()]
+    return _match(str(value).lower(), "(1|true|yes|on)|0|false|no|off", "must be true or false")[1] is not None
 
 
 def _number(value: object, kind: type[N], low: float, high: float) -> N:
@@ -47,12 +51,6 @@ def _number(value: object, kind: type[N], low: float, high: float) -> N:
     return number
 
 
-def _string(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("must be a string")  # noqa: TRY004
-    return value
-
-
 def _strings(value: object) -> tuple[str, ...]:
     items = value.split(",") if isinstance(value, str) else value
     if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
@@ -61,18 +59,15 @@ def _strings(value: object) -> tuple[str, ...]:
 
 
 def _name(value: object) -> str:
-    if not re.fullmatch(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?", _string(value)):
-        raise ValueError("must be 1 to 40 lower-case letters, digits and inner hyphens")
-    return str(value)
+    wanted = "must be 1 to 40 lower-case letters, digits and inner hyphens"
+    return _match(value, "[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?", wanted)[0]
 
 
 def _origins(value: object) -> tuple[str, ...]:
-    origins = _strings(value)
-    for origin in origins:
-        # Browsers compare the whole text: an origin in another spelling would silently permit nobody.
-        if origin != "*" and not re.fullmatch(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:\d{1,5})?", origin):
-            raise ValueError("must be an origin such as https://app.example.org, in lower case and without a path")
-    return origins
+    # Browsers compare the whole text: an origin in another spelling would silently permit nobody.
+    wanted = "must be an origin such as https://app.example.org, in lower case and without a path"
+    pattern = r"\*|https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:\d{1,5})?"
+    return tuple(_match(origin, pattern, wanted)[0] for origin in _strings(value))
 
 
 def _image_size(value: object) -> int:
@@ -84,17 +79,14 @@ def _image_size(value: object) -> int:
 
 def parse_bytes(value: object) -> int:
     """`20MiB`, `500kB` or a plain number, as bytes; ValueError otherwise."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(value).strip().lower())
-    if match is None or match[2] not in _BYTE_UNITS:
-        raise ValueError("must be a size such as 20MiB")
+    pattern = rf"(\d+(?:\.\d+)?)\s*({'|'.join(_BYTE_UNITS)})"
+    match = _match(str(value).lower(), pattern, "must be a size such as 20MiB")
     return int(float(match[1]) * _BYTE_UNITS[match[2]])
 
 
 def parse_replicas(value: object) -> Replicas:
     """`2`, or `1..3`; ValueError otherwise."""
-    match = re.fullmatch(r"(\d{1,3})(?:\.\.(\d{1,3}))?", str(value).strip())
-    if match is None:
-        raise ValueError("must be a number such as 2, or a range such as 1..3")
+    match = _match(value, r"(\d{1,3})(?:\.\.(\d{1,3}))?", "must be a number such as 2, or a range such as 1..3")
     minimum, maximum = int(match[1]), int(match[2] or match[1])
     if minimum > maximum or maximum == 0:
         raise ValueError("must allow at least one replica, and a range must not shrink, as in 0..2")
@@ -359,7 +351,11 @@ class Setting:
             return _strings(value)
         if self.kind in {int, float}:
             return _number(value, self.kind, option.low, option.high)
-        return _flag(value) if self.kind is bool else self.kind(_string(value))
+        if self.kind is bool:
+            return _flag(value)
+        if not isinstance(value, str):
+            raise ValueError("must be a string")  # noqa: TRY004 - whoever reads a setting names the origin of it
+        return self.kind(value)
 
     def words(self, value: Any) -> str:
         """The value as people would write it; a password in a URL is left out."""

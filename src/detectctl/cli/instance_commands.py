@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -16,8 +17,7 @@ from detectctl.settings import SERVICE, DownSettings, LogsSettings, StatusSettin
 from detectctl.signals import Interrupted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from detectctl.console import Seen
     from detectctl.lifecycle.down import DownResult
     from detectctl.lifecycle.status import InstanceStatus
 
@@ -39,11 +39,9 @@ def _follow(session: Session, settings: UpSettings) -> None:
     from detectctl.lifecycle.follow import Follower
 
     sys.stdout.flush()
-    try:
-        with session.console.progress() as report:
+    try:  # systemd and containers end by a signal what they started
+        with suppress(Interrupted), session.console.progress() as report:
             Follower(settings, session.paths, os.environ, report).run()
-    except Interrupted:
-        pass  # how systemd and containers end what they started
     finally:
         if settings.down_on_exit:
             session.console.down(_take_down(session, DownSettings(name=settings.name)))
@@ -70,64 +68,54 @@ def status(
             why="only --watch takes a number of seconds",
             hint=f"`detectctl status --name {seconds}` shows the instance {seconds}",
         )
-    found = _look(session, settings, every=every)
+    found, document = _look(session, settings, every=every)
     if as_json:
-        session.console.json(_status_json(found, every=every))
+        session.console.json(document)
     if not found:
         raise NotRunning("no instance is running", hint="start one: `detectctl up`")
     if not as_json:
-        session.console.status(found if every else found[0])
-    return 0 if all(one.healthy for one in found) else NotReady.exit_code
+        session.console.status(found)
+    healthy = all(one.healthy for one in (found if isinstance(found, tuple) else (found,)))
+    return 0 if healthy else NotReady.exit_code
 
 
 def _interval_s(seconds: str | None) -> float:
-    try:
+    with suppress(ValueError):
         interval_s = 2.0 if seconds is None else float(seconds)
-    except ValueError:
-        interval_s = 0.0
-    if not 0.1 <= interval_s <= 86400:
-        raise UsageError(
-            f"--watch is {seconds!r}",
-            why="must be a number of seconds from 0.1 to 86400",
-            hint="`detectctl status --watch 5`; an instance is named by `--name`",
-        )
-    return interval_s
+        if 0.1 <= interval_s <= 86400:
+            return interval_s
+    raise UsageError(
+        f"--watch is {seconds!r}",
+        why="must be a number of seconds from 0.1 to 86400",
+        hint="`detectctl status --watch 5`; an instance is named by `--name`",
+    )
 
 
-def _watch(session: Session, settings: StatusSettings, interval_s: float, *, every: bool, as_json: bool) -> None:
-    """Until a signal."""
-    looks = _looks(session, settings, interval_s, every=every)
-    if as_json:
-        for found in looks:
-            absent = {"name": settings.name, "state": "not running"}
-            document = _status_json(found, every=every) if found or every else absent
-            session.console.json(document, on_one_line=True)
-    with session.console.redrawing() as show:
-        for found in looks:
-            show(found if every else found[0] if found else f"instance {settings.name} is not running")
+def _watch(session: Session, settings: StatusSettings, interval_s: float, *, every: bool, as_json: bool) -> NoReturn:
+    """Until a signal; an instance that is not there may come yet."""
+    found: Seen
+    with nullcontext(session.console.status) if as_json else session.console.redrawing() as show:
+        while True:
+            try:
+                found, document = _look(session, settings, every=every)
+            except NotRunning:
+                found = f"instance {settings.name} is not running"
+                document = {"name": settings.name, "state": "not running"}
+            session.console.json(document, on_one_line=True) if as_json else show(found)
+            time.sleep(interval_s)
 
 
-def _looks(
-    session: Session, settings: StatusSettings, interval_s: float, *, every: bool
-) -> Iterator[tuple[InstanceStatus, ...]]:
-    """What runs, again and again; an instance that is not there may come yet."""
-    while True:
-        try:
-            yield _look(session, settings, every=every)
-        except NotRunning:
-            yield ()
-        time.sleep(interval_s)
-
-
-def _look(session: Session, settings: StatusSettings, *, every: bool) -> tuple[InstanceStatus, ...]:
+def _look(
+    session: Session, settings: StatusSettings, *, every: bool
+) -> tuple[InstanceStatus | tuple[InstanceStatus, ...], dict[str, Any]]:
+    """What runs now, and the same as JSON."""
     from detectctl.lifecycle import status as statuses
 
-    return statuses.all_statuses(session.paths) if every else (statuses.status(settings.name, session.paths),)
-
-
-def _status_json(found: tuple[InstanceStatus, ...], *, every: bool) -> dict[str, Any]:
-    told = [asdict(one) for one in found]
-    return {"instances": told} if every else told[0]
+    if every:
+        found = statuses.all_statuses(session.paths)
+        return found, {"instances": [asdict(one) for one in found]}
+    one = statuses.status(settings.name, session.paths)
+    return one, asdict(one)
 
 
 @command

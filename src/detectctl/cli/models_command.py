@@ -13,14 +13,15 @@ from detectctl.cli.options import Json, Session, asked, command
 from detectctl.errors import UsageError
 from detectctl.settings import OPTIONS, ModelsSettings
 
+_WHICH = "A W&B collection: entity/project/name"
+Collection = Annotated[str | None, typer.Argument(metavar="[REF]", help=_WHICH, show_default=False)]
+
 
 @command
 def models(
     session: Session,
     settings: ModelsSettings,
-    reference: Annotated[
-        str | None, typer.Argument(metavar="[REF]", help="A W&B collection: entity/project/name", show_default=False)
-    ] = None,
+    reference: Collection = None,
     prune: Annotated[bool, asked("Delete cached models that no instance is serving", OPTIONS, "--prune")] = False,
     yes: Annotated[bool, asked("With --prune: do not ask", OPTIONS, "--yes", "-y")] = False,
     as_json: Json = False,
