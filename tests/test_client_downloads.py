@@ -35,7 +35,7 @@ def download(url: str, *, timeout_s: float = 30) -> bytes:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses of milliseconds: what is tested is whether it is tried again."""
-    monkeypatch.setattr("detectctl.client.retries.FIRST_PAUSE_S", 0.005)
+    monkeypatch.setattr("detectctl.client.service_client.FIRST_PAUSE_S", 0.005)
 
 
 @pytest.mark.usefixtures("quick")

@@ -51,7 +51,7 @@ def failing(status: int, code: str, **headers: str) -> Callable[[Request], None]
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses of milliseconds: what is tested is whether it is tried again."""
-    monkeypatch.setattr("detectctl.client.retries.FIRST_PAUSE_S", 0.005)
+    monkeypatch.setattr("detectctl.client.service_client.FIRST_PAUSE_S", 0.005)
 
 
 def ask(
@@ -197,7 +197,7 @@ def test_closing_ends_the_waiting_for_another_attempt() -> None:
 
 
 def test_nothing_at_the_endpoint_is_reported_at_once(closed_port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("detectctl.client.retries.FIRST_PAUSE_S", 20.0)
+    monkeypatch.setattr("detectctl.client.service_client.FIRST_PAUSE_S", 20.0)
     started = time.monotonic()
     with pytest.raises(NotRunning) as caught:
         ask(f"http://127.0.0.1:{closed_port}")
@@ -233,7 +233,7 @@ def test_an_endpoint_that_is_gone_for_a_moment_is_waited_for(monkeypatch: pytest
         refused.set()
         return shortest
 
-    monkeypatch.setattr("detectctl.client.retries.random.uniform", pause)
+    monkeypatch.setattr("detectctl.client.service_client.random.uniform", pause)
     waiting = threading.Thread(target=again)
     waiting.start()
     assert refused.wait(10)

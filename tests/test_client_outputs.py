@@ -11,10 +11,15 @@ import pytest
 from PIL import Image
 
 from bent_service import Request, bent
-from detectctl.client.outputs import annotate_all, image_format, plan_outputs, text_file, write
+from detectctl.client.outputs import annotate_all, image_format, new_file, plan_outputs, text_file
 from detectctl.client.service_client import Client
 from detectctl.errors import NotReady, UsageError
 from detectctl.sources import Source
+
+
+def write(path: Path, data: bytes) -> None:
+    with new_file(path) as file:
+        file.write(data)
 
 
 def files(*paths: str) -> list[Source]:
@@ -107,11 +112,12 @@ def test_a_write_that_fails_half_way_leaves_the_old_file_and_no_part(tmp_path: P
     code = (
         "import pathlib, resource, signal, sys\n"
         "from detectctl.errors import UsageError\n"
-        "from detectctl.client.outputs import write\n"
+        "from detectctl.client.outputs import new_file\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))\n"
         "try:\n"
-        "    write(pathlib.Path(sys.argv[1]), b'x' * 10000)\n"
+        "    with new_file(pathlib.Path(sys.argv[1])) as file:\n"
+        "        file.write(b'x' * 10000)\n"
         "except UsageError as error:\n"
         "    print(error.why)\n"
     )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from detectctl.client.retries import TryAgain
 from detectctl.errors import (
     BadUrl,
     DeadlineExceeded,
@@ -38,6 +37,20 @@ _HINTS = {
 
 _BY_STATUS = {401: Unauthorized, 403: Unauthorized, 413: ImageTooLarge}
 """What the status of an answer means that is not the service's own, as a proxy's."""
+
+
+class TryAgain(Exception):
+    """This attempt failed in a way that another may not.
+
+    Args:
+        problem: what to raise if there is no other attempt.
+        pause_s: what the server asked for.
+        counts: against the number of retries; a service that is away or full for a while is waited for instead.
+    """
+
+    def __init__(self, problem: DetectctlError, pause_s: float = 0.0, *, counts: bool = True) -> None:
+        super().__init__(problem.what)
+        self.problem, self.pause_s, self.counts = problem, pause_s, counts
 
 
 def refused(answer: Answer, endpoint: str) -> Exception:

@@ -47,41 +47,32 @@ def annotate_all(
 
     def work(source: Source, path: Path) -> DetectionResult | None:
         data, result = client.annotate(source, image_format(path), options, drawing)
-        write(path, data)
+        with new_file(path) as file:
+            file.write(data)
         return result
 
     return work_on_all(work, plan, workers=client.concurrency)
 
 
-def write(path: Path, data: bytes) -> None:
-    """Put `data` at `path`, whole or not at all; the folder is made if missing.
-
-    Raises:
-        UsageError: the place cannot be written to.
-    """
-    with _replacing(path) as file:
-        file.write(data)
-
-
 @contextlib.contextmanager
 def text_file(path: Path | None) -> Iterator[TextIO | None]:
-    """A text file that appears whole when the block ends without an exception; None for None.
-
-    Raises:
-        UsageError: the place cannot be written to.
-    """
+    """A `new_file` of text; None for None."""
     if path is None:
         yield None
         return
-    with _replacing(path) as file:
+    with new_file(path) as file:
         stream = io.TextIOWrapper(file, encoding="utf-8")
         yield stream
         stream.detach()  # flushes, and leaves the file open
 
 
 @contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which takes its place at `path` when the block ends without an exception."""
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that appears at `path` whole when the block ends without an exception; the folder is made if missing.
+
+    Raises:
+        UsageError: the place cannot be written to.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         target = path.resolve()  # a link keeps pointing where it does

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import random
+import threading
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from urllib.parse import urlencode
 
-from detectctl.client.failures import not_an_endpoint, not_downloaded, refused, unanswered, unexpected_answer
+from detectctl.client.failures import TryAgain, not_an_endpoint, not_downloaded, refused, unanswered, unexpected_answer
 from detectctl.client.outcomes import Outcomes, work_on_all
-from detectctl.client.retries import RetryPolicy
 from detectctl.defaults import CONCURRENCY, RETRIES, TIMEOUT_S
 from detectctl.errors import DetectctlError, FetchFailed, UnsupportedImage
 from detectctl.http import BadAddress, Downloads, NoAnswer, Server
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     """A file's path, an http(s) URL, encoded bytes, or a `Source` that names one of these."""
 
 T = TypeVar("T")
+
+FIRST_PAUSE_S = 0.2
+"""Before the second attempt; doubles with each further one."""
+
+_LONGEST_PAUSE_S = 3.2
 
 
 class Client:
@@ -63,7 +69,8 @@ class Client:
         except BadAddress as error:
             raise not_an_endpoint(endpoint, str(error)) from error
         self._downloads = Downloads(connections=concurrency)
-        self._retry_policy = RetryPolicy(retries)
+        self._closed = threading.Event()
+        self._retries = retries
         self._timeout_s = timeout_s
         self._fetch = fetch
         self._is_known = wait_for_restart
@@ -77,7 +84,7 @@ class Client:
 
     def close(self) -> None:
         """Close the connections; requests that wait for their next attempt give up."""
-        self._retry_policy.close()
+        self._closed.set()
         self._server.close()
         self._downloads.close()
 
@@ -182,7 +189,7 @@ class Client:
                 raise FetchFailed(f"{url} cannot be downloaded", why="its server sent nothing")
             return data
 
-        return self._retry_policy.run(attempt, deadline)
+        return self._attempts(attempt, deadline)
 
     def _detect(self, data: bytes, query: Sequence[tuple[str, str]], deadline: Deadline) -> DetectionResult:
         headers = {"Content-Type": "application/octet-stream"}
@@ -213,7 +220,22 @@ class Client:
                 raise refused(answer, self._url)
             return answer
 
-        return self._retry_policy.run(attempt, deadline, retry=retry)
+        return self._attempts(attempt, deadline, retry=retry)
+
+    def _attempts(self, attempt: Callable[[], T], deadline: Deadline, *, retry: bool = True) -> T:
+        """What `attempt` returns first; raises its last problem when the retries, the time or the client have ended."""
+        left = self._retries if retry else 0
+        base = FIRST_PAUSE_S
+        while True:
+            try:
+                return attempt()
+            except TryAgain as again:
+                # Random, or all threads that one refusal hit come back together.
+                pause = again.pause_s + base * random.uniform(0.5, 1.5)  # noqa: S311 - no secret
+                if left == 0 or pause >= deadline.left_s or self._closed.wait(pause):
+                    raise again.problem from again.__cause__
+                left -= again.counts
+                base = min(2 * base, _LONGEST_PAUSE_S)
 
     def _read(self, answer: Answer, parse: Callable[[Any], T]) -> T:
         try:
