@@ -93,13 +93,8 @@ class Deployment:
                 # Serve goes to this number at each change, and otherwise stays at what the load has asked for. Without
                 # it a new model would not be loaded before the first request, and `up` could not say whether it loads.
                 deployment["autoscaling_config"]["initial_replicas"] = min(max(1, running), self.maximum)
-        return {
-            "name": APPLICATION,
-            "route_prefix": "/",
-            "import_path": IMPORT_PATH,
-            "args": args,
-            "deployments": [deployment],
-        }
+        application = {"name": APPLICATION, "route_prefix": "/", "import_path": IMPORT_PATH}
+        return {**application, "args": args, "deployments": [deployment]}
 
 
 def plan(

@@ -131,11 +131,11 @@ class Follower:
         if result.action == "started":
             self._trial = None  # its counters were those of an instance that is gone
         # The same model marked differently, as when W&B is away for a moment, stays on the trial that it was on.
-        tried = result.model.digest
-        if result.action == "updated" and self._good is not None and tried != self._good.config.model.digest:
-            self._trial, self._degraded = _Trial(tried, self._good, Deadline.after(TRIAL_S), before), 0
+        model, good = result.model, self._good
+        if result.action == "updated" and good is not None and model.digest != good.config.model.digest:
+            self._trial, self._degraded = _Trial(model.digest, good, Deadline.after(TRIAL_S), before), 0
         if result.action != "unchanged" or self._died:
-            self._tell("deploy", f"now serving {_model_words(result)}")
+            self._tell("deploy", f"now serving {_joined(model.name, model.version, model.digest[:19])}")
 
     def _watch(self, state: InstanceState, trial: _Trial) -> None:
         fault = self._fault(state, trial)
@@ -213,10 +213,6 @@ def _in_one_line(error: DetectctlError | OSError) -> str:
     if isinstance(error, OSError):
         return f"this look failed: {describe(error)}"
     return error.what_and_why
-
-
-def _model_words(result: UpResult) -> str:
-    return _joined(result.model.name, result.model.version, result.model.digest[:19])
 
 
 def _joined(*words: str | None) -> str:

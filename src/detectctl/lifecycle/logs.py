@@ -125,8 +125,6 @@ def _files(folder: InstanceFolder) -> list[Path]:
 
 def _parsed(file: Path, lines: list[bytes]) -> Iterator[LogLine]:
     origin = _origin(file.name)
-    if not lines:
-        return
     last = time.time()
     with contextlib.suppress(FileNotFoundError):
         last = file.stat().st_mtime
