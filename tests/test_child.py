@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from detectctl import child
+from detectctl.errors import UsageError
 from detectctl.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ def run(tmp_path: Path) -> Callable[..., Any]:
     """Runs a child whose `work(request, report)` has the given body; `say(x)` reports x as a message."""
 
     def start(body: str, request: dict[str, Any] | None = None, *, timeout_s: float = 20, **options: Any) -> Any:
-        source = "from detectctl.child import ChildFailed, serve_parent\nfrom detectctl.progress import Progress\n"
+        source = "from detectctl.child import serve_parent\nfrom detectctl.errors import UsageError\n"
+        source += "from detectctl.progress import Progress\n"
         source += "import os, sys, time, subprocess\ndef work(request, report):\n"
         source += "    say = lambda message: report(Progress('convert', str(message)))\n"
         source += textwrap.indent(textwrap.dedent(body), "    ")
@@ -54,11 +56,11 @@ def test_a_request_comes_back_as_progress_and_a_result(run: Run) -> None:
     assert reported == [Progress("convert", "half"), Progress("convert", "whole", done=True, fraction=1.0)]
 
 
-def test_a_reported_error_arrives_with_its_kind(run: Run) -> None:
-    """`ChildFailed` crosses the process boundary."""
-    with pytest.raises(child.ChildFailed) as caught:
-        run('raise ChildFailed("auth", "no key", "details")')
-    assert (caught.value.kind, caught.value.message, caught.value.detail) == ("auth", "no key", "details")
+def test_an_error_on_purpose_arrives_as_it_was_raised(run: Run) -> None:
+    """Its class and its three parts cross the process boundary."""
+    with pytest.raises(UsageError) as caught:
+        run('raise UsageError("no key", why="it is empty", hint="`make one`")')
+    assert (caught.value.what, caught.value.why, caught.value.hint) == ("no key", "it is empty", "`make one`")
 
 
 def test_a_crash_brings_the_last_words(run: Run) -> None:

@@ -57,10 +57,10 @@ def test_one_copy_knows_all_its_origins(store: Store, file: Path) -> None:
         store.copy(file, origin)
     (stored,) = store.list()
     assert (stored.sha256, stored.size, stored.origins) == (SHA256, len(BYTES), (FIRST, SECOND))
-    assert store.find("acme/p/other", "v7", "d7", "last.pt") == stored
-    assert store.find("acme/p/other", "v8", "d7", "last.pt") is None
-    assert store.find("acme/p/other", "v7", "d8", "last.pt") is None
-    assert store.find("acme/p/other", "v7", "d7", "best.pt") is None
+    assert store.find(SECOND) == stored
+    assert store.find(replace(SECOND, version="v8")) is None
+    assert store.find(replace(SECOND, artifact_digest="d8")) is None
+    assert store.find(replace(SECOND, member="best.pt")) is None
     assert file.exists()
 
 
@@ -82,7 +82,7 @@ def test_damage_is_noticed_and_repaired(store: Store, file: Path, damage: str) -
         path.write_bytes(BYTES[:-1] + b"x" if damage == "flipped" else BYTES[:-1])
     with pytest.raises(ModelCorrupt, match="missing or damaged"):
         store.open(SHA256)
-    assert store.find("acme/p/yolo", "v1", "d1", "best.pt") is None
+    assert store.find(FIRST) is None
     store.copy(file, FIRST)
     assert store.open(SHA256).path.read_bytes() == BYTES
 

@@ -20,6 +20,7 @@ import time
 from dataclasses import asdict
 from typing import IO, TYPE_CHECKING, Any
 
+from detectctl import errors
 from detectctl.progress import Progress, Report
 
 if TYPE_CHECKING:
@@ -47,37 +48,17 @@ class ChildCrashed(Exception):
     Attributes:
         returncode: as `subprocess` gives it: negative for a signal.
         stderr: the end of what the child printed; a note for the error that it becomes, for `--verbose`.
+        last_words: the last line of it.
     """
 
     def __init__(self, returncode: int, stderr: str) -> None:
         super().__init__(f"the child process ended with {returncode} and no result")
-        self.returncode = returncode
-        self.stderr = stderr
-
-
-class ChildFailed(Exception):
-    """The child reported an error.
-
-    Attributes:
-        kind: one of the kinds that the child's module lists.
-        message: one line.
-        detail: more, for `--verbose`.
-    """
-
-    def __init__(self, kind: str, message: str, detail: str = "") -> None:
-        super().__init__(message)
-        self.kind = kind
-        self.message = message
-        self.detail = detail
+        self.returncode, self.stderr = returncode, stderr
+        self.last_words = (stderr.strip().splitlines() or [f"exit status {returncode}"])[-1]
 
 
 def run(
-    module: str,
-    request: Mapping[str, Any],
-    *,
-    timeout_s: float,
-    env: Mapping[str, str],
-    report: Report,
+    module: str, request: Mapping[str, Any], *, timeout_s: float, env: Mapping[str, str], report: Report
 ) -> Message:
     """Run `python -m module`, hand it `request`, and return its result.
 
@@ -91,7 +72,7 @@ def run(
     Raises:
         ChildTimeout: the deadline passed.
         ChildCrashed: it ended without a result.
-        ChildFailed: it reported an error.
+        DetectctlError: it raised one; what, why and hint are the child's.
     """
     from detectctl import processes  # psutil, which the child's side does without
 
@@ -143,7 +124,7 @@ def _converse(
             result: Message = message["result"]
             return result
         if "error" in message:
-            raise ChildFailed(**message["error"])
+            raise getattr(errors, message.pop("error"))(**message)
         last = Progress(**message)
         report(last)
 
@@ -163,8 +144,8 @@ def _tail(stderr: IO[bytes], limit: int = 8000) -> str:
 def serve_parent(work: Callable[[Message, Report], Message]) -> None:
     """The child's side: read the request, call `work(request, report)`, send its result.
 
-    `work` raises `ChildFailed` for errors that the parent should understand. Whatever libraries print to stdout goes
-    to stderr, so that it cannot be mistaken for an answer.
+    A `DetectctlError` that `work` raises is raised again in the parent. Whatever libraries print to stdout goes to
+    stderr, so that it cannot be mistaken for an answer.
     """
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -175,8 +156,8 @@ def serve_parent(work: Callable[[Message, Report], Message]) -> None:
 
     try:
         send({"result": work(json.loads(sys.stdin.readline()), lambda progress: send(asdict(progress)))})
-    except ChildFailed as error:
-        send({"error": {"kind": error.kind, "message": error.message, "detail": error.detail}})
+    except errors.DetectctlError as error:
+        send({"error": type(error).__name__, "what": error.what, "why": error.why, "hint": error.hint})
 
 
 def _die_with_parent() -> None:

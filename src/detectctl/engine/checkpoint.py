@@ -27,6 +27,10 @@ _EXPECTED = re.compile(
 )
 _MAX_PICKLE = 64 << 20
 
+ULTRALYTICS = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false"}
+"""It reads these variables while it is imported: it must neither go online, which also switches its usage events off,
+nor install what a checkpoint names."""
+
 
 def unexpected_globals(checkpoint: Path) -> list[str]:
     """Dotted names that the file's pickles ask for and no detection checkpoint does, such as `posix.system`; sorted.
@@ -111,7 +115,7 @@ def _damaged(why: str) -> CheckpointRefused:
     )
 
 
-def labels_and_strides(model: Any) -> tuple[dict[int, str], list[int]]:
+def labels_and_strides(model: Any) -> tuple[dict[int, str], tuple[int, ...]]:
     """Labels by class id, and each level's stride in pixels, of a loaded Ultralytics model.
 
     Raises:
@@ -124,7 +128,7 @@ def labels_and_strides(model: Any) -> tuple[dict[int, str], list[int]]:
             raise _not_for_us(f"it is for the task {task!r}, and only detection is served")
         if kind != "Detect" or end2end or head.reg_max <= 1:
             raise _not_for_us(f"its head {kind!r}{' without NMS' if end2end else ''} is not of the YOLOv8 kind")
-        classes, strides = int(head.nc), [int(stride) for stride in model.stride]
+        classes, strides = int(head.nc), tuple(int(stride) for stride in model.stride)
         names = dict(enumerate(names)) if isinstance(names, list) else dict(names)
         labels = {class_id: _printable(str(names[class_id])) for class_id in range(classes)}
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:

@@ -5,6 +5,8 @@ A child process makes each model once for all who ask, whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import shutil
 import tempfile
@@ -13,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detectctl import child
+from detectctl.engine.checkpoint import ULTRALYTICS
 from detectctl.errors import ConversionFailed, ModelCorrupt, ModelError
 from detectctl.files import describe, sha256_of
 from detectctl.waiting import Deadline
@@ -23,12 +26,10 @@ if TYPE_CHECKING:
 
     from detectctl.progress import Report
 
-    # Scratch folder, empty folder to fill and seal, deadline.
-    Make = Callable[[Path, Path, Deadline], None]
-
 MANIFEST = "manifest.json"
 NETWORK = "model.xml"
 WEIGHTS = "model.bin"
+_FOLDER = "compiled"
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONUSERBASE", "VIRTUAL_ENV")
 
 
@@ -65,23 +66,12 @@ class CompiledModel:
         return self.directory / NETWORK
 
 
-def write_manifest(
-    directory: Path,
-    *,
-    checkpoint_sha256: str,
-    labels: dict[int, str],
-    strides: Sequence[int],
-    agreement: Agreement | None = None,
-) -> None:
-    """Seal a folder that holds a network and its weights: from now on a changed byte is noticed."""
-    manifest = {
-        "checkpoint_sha256": checkpoint_sha256,
-        "labels": {str(class_id): label for class_id, label in labels.items()},
-        "strides": list(strides),
-        "agreement": None if agreement is None else asdict(agreement),
-        "files": {name: sha256_of(directory / name) for name in (NETWORK, WEIGHTS)},
-    }
-    (directory / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+def seal(model: CompiledModel) -> None:
+    """Write the manifest of a folder that holds a network and its weights: from now on a changed byte is noticed."""
+    manifest = asdict(model)
+    del manifest["directory"]
+    manifest["files"] = {name: sha256_of(model.directory / name) for name in (NETWORK, WEIGHTS)}
+    (model.directory / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
 def load_compiled(directory: Path, *, checkpoint_sha256: str) -> CompiledModel:
@@ -91,17 +81,16 @@ def load_compiled(directory: Path, *, checkpoint_sha256: str) -> CompiledModel:
         ModelCorrupt: a file is missing or changed, or the model was made from another checkpoint.
     """
     try:
-        manifest: dict[str, Any] = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-        files = {name: manifest["files"][name] for name in (NETWORK, WEIGHTS)}
-        agreement = manifest.get("agreement")
+        manifest = _manifest(directory)
         model = CompiledModel(
             directory,
             manifest["checkpoint_sha256"],
             {int(class_id): str(label) for class_id, label in manifest["labels"].items()},
             tuple(int(stride) for stride in manifest["strides"]),
-            None if agreement is None else Agreement(**agreement),
+            _agreement(manifest),
         )
-        changed = [name for name, digest in files.items() if sha256_of(directory / name) != digest]
+        digests = {name: manifest["files"][name] for name in (NETWORK, WEIGHTS)}
+        changed = [name for name, digest in digests.items() if sha256_of(directory / name) != digest]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _corrupt(directory, f"{type(error).__name__}: {error}") from error
     if changed:
@@ -113,22 +102,33 @@ def load_compiled(directory: Path, *, checkpoint_sha256: str) -> CompiledModel:
 
 def read_agreement(directory: Path) -> Agreement | None:
     """The agreement of an int8 model, unverified; None for other models, and where the folder is gone."""
-    try:
-        agreement = json.loads((directory / MANIFEST).read_text(encoding="utf-8")).get("agreement")
-        return None if agreement is None else Agreement(**agreement)
-    except (OSError, ValueError, TypeError, AttributeError):
-        return None
+    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+        return _agreement(_manifest(directory))
+    return None
+
+
+def _manifest(directory: Path) -> Any:
+    return json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+
+
+def _agreement(manifest: dict[str, Any]) -> Agreement | None:
+    found = manifest.get("agreement")
+    return None if found is None else Agreement(**found)
 
 
 def compiled_models(cache: Path) -> dict[Path, str | None]:
     """The folders of all compiled models → sha256 of the checkpoint that each was made from; None if damaged."""
     found: dict[Path, str | None] = {}
-    for manifest in (cache / "compiled").glob(f"*/{MANIFEST}"):
-        try:
-            found[manifest.parent] = json.loads(manifest.read_text(encoding="utf-8"))["checkpoint_sha256"]
-        except (OSError, ValueError, KeyError, TypeError):
-            found[manifest.parent] = None
+    for manifest in (cache / _FOLDER).glob(f"*/{MANIFEST}"):
+        found[manifest.parent] = None
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            found[manifest.parent] = _manifest(manifest.parent)["checkpoint_sha256"]
     return found
+
+
+def folder_for(cache: Path, *depends_on: Any) -> Path:
+    """Where the model is kept whose making depends on these things, which are JSON data."""
+    return cache / _FOLDER / hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:32]
 
 
 def padding_stride(strides: Sequence[int]) -> int:
@@ -144,19 +144,34 @@ def _corrupt(directory: Path, why: str) -> ModelCorrupt:
     )
 
 
-def make_once(directory: Path, make: Make, *, checkpoint_sha256: str, timeout_s: float, name: str) -> CompiledModel:
-    """The model in `directory`; made now if it is missing or damaged.
+def make_once(
+    directory: Path,
+    module: str,
+    prepare: Callable[[Path], child.Message],
+    *,
+    checkpoint_sha256: str,
+    timeout_s: float,
+    environ: Mapping[str, str],
+    report: Report,
+    name: str,
+) -> CompiledModel:
+    """The model in `directory`; made now, by a child process, if it is missing or damaged.
 
     Args:
-        directory: named after everything that the outcome depends on.
-        make: called with a scratch folder, an empty folder to fill and seal, and the deadline.
+        directory: from `folder_for`.
+        module: of the child, which fills and seals the folder `output` of its request.
+        prepare: called with a scratch folder; gives the child's request, without `output`, `name` and
+            `checkpoint_sha256`.
         checkpoint_sha256: of the checkpoint it is made from.
         timeout_s: seconds for everything, including the wait for another process that makes the same.
-        name: what errors call the model.
+        environ: the process environment; the child sees little of it.
+        report: told what the child reports.
+        name: what errors and reports call the model.
 
     Raises:
-        ConversionFailed: the deadline passed; and what `make` raises.
+        ConversionFailed: the child crashed, or the deadline passed.
         ModelError: the folder cannot be written.
+        DetectctlError: what `prepare` and the child raise.
     """
     from filelock import FileLock, Timeout  # a replica does without
 
@@ -170,10 +185,16 @@ def make_once(directory: Path, make: Make, *, checkpoint_sha256: str, timeout_s:
             except ModelCorrupt:  # or not there yet
                 shutil.rmtree(directory, ignore_errors=True)
             # In the same folder, so that the last step is one rename, and a failure before it leaves nothing.
-            with tempfile.TemporaryDirectory(prefix=".converting-", dir=directory.parent) as scratch:
-                output = Path(scratch) / "output"
+            with tempfile.TemporaryDirectory(prefix=".converting-", dir=directory.parent) as folder:
+                scratch, output = Path(folder), Path(folder) / "output"
                 output.mkdir(mode=0o700)
-                make(Path(scratch), output, deadline)
+                request = prepare(scratch) | {
+                    "output": str(output),
+                    "name": name,
+                    "checkpoint_sha256": checkpoint_sha256,
+                }
+                env = _environment(environ, scratch)
+                child.run(module, request, timeout_s=deadline.left_s, env=env, report=report)
                 output.replace(directory)
             return load_compiled(directory, checkpoint_sha256=checkpoint_sha256)
     except Timeout as error:
@@ -182,6 +203,20 @@ def make_once(directory: Path, make: Make, *, checkpoint_sha256: str, timeout_s:
             why="another process is converting the same model and has not finished",
             hint="try again, or raise `--timeout`",
         ) from error
+    except child.ChildTimeout as error:
+        raise ConversionFailed(
+            f"{name} was not converted in time",
+            why=f"the converter was stopped {f'at {error.last.message!r}' if error.last else 'while it started'}",
+            hint="try again, or raise `--timeout`",
+        ) from error
+    except child.ChildCrashed as error:
+        failed = ConversionFailed(
+            f"{name} could not be converted",
+            why=error.last_words,
+            hint="run again with `--verbose` for the whole output",
+        )
+        failed.add_note(error.stderr)
+        raise failed from error
     except OSError as error:
         raise ModelError(
             f"{name} cannot be converted in {directory.parent}",
@@ -190,42 +225,12 @@ def make_once(directory: Path, make: Make, *, checkpoint_sha256: str, timeout_s:
         ) from error
 
 
-def run_child(
-    module: str,
-    request: Mapping[str, Any],
-    *,
-    env: Mapping[str, str],
-    timeout_s: float,
-    report: Report,
-    name: str,
-) -> child.Message:
-    """`child.run` with errors that users understand.
-
-    Raises:
-        ChildFailed: as the child reported it.
-        ConversionFailed: the child crashed, or the deadline passed.
-    """
-    try:
-        return child.run(module, request, timeout_s=timeout_s, env=env, report=report)
-    except child.ChildTimeout as error:
-        raise ConversionFailed(
-            f"{name} was not converted in time",
-            why=f"the converter was stopped {f'at {error.last.message!r}' if error.last else 'while it started'}",
-            hint="try again, or raise `--timeout`",
-        ) from error
-    except child.ChildCrashed as error:
-        lines = error.stderr.strip().splitlines() or [f"exit status {error.returncode}"]
-        failed = ConversionFailed(
-            f"{name} could not be converted", why=lines[-1], hint="run again with `--verbose` for the whole output"
-        )
-        failed.add_note(error.stderr)
-        raise failed from error
-
-
-def child_environment(environ: Mapping[str, str], scratch: Path) -> dict[str, str]:
+def _environment(environ: Mapping[str, str], scratch: Path) -> dict[str, str]:
     """The little of the environment that a child sees; what it writes goes into `scratch`."""
-    env = {name: environ[name] for name in _PASSED_ON if name in environ}
-    return env | {
+    return {name: environ[name] for name in _PASSED_ON if name in environ} | {
+        **ULTRALYTICS,
+        "ULTRALYTICS_SAFE_LOAD": "1",
+        "YOLO_CONFIG_DIR": str(scratch / "ultralytics"),
         "MPLCONFIGDIR": str(scratch / "matplotlib"),
         "TMPDIR": str(scratch),
         "PYTHONDONTWRITEBYTECODE": "1",

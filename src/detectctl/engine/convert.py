@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detectctl import child
-from detectctl.engine.checkpoint import refuse_at_sight
-from detectctl.engine.compiled import CompiledModel, child_environment, make_once, run_child, write_manifest
-from detectctl.errors import CheckpointRefused, ModelCorrupt
+from detectctl.engine.compiled import CompiledModel, folder_for, make_once
+from detectctl.errors import ModelCorrupt
 from detectctl.files import reason, sha256_of
 from detectctl.progress import silent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from detectctl import child
     from detectctl.progress import Report
-    from detectctl.waiting import Deadline
 
 
 def compile_checkpoint(
@@ -51,44 +47,25 @@ def compile_checkpoint(
         CheckpointRefused: it asks for code, is damaged, or has no detection model of the YOLOv8 kind.
         ConversionFailed: the child failed, or the deadline passed.
     """
-    called = name or checkpoint.name
 
-    def convert(scratch: Path, output: Path, deadline: Deadline) -> None:
+    def prepare(scratch: Path) -> child.Message:
         copy = scratch / "model.pt"
         _copy_verified(checkpoint, copy, sha256)
-        if not trust_checkpoint:
-            _refuse_at_sight(copy, called)
-        request = {"checkpoint": str(copy), "output": str(output), "trust": trust_checkpoint, "name": called}
-        env = child_environment(environ, scratch) | _environment_of_ultralytics(scratch, trust=trust_checkpoint)
-        try:
-            module = "detectctl.engine.convert_child"
-            result = run_child(module, request, env=env, timeout_s=deadline.left_s, report=report, name=called)
-        except child.ChildFailed as error:
-            why, hint = json.loads(error.detail)
-            raise _refused(called, error.message, why, hint) from error
-        labels = {int(class_id): label for class_id, label in result["labels"].items()}
-        write_manifest(output, checkpoint_sha256=sha256, labels=labels, strides=result["strides"])
+        return {"checkpoint": str(copy), "trust": trust_checkpoint}
 
-    directory = cache / "compiled" / _key(sha256, trust_checkpoint=trust_checkpoint)
-    return make_once(directory, convert, checkpoint_sha256=sha256, timeout_s=timeout_s, name=called)
-
-
-def _key(sha256: str, *, trust_checkpoint: bool) -> str:
-    """What the outcome depends on; the converter's source is its version number, which one would forget to raise."""
+    # The converter's source is its version number, which one would forget to raise.
     converter = sha256_of(Path(__file__).with_name("convert_child.py"))
     versions = [version("openvino"), version("ultralytics-opencv-headless"), version("torch"), converter]
-    return hashlib.sha256(json.dumps([sha256, trust_checkpoint, versions]).encode()).hexdigest()[:32]
-
-
-def _refuse_at_sight(copy: Path, name: str) -> None:
-    try:
-        refuse_at_sight(copy)
-    except CheckpointRefused as error:
-        raise _refused(name, error.what, error.why, error.hint) from error
-
-
-def _refused(name: str, what: str, why: str | None, hint: str | None) -> CheckpointRefused:
-    return CheckpointRefused(f"{name} was refused: {what}", why=why, hint=hint)
+    return make_once(
+        folder_for(cache, sha256, trust_checkpoint, versions),
+        "detectctl.engine.convert_child",
+        prepare,
+        checkpoint_sha256=sha256,
+        timeout_s=timeout_s,
+        environ=environ,
+        report=report,
+        name=name or checkpoint.name,
+    )
 
 
 def _copy_verified(source: Path, target: Path, sha256: str) -> None:
@@ -107,13 +84,3 @@ def _copy_verified(source: Path, target: Path, sha256: str) -> None:
             why=f"its sha256 is {digest}, expected {sha256}",
             hint="delete it, then run `detectctl up` again",
         )
-
-
-def _environment_of_ultralytics(scratch: Path, *, trust: bool) -> dict[str, str]:
-    env = {
-        "YOLO_CONFIG_DIR": str(scratch / "ultralytics"),
-        "YOLO_OFFLINE": "true",  # also switches its usage events off
-        "YOLO_AUTOINSTALL": "false",
-        "YOLO_VERBOSE": "false",
-    }
-    return env if trust else env | {"ULTRALYTICS_SAFE_LOAD": "1"}

@@ -1,21 +1,19 @@
 """The child process that turns a checkpoint into an OpenVINO network: the one place that unpickles for the CPU engine.
 
-Request: `checkpoint` (a private copy named *.pt), `output` (an existing folder), `trust`, `name` (for reports). Result:
-`labels`, `strides`. Error: kind `refused` for a checkpoint that must not or cannot be loaded; its detail is JSON: why,
-hint.
+Request: that of `compiled.make_once`, with `checkpoint` (a private copy named *.pt) and `trust`. The result is empty.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detectctl.child import ChildFailed, serve_parent
-from detectctl.engine.checkpoint import labels_and_strides, refuse_unreadable
-from detectctl.engine.compiled import NETWORK
+from detectctl.child import serve_parent
+from detectctl.engine.checkpoint import labels_and_strides, refuse_at_sight, refuse_unreadable
+from detectctl.engine.compiled import CompiledModel, seal
 from detectctl.engine.detector_settings import IMGSZ
 from detectctl.errors import CheckpointRefused
 from detectctl.progress import Progress
@@ -34,10 +32,27 @@ _FORBIDDEN_EVENTS = re.compile(
 
 
 def convert(request: Message, report: Report) -> Message:
-    """Convert `request["checkpoint"]` into `request["output"]`; raises ChildFailed with kind `refused`."""
+    """Convert `request["checkpoint"]` into `request["output"]`.
+
+    Raises:
+        CheckpointRefused: it must not or cannot be loaded, or is for another task.
+    """
+    try:
+        return _convert(request, report)
+    except CheckpointRefused as error:
+        raise CheckpointRefused(
+            f"{request['name']} was refused: {error.what}", why=error.why, hint=error.hint
+        ) from error
+
+
+def _convert(request: Message, report: Report) -> Message:
+    checkpoint, trust = Path(request["checkpoint"]), bool(request["trust"])
+    if trust:
+        del os.environ["ULTRALYTICS_SAFE_LOAD"]
+    else:
+        refuse_at_sight(checkpoint)
     # OpenVINO's converter would otherwise report each use to its maker, from forked processes.
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
-    checkpoint, output = Path(request["checkpoint"]), Path(request["output"])
 
     def stage(name: str) -> None:
         report(Progress("convert", f"{request['name']}: {name}"))
@@ -48,20 +63,18 @@ def convert(request: Message, report: Report) -> Message:
     import torch  # noqa: F401 - loaded for the guard's sake
     import ultralytics.engine.exporter  # noqa: F401 - loaded for the guard's sake
 
-    if not request["trust"]:
+    if not trust:
         forbid_reaching_out()
     stage("load")
-    try:
-        yolo = _load(checkpoint, trust=request["trust"])
-        labels, strides = labels_and_strides(yolo.model)
-    except CheckpointRefused as error:
-        raise ChildFailed("refused", error.what, json.dumps([error.why, error.hint])) from error
+    yolo = _load(checkpoint, trust=trust)
+    model = CompiledModel(Path(request["output"]), request["checkpoint_sha256"], *labels_and_strides(yolo.model))
     stage("export")
     _prepare(yolo.model.model[-1])
     exported = Path(yolo.export(format="openvino", dynamic=True, imgsz=IMGSZ, device="cpu", verbose=False))
     stage("save")
-    _save(next(exported.glob("*.xml")), output / NETWORK)
-    return {"labels": {str(class_id): label for class_id, label in labels.items()}, "strides": strides}
+    _save(next(exported.glob("*.xml")), model.network)
+    seal(model)
+    return {}
 
 
 def forbid_reaching_out() -> None:

@@ -45,9 +45,6 @@ class Detector:
         self._busy = 0
         self._lock = threading.Lock()
         self.labels = engine.labels
-        self._class_ids: dict[str, set[int]] = {}
-        for class_id, label in engine.labels.items():
-            self._class_ids.setdefault(label, set()).add(class_id)
 
     @classmethod
     def load(cls, settings: DetectorSettings) -> Detector:
@@ -168,14 +165,11 @@ class Detector:
         Raises whatever the decoder, the model or a missing label raises.
         """
         picture = _picture()
-        self._answer(picture)
-        with self._working():  # the next one is not alone
-            self._answer(picture)
-
-    def _answer(self, picture: bytes) -> None:
         # The settings' limits are for other people's images, and with their threshold there might be no box to name.
         image = decode(picture, max_bytes=len(picture), max_pixels=640 * 480)
         self.detect_image(image, confidence=0)
+        with self._working():  # the next one is not alone
+            self.detect_image(image, confidence=0)
 
     def close(self) -> None:
         """Free what the engine holds; the detector must not be used afterwards."""
@@ -194,15 +188,11 @@ class Detector:
                 self._busy -= 1
 
     def _ids(self, classes: Collection[str]) -> set[int]:
-        ids: set[int] = set()
         for name in classes:
-            if name not in self._class_ids:
-                nearest = difflib.get_close_matches(name[:100], self._class_ids, n=1, cutoff=0)
-                raise BadParameter(
-                    f"the model has no class {name[:100]!r}", hint=f"the nearest it has is {nearest[0]!r}"
-                )
-            ids |= self._class_ids[name]
-        return ids
+            if name not in self.labels.values():
+                (nearest,) = difflib.get_close_matches(name[:100], self.labels.values(), n=1, cutoff=0)
+                raise BadParameter(f"the model has no class {name[:100]!r}", hint=f"the nearest it has is {nearest!r}")
+        return {class_id for class_id, label in self.labels.items() if label in classes}
 
 
 def _picture() -> bytes:

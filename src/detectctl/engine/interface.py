@@ -14,22 +14,17 @@ if TYPE_CHECKING:
 
 
 class Engine(Protocol):
-    """A network that is loaded and ready; may be called from many threads at once."""
+    """A network that is loaded and ready; may be called from many threads at once.
 
-    @property
-    def info(self) -> EngineInfo:
-        """What runs."""
-        ...
+    Attributes:
+        info: what runs.
+        labels: the model's own name for each class id.
+        stride: pixels; height and width of an input are multiples of it.
+    """
 
-    @property
-    def labels(self) -> dict[int, str]:
-        """The model's own name for each class id."""
-        ...
-
-    @property
-    def stride(self) -> int:
-        """Pixels; height and width of an input are multiples of it."""
-        ...
+    info: EngineInfo
+    labels: dict[int, str]
+    stride: int
 
     def infer(
         self, images: NDArray[np.uint8], confidences: Sequence[float], *, alone: bool

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from detectctl.engine.batching import Batcher
-from detectctl.engine.checkpoint import labels_and_strides, refuse_at_sight, refuse_unreadable
+from detectctl.engine.checkpoint import ULTRALYTICS, labels_and_strides, refuse_at_sight, refuse_unreadable
 from detectctl.engine.compiled import padding_stride
 from detectctl.engine.yolo_head import boxes, least_logit
 from detectctl.errors import ModelCorrupt, UsageError
@@ -53,8 +53,7 @@ class TorchEngine:
         _verify(checkpoint, sha256)
         if not trust_checkpoint:
             refuse_at_sight(checkpoint)
-        # Ultralytics reads these while it is imported: it must neither go online nor install what a checkpoint names.
-        os.environ.update(YOLO_OFFLINE="true", YOLO_AUTOINSTALL="false", YOLO_VERBOSE="false")
+        os.environ.update(ULTRALYTICS)
         import torch
 
         chosen = precision or ("fp16" if device == "cuda" else "fp32")

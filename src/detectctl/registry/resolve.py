@@ -20,17 +20,17 @@ These are always errors instead:
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from detectctl.errors import ModelAccessDenied, ModelCorrupt, ModelError, ModelNotFound, RegistryUnreachable
+from detectctl.errors import ModelAccessDenied, ModelCorrupt, ModelNotFound, RegistryUnreachable
 from detectctl.progress import silent
 from detectctl.registry import wandb_source
 from detectctl.registry.base_weights import base_model
 from detectctl.registry.model_version import ModelVersion
 from detectctl.registry.reference import DEFAULT_BASE, Artifact, BaseModel, LocalFile, parse
 from detectctl.registry.store import Origin, Store
+from detectctl.waiting import Deadline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -71,35 +71,32 @@ def resolve(
     """
     wanted = parse(reference)
     store = Store(cache)
-    deadline = math.inf if within_s is None else time.monotonic() + within_s
-    first_s = _left(deadline, timeout_s)
+    deadline = Deadline.after(math.inf if within_s is None else within_s)
+    first_s = min(timeout_s, deadline.left_s)
     match wanted:
         case BaseModel():
             return base_model(wanted.name, store, timeout_s=first_s, assets_url=assets_url, report=report)
-        case LocalFile():
-            return _local(wanted, store)
+        case LocalFile(path):
+            stored = store.copy(path, Origin(path.stem))
+            return ModelVersion(str(wanted), "file", path.stem, None, stored.sha256, stored.path, stored.size)
     site = _site(wanted, environ)
     try:
         model = wandb_source.fetch(wanted, store, environ=environ, timeout_s=first_s, report=report)
     except (RegistryUnreachable, ModelNotFound, ModelAccessDenied) as error:
         stale = _last_resolved(wanted, store, site) if isinstance(error, RegistryUnreachable) and fallback else None
         if stale is not None:
-            return replace(stale, stale=True, reason=_reason(error))
+            return replace(stale, stale=True, reason=error.what_and_why)
         if serving or not fallback:
             raise
-        return _fallback(wanted, error, store, _left(deadline, timeout_s), assets_url, report)
+        seconds = min(timeout_s, deadline.left_s)
+        try:
+            base = base_model(DEFAULT_BASE, store, timeout_s=seconds, assets_url=assets_url, report=report)
+        except (RegistryUnreachable, ModelNotFound, ModelCorrupt) as base_error:
+            why = f"{error.why}; and {base_error.what}: {base_error.why}"
+            raise type(error)(error.what, why=why, hint=base_error.hint) from error
+        return replace(base, reference=str(wanted), fallback=True, reason=error.what_and_why)
     store.remember(model, site=site)
     return model
-
-
-def _left(deadline: float, most_s: float) -> float:
-    return max(0.0, min(most_s, deadline - time.monotonic()))
-
-
-def _local(wanted: LocalFile, store: Store) -> ModelVersion:
-    name = wanted.path.stem
-    stored = store.copy(wanted.path, Origin(name))
-    return ModelVersion(str(wanted), "file", name, None, stored.sha256, stored.path, stored.size)
 
 
 def _site(wanted: Artifact, environ: Mapping[str, str]) -> str:
@@ -118,24 +115,3 @@ def _last_resolved(wanted: Artifact, store: Store, site: str) -> ModelVersion | 
         return ModelVersion(**pin, checkpoint=stored.path)
     except (ModelCorrupt, KeyError, TypeError):  # pruned, damaged, or written by another version of detectctl
         return None
-
-
-def _fallback(
-    wanted: Artifact,
-    error: ModelError,
-    store: Store,
-    timeout_s: float,
-    assets_url: str | None,
-    report: Report,
-) -> ModelVersion:
-    try:
-        base = base_model(DEFAULT_BASE, store, timeout_s=timeout_s, assets_url=assets_url, report=report)
-    except (RegistryUnreachable, ModelNotFound, ModelCorrupt) as base_error:
-        raise type(error)(
-            error.what, why=f"{error.why}; and {base_error.what}: {base_error.why}", hint=base_error.hint
-        ) from error
-    return replace(base, reference=str(wanted), fallback=True, reason=_reason(error))
-
-
-def _reason(error: ModelError) -> str:
-    return f"{error.what}: {error.why}" if error.why else error.what

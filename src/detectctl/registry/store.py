@@ -70,7 +70,10 @@ class StoredCheckpoint:
 
 
 class Store:
-    """The checkpoints below one cache folder, which processes may share: what is added appears at once and whole."""
+    """The checkpoints below one cache folder, which processes may share: what is added appears at once and whole.
+
+    All that reads or writes the folder raises ModelError if it cannot.
+    """
 
     def __init__(self, cache: Path) -> None:
         self.cache = cache
@@ -78,11 +81,16 @@ class Store:
         self._references = cache / "references"
         self._tmp = cache / "tmp"
         self._locks = cache / "locks"
-        try:
+        with self._usable():
             for folder in (cache, self._checkpoints, self._references, self._tmp, self._locks):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    @contextlib.contextmanager
+    def _usable(self) -> Iterator[None]:
+        try:
+            yield
         except OSError as error:
-            raise unusable(cache, error) from error
+            raise unusable(self.cache, error) from error
 
     def lock(self, key: str) -> FileLock:
         """A lock between processes, released even if its holder dies; `key` is any text."""
@@ -91,27 +99,20 @@ class Store:
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
         """A private folder on the store's file system, removed at the end, as are those that dead processes left."""
-        try:
+        with self._usable():
             for old in self._tmp.iterdir():
                 with contextlib.suppress(FileNotFoundError):
                     if time.time() - old.stat().st_mtime > _FORGOTTEN_AFTER_S:
                         shutil.rmtree(old, ignore_errors=True)
             folder = Path(tempfile.mkdtemp(dir=self._tmp))
-        except OSError as error:
-            raise unusable(self.cache, error) from error
         try:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     def add(self, file: Path, origin: Origin, *, expected: str | None = None) -> StoredCheckpoint:
-        """Move `file`, which is in a `scratch` folder, into the store.
-
-        Raises:
-            ModelCorrupt: its sha256 is not `expected`.
-            ModelError: the store cannot be written.
-        """
-        try:
+        """Move `file`, which is in a `scratch` folder, into the store; ModelCorrupt if its sha256 is not `expected`."""
+        with self._usable():
             sha256 = sha256_of(file)
             if expected is not None and sha256 != expected:
                 raise ModelCorrupt(
@@ -125,9 +126,8 @@ class Store:
                 stored = self._read(sha256)
                 if origin not in stored.origins:
                     stored = replace(stored, origins=(*stored.origins, origin))
-                    self._write_origins(stored)
-        except OSError as error:
-            raise unusable(self.cache, error) from error
+                    origins = json.dumps([asdict(known) for known in stored.origins], indent=1)
+                    write_atomically(stored.path.parent / "origins.json", origins, mode=0o600)
         return stored
 
     def copy(self, file: Path, origin: Origin, *, expected: str | None = None) -> StoredCheckpoint:
@@ -142,15 +142,9 @@ class Store:
             return self.add(copied, origin, expected=expected)
 
     def open(self, sha256: str) -> StoredCheckpoint:
-        """The checkpoint, verified.
-
-        Raises:
-            ModelCorrupt: it is not in the store, or was damaged there.
-        """
-        try:
+        """The checkpoint, verified; ModelCorrupt if it is not in the store, or was damaged there."""
+        with self._usable():
             stored = self._sound(sha256)
-        except OSError as error:
-            raise unusable(self.cache, error) from error
         if stored is None:
             raise ModelCorrupt(
                 f"the checkpoint {sha256[:12]} in {self._checkpoints} is missing or damaged",
@@ -159,38 +153,26 @@ class Store:
             )
         return stored
 
-    def find(self, artifact: str, version: str, artifact_digest: str, member: str) -> StoredCheckpoint | None:
-        """The verified checkpoint of exactly this version, or None if it is missing or damaged."""
-        for stored in self.list():
-            for origin in stored.origins:
-                found = (origin.artifact, origin.version, origin.artifact_digest, origin.member)
-                if found == (artifact, version, artifact_digest, member):
-                    return self._sound(stored.sha256)
-        return None
+    def find(self, origin: Origin) -> StoredCheckpoint | None:
+        """The verified checkpoint of exactly this origin, or None if it is missing or damaged."""
+        there = next((stored for stored in self.list() if origin in stored.origins), None)
+        return self._sound(there.sha256) if there else None
 
     def list(self) -> tuple[StoredCheckpoint, ...]:
-        """All checkpoints, unverified, by sha256; ModelError if the folder cannot be read."""
-        try:
+        """All checkpoints, unverified, by sha256."""
+        with self._usable():
             return tuple(
                 self._read(folder.name)
                 for folder in sorted(self._checkpoints.iterdir())
                 if (folder / "checkpoint.pt").is_file()
             )
-        except OSError as error:
-            raise unusable(self.cache, error) from error
 
     def remember(self, model: ModelVersion, *, site: str) -> None:
-        """Note what `model.reference` means now; `site` separates servers and accounts that use the same names.
-
-        Raises:
-            ModelError: the store cannot be written.
-        """
+        """Note what `model.reference` means now; `site` separates servers and accounts that use the same names."""
         pin = asdict(model)
         del pin["checkpoint"]
-        try:
+        with self._usable():
             write_atomically(self._reference(model.reference, site), json.dumps(pin, indent=1), mode=0o600)
-        except OSError as error:
-            raise unusable(self.cache, error) from error
 
     def recall(self, reference: str, *, site: str) -> dict[str, Any] | None:
         """The fields of the `ModelVersion` remembered for `reference` except `checkpoint`; None if there is none.
@@ -205,28 +187,21 @@ class Store:
 
     def hold(self, sha256: str) -> BaseFileLock:
         """Keep a checkpoint from `prune` until the lock is released, or its process ends in whatever way."""
-        try:
-            with self.lock("store"):
-                held = FileLock(self._locks / f"in-use-{sha256}-{secrets.token_hex(4)}.lock", mode=0o600)
-                held.acquire(timeout=0)
-        except OSError as error:
-            raise unusable(self.cache, error) from error
+        with self._usable(), self.lock("store"):
+            held = FileLock(self._locks / f"in-use-{sha256}-{secrets.token_hex(4)}.lock", mode=0o600)
+            held.acquire(timeout=0)
         return held
 
     def held(self) -> frozenset[str]:
         """Sha256 of what living processes `hold`; the marks of dead ones are removed."""
-        try:
-            with self.lock("store"):
-                return self._held()
-        except OSError as error:
-            raise unusable(self.cache, error) from error
+        with self._usable(), self.lock("store"):
+            return self._held()
 
     def _held(self) -> frozenset[str]:
         found = set()
         for mark in self._locks.glob("in-use-*.lock"):
-            probe = FileLock(mark, mode=0o600)
             try:
-                with probe.acquire(timeout=0):
+                with FileLock(mark, mode=0o600).acquire(timeout=0):
                     mark.unlink(missing_ok=True)
             except Timeout:
                 found.add(mark.name.split("-")[2])
@@ -241,21 +216,15 @@ class Store:
 
         Returns:
             The checkpoints that were removed.
-
-        Raises:
-            ModelError: the store cannot be written.
         """
-        try:
-            with self.lock("store"):
-                keep = self._held().union(keep)
-                removed = tuple(stored for stored in self.list() if stored.sha256 not in keep)
-                for stored in removed:
-                    self._remove(stored.path.parent)
-                for folder, sha256 in derived.items():
-                    if sha256 not in keep:
-                        self._remove(folder)
-        except OSError as error:
-            raise unusable(self.cache, error) from error
+        with self._usable(), self.lock("store"):
+            keep = self._held().union(keep)
+            removed = tuple(stored for stored in self.list() if stored.sha256 not in keep)
+            for stored in removed:
+                self._remove(stored.path.parent)
+            for folder, sha256 in derived.items():
+                if sha256 not in keep:
+                    self._remove(folder)
         return removed
 
     def _sound(self, sha256: str) -> StoredCheckpoint | None:
@@ -282,10 +251,6 @@ class Store:
         if target.exists():  # a damaged one
             self._remove(target)
         prepared.rename(target)
-
-    def _write_origins(self, stored: StoredCheckpoint) -> None:
-        origins = [asdict(origin) for origin in stored.origins]
-        write_atomically(stored.path.parent / "origins.json", json.dumps(origins, indent=1), mode=0o600)
 
     def _remove(self, folder: Path) -> None:
         """Rename first, so that nobody finds half of it."""

@@ -1,33 +1,23 @@
-"""W&B artifacts, the parent's side: a child process with a deadline does the work, and its errors become ours.
+"""W&B artifacts, the parent's side: a child process with a deadline does the work.
 
 The SDK never runs in this process: its transfers have no deadline and ignore Ctrl-C, and importing it is slow.
 """
 
 from __future__ import annotations
 
-import contextlib
-import shutil
 import tempfile
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from detectctl import child
-from detectctl.errors import (
-    CheckpointRefused,
-    DetectctlError,
-    ModelAccessDenied,
-    ModelCorrupt,
-    ModelError,
-    ModelNotFound,
-    RegistryUnreachable,
-    UsageError,
-)
+from detectctl.errors import ModelError, RegistryUnreachable
 from detectctl.files import describe
 from detectctl.progress import silent
 from detectctl.registry.model_version import ModelVersion
 from detectctl.registry.wandb_source_child import one_line, without_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from detectctl.progress import Report
@@ -71,15 +61,7 @@ def fetch(
         ModelError: the store cannot be written.
         UsageError: the reference is a page of another W&B server than the configured one.
     """
-    request = {
-        "do": "fetch",
-        "path": reference.path,
-        "alias": reference.alias,
-        "member": reference.checkpoint,
-        "cache": str(store.cache),
-        "host": reference.page_host,
-    }
-    pin = _ask(reference, request, store, environ, timeout_s, report)
+    pin = _ask(reference, {"do": "fetch", "cache": str(store.cache)}, store, environ, timeout_s, report)
     stored = store.open(pin["sha256"])
     return ModelVersion(
         reference=str(reference),
@@ -102,8 +84,7 @@ def list_versions(
     Raises:
         RegistryUnreachable, ModelNotFound, ModelAccessDenied, ModelError: as `fetch`.
     """
-    request = {"do": "list", "path": reference.path, "alias": reference.alias, "host": reference.page_host}
-    answer = _ask(reference, request, store, environ, timeout_s, silent)
+    answer = _ask(reference, {"do": "list"}, store, environ, timeout_s, silent)
     return answer["artifact"], answer["versions"]
 
 
@@ -115,53 +96,37 @@ def _ask(
     timeout_s: float,
     report: Report,
 ) -> child.Message:
-    # The SDK's own temporary files outlive a killed process; the path of its socket must be short.
-    with store.scratch() as scratch, _temporary() as temporary:
-        try:
+    try:
+        # The SDK's own temporary files outlive a killed process; the path of its socket must be short.
+        with (
+            store.scratch() as scratch,
+            tempfile.TemporaryDirectory(prefix="detectctl-", ignore_cleanup_errors=True) as temporary,
+        ):
             return child.run(
                 "detectctl.registry.wandb_source_child",
-                {**request, "scratch": str(scratch), "downloads": str(scratch / "wandb_cache_dir")},
+                {**request, "reference": asdict(reference), "scratch": str(scratch)},
                 timeout_s=timeout_s,
                 env={**_environment(environ, scratch), "TMPDIR": temporary},
                 report=report,
             )
-        except child.ChildFailed as error:
-            raise _translate(reference, error) from error
-        except child.ChildTimeout as error:
-            raise RegistryUnreachable(
-                f"W&B could not be reached for {reference}",
-                why=f"still {error.last.message if error.last else 'starting the SDK'} after {timeout_s:g} s",
-                hint="retry, or raise `--model-timeout` (and keep `--timeout` at least as high)",
-            ) from error
-        except child.ChildCrashed as error:
-            lines = error.stderr.strip().splitlines() or [f"exit status {error.returncode}"]
-            failed = ModelError(
-                f"W&B's SDK failed on {reference}", why=one_line(lines[-1]), hint="run again with `--verbose`"
-            )
-            failed.add_note(without_secrets(error.stderr))
-            raise failed from error
-        except OSError as error:
-            raise _no_room(error) from error
-
-
-@contextlib.contextmanager
-def _temporary() -> Iterator[str]:
-    try:
-        folder = tempfile.mkdtemp(prefix="detectctl-")
+    except child.ChildTimeout as error:
+        raise RegistryUnreachable(
+            f"W&B could not be reached for {reference}",
+            why=f"still {error.last.message if error.last else 'starting the SDK'} after {timeout_s:g} s",
+            hint="retry, or raise `--model-timeout` (and keep `--timeout` at least as high)",
+        ) from error
+    except child.ChildCrashed as error:
+        failed = ModelError(
+            f"W&B's SDK failed on {reference}", why=one_line(error.last_words), hint="run again with `--verbose`"
+        )
+        failed.add_note(without_secrets(error.stderr))
+        raise failed from error
     except OSError as error:
-        raise _no_room(error) from error
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _no_room(error: OSError) -> ModelError:
-    return ModelError(
-        "W&B's SDK cannot write its temporary files",
-        why=describe(error),
-        hint="check the temporary folder's owner and free space, or point TMPDIR elsewhere",
-    )
+        raise ModelError(
+            "W&B's SDK cannot write its temporary files",
+            why=describe(error),
+            hint="check the temporary folder's owner and free space, or point TMPDIR elsewhere",
+        ) from error
 
 
 def _environment(environ: Mapping[str, str], scratch: Path) -> dict[str, str]:
@@ -170,37 +135,3 @@ def _environment(environ: Mapping[str, str], scratch: Path) -> dict[str, str]:
     env = {**environ, **_SETTINGS} | {name: str(scratch / name.lower()) for name in folders}
     env.pop("WANDB_SERVICE", None)  # another process's wandb-core has neither our settings nor our deadline
     return env
-
-
-def _translate(reference: Artifact, error: child.ChildFailed) -> DetectctlError:
-    why, _, hint = error.detail.partition("\n")
-    message = f"{error.message} ({why})" if why else error.message
-    if error.kind in {"elsewhere", "refused"}:
-        kind = UsageError if error.kind == "elsewhere" else CheckpointRefused
-        return kind(error.message, why=why, hint=hint or None)
-    match error.kind:
-        case "access":
-            log_in = "" if "`wandb login`" in message else " or run `wandb login`"  # the SDK may have said it already
-            return ModelAccessDenied(
-                f"W&B refuses access to {reference}",
-                why=message,
-                hint=f"set WANDB_API_KEY{log_in}, with an account that may read it",
-            )
-        case "not_found":
-            return ModelNotFound(
-                f"W&B has no {reference}", why=message, hint=f"see what there is: `detectctl models {reference.path!r}`"
-            )
-        case "unreachable":
-            return RegistryUnreachable(
-                f"W&B could not be reached for {reference}",
-                why=message,
-                hint="retry once the network and W&B are available",
-            )
-        case "corrupt":
-            return ModelCorrupt(
-                f"what W&B sent for {reference} is not what it promised",
-                why=message,
-                hint="retry; if it persists, log the artifact to W&B again",
-            )
-        case _:
-            return ModelError(error.message, why=why or None, hint="check the cache folder's owner and free space")

@@ -1,88 +1,90 @@
 """The child process that talks to W&B: the only place that imports its SDK.
 
-`wandb_source` runs it. The request is one of
+`wandb_source` runs it. The request has the fields of the `reference`, an `Artifact`, a `scratch` folder, and what to
+`do`:
 
-- `{"do": "fetch", "path", "alias", "member", "cache", "scratch", "downloads"}`: resolve, choose the checkpoint, and put
-  it into the store unless it is there. The result has the fields of a pinned version.
-- `{"do": "list", "path", "alias"}`: the versions of the collection, newest first.
+- `fetch`: resolve, choose the checkpoint, and put it into the store below `cache` unless it is there. The result has
+  the fields of a pinned version.
+- `list`: the versions of the collection, newest first.
 
-Both have the `host` of the W&B page that the reference was given as, or null.
-
-It reports each step in words that go with "still": `downloading a/b/c:v1 (10 of 20 bytes)`. Errors are `ChildFailed`: a
-kind in `KINDS`, the message says what failed, and `detail` why and, on a second line, what to do.
+It reports each step in words that go with "still": `downloading a/b/c:v1 (10 of 20 bytes)`. The SDK's errors become
+ours here, where their types are known.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import threading
 import urllib.parse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detectctl import child
-from detectctl.errors import ModelCorrupt, ModelError
-from detectctl.files import reason, sha256_of
+from detectctl.errors import (
+    CheckpointRefused,
+    ModelAccessDenied,
+    ModelCorrupt,
+    ModelError,
+    ModelNotFound,
+    RegistryUnreachable,
+    UsageError,
+)
+from detectctl.files import reason
 from detectctl.progress import Progress
+from detectctl.registry.reference import Artifact
 from detectctl.registry.store import Origin, Store
 
 if TYPE_CHECKING:
     from detectctl.progress import Report
 
-KINDS = ("access", "not_found", "unreachable", "corrupt", "refused", "elsewhere", "store")
-
 _SAMPLE_S = 0.2
-# A manifest that is not JSON; the SDK's own complaints about one are plain ValueErrors.
-_UNREADABLE = (json.JSONDecodeError, UnicodeDecodeError)
 
 
 def work(request: child.Message, report: Report) -> child.Message:
     """Do what the request asks; see the module.
 
     Raises:
-        ChildFailed: anything that can be expected to go wrong.
+        DetectctlError: as `wandb_source.fetch` lists them.
     """
-    import requests
     import wandb
     from wandb.sdk import wandb_setup
-    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
+    reference = Artifact(**request["reference"])
     report(Progress("resolve", "connecting to W&B"))
     try:
-        _check_host(request["host"], wandb_setup.singleton().settings.app_url)
+        _check_host(reference.page_host, wandb_setup.singleton().settings.app_url)
         api = wandb.Api()
-        report(Progress("resolve", f"looking up {request['path']}:{request['alias']}"))
+        report(Progress("resolve", f"looking up {reference.path}:{reference.alias}"))
         if request["do"] == "list":
-            return _list(api, request)
-        return _fetch(api, request, report)
-    except (wandb.errors.Error, WandbApiFailedError, requests.RequestException, ValueError) as error:
-        raise _by_cause(error) from error
-    except ModelCorrupt as error:
-        raise child.ChildFailed("corrupt", error.what, error.why or "") from error
-    except ModelError as error:
-        raise child.ChildFailed("store", error.what, error.why or "") from error
+            return _list(api, reference)
+        return _fetch(api, reference, request, report)
+    except _sdk_errors() as error:
+        raise _by_cause(error, reference) from error
     except OSError as error:
-        raise child.ChildFailed("store", reason(error)) from error
+        raise ModelError(reason(error), hint="check the cache folder's owner and free space") from error
 
 
 def _check_host(wanted: str | None, app_url: str) -> None:
     """The same path may mean another model on another server."""
     ours = urllib.parse.urlsplit(app_url).netloc
     if wanted is not None and wanted.lower().removeprefix("www.") != ours.lower():
-        hint = f"set WANDB_BASE_URL to the API of {wanted}, or give the reference as entity/project/name:alias"
-        raise child.ChildFailed("elsewhere", f"the page is on {wanted}", f"the configured server is {ours}\n{hint}")
+        raise UsageError(
+            f"the page is on {wanted}",
+            why=f"the configured server is {ours}",
+            hint=f"set WANDB_BASE_URL to the API of {wanted}, or give the reference as entity/project/name:alias",
+        )
 
 
-def _list(api: Any, request: child.Message) -> child.Message:
+def _list(api: Any, reference: Artifact) -> child.Message:
     try:
-        artifact = _look_up(api, f"{request['path']}:{request['alias']}")
-    except child.ChildFailed as error:
+        artifact = _look_up(api, reference)
+    except ModelNotFound:
         # Only its type matters here, and the first version exists even where nobody has set that alias.
-        if error.kind != "not_found":
-            raise
-        artifact = _look_up(api, f"{request['path']}:v0")
+        artifact = _look_up(api, replace(reference, alias="v0"))
     versions = [
         {
             # In a listing of links, `.version` is that of the source; the collection's own is in the name.
@@ -92,7 +94,7 @@ def _list(api: Any, request: child.Message) -> child.Message:
             "size": version.size,
             "digest": version.digest,
         }
-        for version in api.artifacts(artifact.type, request["path"])
+        for version in api.artifacts(artifact.type, reference.path)
     ]
     return {
         "artifact": _path(artifact),
@@ -100,15 +102,15 @@ def _list(api: Any, request: child.Message) -> child.Message:
     }
 
 
-def _fetch(api: Any, request: child.Message, report: Report) -> child.Message:
-    artifact = _look_up(api, f"{request['path']}:{request['alias']}")
+def _fetch(api: Any, reference: Artifact, request: child.Message, report: Report) -> child.Message:
+    artifact = _look_up(api, reference)
     # The SDK recomputes the digest once it has the manifest, so keep what the server said first.
     digest, size = artifact.digest, artifact.size
     manifest = artifact.manifest
-    _check_manifest(artifact, manifest, digest)
-    member = request["member"] or choose_checkpoint(list(manifest.entries), f"{request['path']}:{request['alias']}")
+    _check_manifest(reference, artifact, manifest, digest)
+    member = reference.checkpoint or choose_checkpoint(list(manifest.entries), f"{reference.path}:{reference.alias}")
     if member not in manifest.entries:
-        raise child.ChildFailed("not_found", f"the artifact has no file {member!r}", _listing(manifest.entries))
+        raise _missing(reference, f"the artifact has no file {member!r} ({_listing(manifest.entries)})")
     pin = {
         "name": artifact.name.split(":")[0],
         "artifact": _path(artifact),
@@ -119,60 +121,64 @@ def _fetch(api: Any, request: child.Message, report: Report) -> child.Message:
     store = Store(Path(request["cache"]))
     version = f"{pin['artifact']}:{pin['version']}"
     report(Progress("resolve", f"waiting for another process that downloads {version}"))
+    origin = Origin(pin["name"], pin["artifact"], pin["version"], digest, member)
     with store.lock(f"{pin['artifact']} {digest}"):
-        where = (pin["artifact"], pin["version"], digest, member)
-        stored = store.find(*where)
+        stored = store.find(origin)
         if stored is None:
-            root = Path(request["scratch"]) / "artifact"
-            _download(artifact, root, Path(request["downloads"]), size, version, report)
+            scratch = Path(request["scratch"])
+            _download(artifact, scratch / "artifact", scratch / "wandb_cache_dir", size, version, report)
             report(Progress("resolve", f"verifying {version}"))
-            _verify(artifact, manifest, root)
-            file = root / member
-            origin = Origin(pin["name"], *where)
-            stored = store.add(file, origin, expected=sha256_of(file))
+            _verify(reference, artifact, manifest, scratch / "artifact")
+            stored = store.add(scratch / "artifact" / member, origin)
     return {**pin, "sha256": stored.sha256, "size": stored.size}
 
 
-def _look_up(api: Any, name: str) -> Any:
-    """The artifact, or ChildFailed: only here does a plain ValueError of the SDK mean that it was not found."""
+def _look_up(api: Any, reference: Artifact) -> Any:
+    """The artifact: only here does a plain ValueError of the SDK mean that it was not found."""
     try:
-        return api.artifact(name)
+        return api.artifact(f"{reference.path}:{reference.alias}")
     except _sdk_errors() as error:
-        raise _by_cause(error, looking_up=True) from error
+        raise _by_cause(error, reference, looking_up=True) from error
 
 
 def _path(artifact: Any) -> str:
     return f"{artifact.entity}/{artifact.project}/{artifact.name.split(':')[0]}"
 
 
-def _check_manifest(artifact: Any, manifest: Any, digest: str) -> None:
+def _check_manifest(reference: Artifact, artifact: Any, manifest: Any, digest: str) -> None:
     if manifest.digest() != digest:
         why = f"W&B's record says {digest}, its manifest {manifest.digest()}"
-        raise child.ChildFailed("corrupt", "the artifact's manifest does not have the digest it should", why)
-    references = [path for path, entry in manifest.entries.items() if entry.ref is not None]
-    if references:
-        why = f"{references[0]} points to {manifest.entries[references[0]].ref}, whose content no digest verifies"
-        hint = "log the artifact with the files themselves"
-        raise child.ChildFailed("refused", f"{artifact.name} has references to files outside W&B", f"{why}\n{hint}")
+        raise _corrupt(reference, f"the artifact's manifest does not have the digest it should ({why})")
+    for path, entry in manifest.entries.items():
+        if entry.ref is not None:
+            raise CheckpointRefused(
+                f"{artifact.name} has references to files outside W&B",
+                why=f"{path} points to {entry.ref}, whose content no digest verifies",
+                hint="log the artifact with the files themselves",
+            )
 
 
 def choose_checkpoint(paths: list[str], reference: str) -> str:
     """The path of the checkpoint to serve: the only `.pt`, or `best.pt` where there are several.
 
     Raises:
-        ChildFailed: there is none, or no way to choose.
+        CheckpointRefused: there is none, or no way to choose.
     """
     checkpoints = sorted(path for path in paths if path.endswith(".pt"))
     if not checkpoints:
-        hint = "log an artifact with the .pt that Ultralytics saved, and give its reference"
-        raise child.ChildFailed("refused", f"{reference} has no .pt checkpoint", f"{_listing(paths)}\n{hint}")
+        raise CheckpointRefused(
+            f"{reference} has no .pt checkpoint",
+            why=_listing(paths),
+            hint="log an artifact with the .pt that Ultralytics saved, and give its reference",
+        )
     best = [path for path in checkpoints if Path(path).name == "best.pt"]
     for candidates in (checkpoints, best):
         if len(candidates) == 1:
             return candidates[0]
-    hint = f"name one: `--model '{reference}#{(best or checkpoints)[0]}'`"
-    raise child.ChildFailed(
-        "refused", f"{reference} has {len(checkpoints)} checkpoints", f"{_listing(checkpoints)}\n{hint}"
+    raise CheckpointRefused(
+        f"{reference} has {len(checkpoints)} checkpoints",
+        why=_listing(checkpoints),
+        hint=f"name one: `--model '{reference}#{(best or checkpoints)[0]}'`",
     )
 
 
@@ -207,55 +213,77 @@ def _download(artifact: Any, root: Path, cache: Path, total: int, version: str, 
 
 def _bytes_below(folder: Path) -> int:
     total = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            try:
-                total += Path(parent, name).stat().st_size
-            except FileNotFoundError:  # renamed since
-                continue
+    for file in (Path(parent, name) for parent, _, names in os.walk(folder) for name in names):
+        with contextlib.suppress(FileNotFoundError):  # renamed since
+            total += file.stat().st_size
     return total
 
 
-def _verify(artifact: Any, manifest: Any, root: Path) -> None:
+def _verify(reference: Artifact, artifact: Any, manifest: Any, root: Path) -> None:
     """Check every byte: `download` checks no digest, and reports success even without a file."""
     for path, entry in manifest.entries.items():
         file = root / path
         if not file.is_file():
-            raise child.ChildFailed("corrupt", f"{path} is missing after the download")
+            raise _corrupt(reference, f"{path} is missing after the download")
         if file.stat().st_size != entry.size:
             why = f"it has {file.stat().st_size} bytes instead of {entry.size}"
-            raise child.ChildFailed("corrupt", f"{path} is not the file it should be", why)
+            raise _corrupt(reference, f"{path} is not the file it should be ({why})")
     try:
         artifact.verify(str(root))
     except ValueError as error:
-        raise child.ChildFailed("corrupt", "a file is not what the artifact's manifest promises", str(error)) from error
+        raise _corrupt(reference, f"a file is not what the artifact's manifest promises ({error})") from error
 
 
 def _sdk_errors() -> tuple[type[Exception], ...]:
+    import requests
     import wandb
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
-    return (wandb.errors.Error, WandbApiFailedError, ValueError)
+    return (wandb.errors.Error, WandbApiFailedError, requests.RequestException, ValueError)
 
 
-def _by_cause(error: BaseException, *, looking_up: bool = False) -> child.ChildFailed:
+def _by_cause(error: Exception, reference: Artifact, *, looking_up: bool = False) -> ModelError:
     """The SDK's many errors, told apart by HTTP status and by what they wrap, not by their wording."""
     import wandb
 
     causes = _causes(error)
     status = next(filter(None, map(_status, causes)), None)
     message = one_line(str(error))
+    with_status = f"{message} (HTTP {status})" if status else message
     # Without a further cause, an AuthenticationError is about a key that was never sent.
     keyless = isinstance(causes[-1], (wandb.errors.UsageError, wandb.errors.AuthenticationError))
     if keyless or status in {401, 403}:
-        return child.ChildFailed("access", message, f"HTTP {status}" if status else "")
+        log_in = "" if "`wandb login`" in message else " or run `wandb login`"  # the SDK may have said it already
+        return ModelAccessDenied(
+            f"W&B refuses access to {reference}",
+            why=with_status,
+            hint=f"set WANDB_API_KEY{log_in}, with an account that may read it",
+        )
     if status in {404, 410}:
-        return child.ChildFailed("not_found", message, f"HTTP {status}")
-    if type(causes[-1]) is ValueError and looking_up:
-        return child.ChildFailed("not_found", message)
-    if not looking_up and (type(causes[-1]) is ValueError or isinstance(causes[-1], _UNREADABLE)):
-        return child.ChildFailed("corrupt", "what came cannot be read", message)
-    return child.ChildFailed("unreachable", message)
+        return _missing(reference, with_status)
+    if looking_up and type(causes[-1]) is ValueError:
+        return _missing(reference, message)
+    # A manifest that is not JSON; the SDK's own complaints about one are plain ValueErrors.
+    unreadable = isinstance(causes[-1], (json.JSONDecodeError, UnicodeDecodeError))
+    if not looking_up and (unreadable or type(causes[-1]) is ValueError):
+        return _corrupt(reference, f"what came cannot be read ({message})")
+    return RegistryUnreachable(
+        f"W&B could not be reached for {reference}", why=message, hint="retry once the network and W&B are available"
+    )
+
+
+def _missing(reference: Artifact, why: str) -> ModelNotFound:
+    return ModelNotFound(
+        f"W&B has no {reference}", why=why, hint=f"see what there is: `detectctl models {reference.path!r}`"
+    )
+
+
+def _corrupt(reference: Artifact, why: str) -> ModelCorrupt:
+    return ModelCorrupt(
+        f"what W&B sent for {reference} is not what it promised",
+        why=why,
+        hint="retry; if it persists, log the artifact to W&B again",
+    )
 
 
 def _causes(error: BaseException) -> list[BaseException]:
@@ -280,11 +308,8 @@ def _status(error: BaseException) -> int | None:
 
 def one_line(text: str) -> str:
     """`text` as one line without secrets: a signed URL has its signature after the question mark."""
-    # What precedes these words repeats what follows them.
-    text = re.sub(r"^.* while retrying: (Post \"[^\"]*\": )?", "", text, flags=re.DOTALL)
-    text = " ".join(text.split())
-    # The same from the transport below it.
-    text = re.sub(r'^.* while retrying: (Post "[^"]*": )?', "", text)
+    # What precedes these words, which the transport below may say too, repeats what follows them.
+    text = re.sub(r'^.* while retrying: (Post "[^"]*": )?', "", " ".join(text.split()))
     return without_secrets(text)[:300]
 
 

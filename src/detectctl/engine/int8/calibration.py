@@ -53,7 +53,7 @@ def choose(folder: Path) -> Calibration:
     return Calibration(folder, tuple((str(source.path), _sha256(source)) for source in sample))
 
 
-def unusable(folder: Path, why: str) -> UsageError:
+def unusable(folder: Path | str, why: str) -> UsageError:
     """The error for a folder that int8 cannot be calibrated on."""
     return UsageError(
         f"--calibrate is {str(folder)!r}", why=why, hint="give a folder of images like those the service will see"

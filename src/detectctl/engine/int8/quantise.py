@@ -6,34 +6,23 @@ and compare it with fp32, judges the outcome, and keeps the model like any compi
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
-import json
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from detectctl import child
-from detectctl.engine.compiled import (
-    NETWORK,
-    WEIGHTS,
-    CompiledModel,
-    child_environment,
-    make_once,
-    run_child,
-    write_manifest,
-)
+from detectctl.engine.compiled import MANIFEST, NETWORK, WEIGHTS, CompiledModel, folder_for, make_once
 from detectctl.engine.int8 import calibration
-from detectctl.errors import ConversionFailed, ModelError, UsageError
+from detectctl.errors import ModelError, UsageError
 from detectctl.progress import Progress, silent
-from detectctl.wire import Agreement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from detectctl import child
     from detectctl.engine.int8.calibration import Calibration
     from detectctl.progress import Report
-    from detectctl.waiting import Deadline
+    from detectctl.wire import Agreement
 
 
 def prepare(precision: str, folder: Path | None, report: Report) -> Calibration | None:
@@ -88,11 +77,11 @@ def quantise(
         images: from `prepare`.
         imgsz: pixels of the longer side; calibration scales images as the service will.
         most_loss: the greatest `Agreement.loss` that is accepted.
-        cache: detectctl's cache folder; compiled models are in `compiled/` below it.
-        timeout_s: seconds for everything, including the wait for another process that makes the same.
-        environ: the process environment; the child sees little of it.
+        cache: as the others, see `compile_checkpoint`.
+        timeout_s: seconds for everything.
+        environ: of this process.
         report: told each stage, and how far it is.
-        name: what errors and reports call the model.
+        name: of the model.
 
     Raises:
         UsageError: none of the images can be decoded, or fp32 finds nothing in them.
@@ -101,38 +90,25 @@ def quantise(
     """
     report(Progress("quantise", name))
 
-    def make(scratch: Path, output: Path, deadline: Deadline) -> None:
+    def prepare_child(scratch: Path) -> child.Message:
         # Linked, so that what OpenVINO keeps beside a network it compiles goes away with the scratch folder.
         linked = scratch / "fp32"
         linked.mkdir()
-        for file in (NETWORK, WEIGHTS):
+        for file in (NETWORK, WEIGHTS, MANIFEST):
             (linked / file).symlink_to(model.directory / file)
-        request = {
-            "network": str(linked),
-            "output": str(output),
-            "checkpoint_sha256": model.checkpoint_sha256,
-            "labels": model.labels,
-            "strides": model.strides,
-            "imgsz": imgsz,
-            "images": images.images,
-            "name": name,
-        }
-        env = child_environment(environ, scratch)
-        try:
-            module = "detectctl.engine.int8.quantise_child"
-            result = run_child(module, request, env=env, timeout_s=deadline.left_s, report=report, name=name)
-        except child.ChildFailed as error:
-            raise _translate(error, images, name) from error
-        write_manifest(
-            output,
-            checkpoint_sha256=model.checkpoint_sha256,
-            labels=model.labels,
-            strides=model.strides,
-            agreement=Agreement(**result),
-        )
+        return {"fp32": str(linked), "imgsz": imgsz, "folder": str(images.folder), "images": images.images}
 
-    directory = cache / "compiled" / _key(model, images, imgsz)
-    found = make_once(directory, make, checkpoint_sha256=model.checkpoint_sha256, timeout_s=timeout_s, name=name)
+    sources = [Path(__file__).with_name(file).read_text("utf-8") for file in ("quantise_child.py", "agreement.py")]
+    found = make_once(
+        folder_for(cache, model.directory.name, images.digest, imgsz, version("nncf"), sources),
+        "detectctl.engine.int8.quantise_child",
+        prepare_child,
+        checkpoint_sha256=model.checkpoint_sha256,
+        timeout_s=timeout_s,
+        environ=environ,
+        report=report,
+        name=name,
+    )
     report(Progress("quantise", _judged(found.agreement, most_loss, name), done=True))
     return found
 
@@ -149,19 +125,3 @@ def _judged(agreement: Agreement | None, most_loss: float, name: str) -> str:
             "or raise `--max-int8-loss`",
         )
     return f"{agreement}; {agreement.skipped} skipped" if agreement.skipped else str(agreement)
-
-
-def _key(model: CompiledModel, images: Calibration, imgsz: int) -> str:
-    sources = [Path(__file__).with_name(name).read_text("utf-8") for name in ("quantise_child.py", "agreement.py")]
-    depends_on: list[Any] = [model.directory.name, images.digest, imgsz, version("nncf"), sources]
-    return hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:32]
-
-
-def _translate(error: child.ChildFailed, images: Calibration, name: str) -> UsageError | ConversionFailed:
-    if error.kind == "changed":
-        return ConversionFailed(
-            f"{name} could not be quantised",
-            why=error.message,
-            hint="run `detectctl up` again once nothing writes to that folder",
-        )
-    return calibration.unusable(images.folder, error.message)

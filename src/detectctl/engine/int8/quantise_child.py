@@ -1,8 +1,7 @@
 """The child process that quantises: takes an fp32 network and images, gives an int8 network and its agreement.
 
-Request: `network` (folder of the fp32 network), `output` (an existing folder), `checkpoint_sha256`, `labels`,
-`strides`, `imgsz`, `images` (path and sha256 of each), `name` (for reports). Result: the fields of `Agreement`. Errors:
-kinds `images` (none can be used) and `changed` (one was written to meanwhile).
+Request: that of `compiled.make_once`, with `fp32` (folder of the fp32 network), `imgsz`, `folder` (as the user named
+it), `images` (path and sha256 of each). The result is empty.
 """
 
 from __future__ import annotations
@@ -12,59 +11,66 @@ import hashlib
 import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from detectctl.child import ChildFailed, serve_parent
-from detectctl.engine.compiled import CompiledModel
+from detectctl.child import serve_parent
+from detectctl.engine.compiled import load_compiled, seal
 from detectctl.engine.cpus import available_cpus
 from detectctl.engine.decode import decode
 from detectctl.engine.detector import Detector
 from detectctl.engine.detector_settings import DetectorSettings
 from detectctl.engine.int8.agreement import compare
+from detectctl.engine.int8.calibration import unusable
 from detectctl.engine.letterbox import letterbox
 from detectctl.engine.openvino_engine import OpenVINOEngine
-from detectctl.errors import RequestError
+from detectctl.errors import ConversionFailed, RequestError
 from detectctl.progress import Progress
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from detectctl.child import Message
+    from detectctl.engine.compiled import CompiledModel
     from detectctl.progress import Report
     from detectctl.wire import Detection, Precision
 
     Stage = Callable[[str, float | None], None]
+    Transform = Callable[[tuple[int, "_Image"]], NDArray[np.uint8]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Image:
-    """A file that may be an image.
+class _Image(NamedTuple):
+    """A file that may be an image, to quantise the model of that name; its digest is None if it could not be read."""
 
-    Attributes:
-        path: absolute.
-        sha256: hex digest that its bytes must have; None if it could not be read.
-    """
-
+    model: str
     path: str
     sha256: str | None
 
     def read(self) -> bytes:
-        """Its bytes; raises ChildFailed if they are not the ones that the result will be cached for."""
+        """Its bytes; ConversionFailed if they are not the ones that the result will be cached for."""
         data = None
         with contextlib.suppress(OSError):
             data = Path(self.path).read_bytes()
         if data is None or hashlib.sha256(data).hexdigest() != self.sha256:
-            raise ChildFailed("changed", f"{self.path} was written to meanwhile")
+            raise ConversionFailed(
+                f"{self.model} could not be quantised",
+                why=f"{self.path} was written to meanwhile",
+                hint="run `detectctl up` again once nothing writes to that folder",
+            )
         return data
 
 
 def quantise(request: Message, report: Report) -> Message:
-    """Quantise `request["network"]` into `request["output"]`; raises ChildFailed as the module says."""
+    """Quantise `request["fp32"]` into `request["output"]`.
+
+    Raises:
+        UsageError: none of the images can be decoded, or fp32 finds nothing in them.
+        ConversionFailed: an image was written to meanwhile.
+    """
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # it would report each use to its maker
     sys.modules["torch"] = None  # type: ignore[assignment]  # NNCF would load it and make no use of it here
 
@@ -75,24 +81,31 @@ def quantise(request: Message, report: Report) -> Message:
     import cv2
 
     cv2.setNumThreads(1)  # images are decoded in several threads already
-    labels = {int(class_id): label for class_id, label in request["labels"].items()}
-    fp32 = CompiledModel(Path(request["network"]), request["checkpoint_sha256"], labels, tuple(request["strides"]))
-    int8 = CompiledModel(Path(request["output"]), request["checkpoint_sha256"], labels, tuple(request["strides"]))
+    fp32 = load_compiled(Path(request["fp32"]), checkpoint_sha256=request["checkpoint_sha256"])
+    int8 = replace(fp32, directory=Path(request["output"]))
     settings = DetectorSettings("", "", imgsz=request["imgsz"])
-    files = [_Image(path, sha256) for path, sha256 in request["images"]]
+    files = [_Image(request["name"], *image) for image in request["images"]]
 
     seen = _detect(fp32, "fp32", settings, files, stage)
     expected = {image: found for image, found in zip(files, seen, strict=True) if found is not None}
     if not expected:
-        raise ChildFailed("images", f"none of {len(files)} files can be decoded as an image")
+        raise unusable(request["folder"], f"none of {len(files)} files can be decoded as an image")
     if not any(expected.values()):
-        raise ChildFailed(
-            "images", f"the model finds nothing in {len(expected)} images, so there is nothing to compare"
-        )
-    _quantise(fp32, int8.network, _Letterboxes(list(expected), settings, fp32.stride, stage), len(expected))
+        why = f"the model finds nothing in {len(expected)} images, so there is nothing to compare"
+        raise unusable(request["folder"], why)
+    images = list(expected)
+
+    def letterboxed(item: tuple[int, _Image]) -> NDArray[np.uint8]:
+        index, image = item
+        stage("calibrate", index / len(images))
+        pixels = decode(image.read(), max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
+        return letterbox(pixels, -(-settings.imgsz // fp32.stride) * fp32.stride, fp32.stride)[0]
+
+    _quantise(fp32, int8, images, letterboxed)
     stage("save")
-    found = [detections or () for detections in _detect(int8, "int8", settings, list(expected), stage)]
-    return asdict(compare(expected.values(), found, skipped=len(files) - len(expected)))
+    found = [detections or () for detections in _detect(int8, "int8", settings, images, stage)]
+    seal(replace(int8, agreement=compare(expected.values(), found, skipped=len(files) - len(images))))
+    return {}
 
 
 def _detect(
@@ -119,42 +132,25 @@ def _detect(
     return results
 
 
-@dataclass(frozen=True, slots=True)
-class _Letterboxes:
-    """The images as the network takes them, decoded one at a time: all at once would fill the memory."""
-
-    images: Sequence[_Image]
-    settings: DetectorSettings
-    stride: int
-    report_stage: Stage
-
-    def __iter__(self) -> Iterator[NDArray[np.uint8]]:
-        imgsz = -(-self.settings.imgsz // self.stride) * self.stride
-        limits = {"max_bytes": self.settings.max_image_bytes, "max_pixels": self.settings.max_image_pixels}
-        for index, image in enumerate(self.images):
-            self.report_stage("calibrate", index / len(self.images))
-            yield letterbox(decode(image.read(), **limits), imgsz, self.stride)[0]
-
-
-def _quantise(model: CompiledModel, network: Path, images: _Letterboxes, count: int) -> None:
+def _quantise(fp32: CompiledModel, int8: CompiledModel, images: Sequence[_Image], letterboxed: Transform) -> None:
     import nncf
     import openvino as ov
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
 
     nncf.set_log_level(logging.ERROR)
     quantised = nncf.quantize(
-        ov.Core().read_model(model.network),
-        nncf.Dataset(images),
+        ov.Core().read_model(fp32.network),
+        nncf.Dataset(list(enumerate(images)), letterboxed),  # decoded one at a time: all at once would fill the memory
         # Activations after SiLU reach further up than down.
         preset=nncf.QuantizationPreset.MIXED,
-        subset_size=count,
+        subset_size=len(images),
         # With the default, single outliers widen a range. Measured: confidences and box sides move a quarter less.
         advanced_parameters=nncf.AdvancedQuantizationParameters(
             activations_range_estimator_params=RangeEstimatorParametersSet.HISTOGRAM
         ),
     )
     # The head's decoding needs no exception: the converter has taken it out of the graph.
-    ov.save_model(quantised, network, compress_to_fp16=False)
+    ov.save_model(quantised, int8.network, compress_to_fp16=False)
 
 
 if __name__ == "__main__":
