@@ -100,6 +100,8 @@ def test_an_existing_file_is_a_local_checkpoint(tmp_path: Path, monkeypatch: pyt
         ("https://example.com/best.pt", "not the address of a W&B artifact page"),
         ("no/such/best.pt", "file no/such/best.pt not found"),
         ("yolov8n.pt", "--model yolov8n"),
+        ("x" * 300, "neither a base model"),
+        ("a/" + "b" * 300, "two parts"),
     ],
 )
 def test_errors_name_the_wrong_part_and_the_right_form(

@@ -99,11 +99,7 @@ def run(
 
 
 def _converse(
-    process: subprocess.Popen[bytes],
-    request: Mapping[str, Any],
-    deadline: float,
-    stderr: IO[bytes],
-    report: Report,
+    process: subprocess.Popen[bytes], request: Mapping[str, Any], deadline: float, stderr: IO[bytes], report: Report
 ) -> Message:
     assert process.stdin is not None  # noqa: S101 - narrows the type; both are pipes
     assert process.stdout is not None  # noqa: S101

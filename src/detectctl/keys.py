@@ -34,17 +34,14 @@ def read_keys(path: Path) -> tuple[str, ...]:
         ) from error
     if len(data) > MAX_FILE_BYTES:
         raise _bad(path, f"it is larger than {MAX_FILE_BYTES >> 10} KiB")
-    lines = [line.strip() for line in data.decode("utf-8", "replace").splitlines()]
-    keys = []
-    for number, line in enumerate(lines, 1):
-        if not line or line.startswith("#"):
-            continue
-        if not _KEY.fullmatch(line):
+    lines = {number: line.strip() for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), 1)}
+    keys = {number: line for number, line in lines.items() if line and not line.startswith("#")}
+    for number, key in keys.items():
+        if not _KEY.fullmatch(key):
             raise _bad(path, f"line {number} is not 8 to 512 visible ASCII characters without a space")
-        keys.append(line)
     if not keys:
         raise _bad(path, "it has no key in it")
-    return tuple(keys)
+    return tuple(keys.values())
 
 
 def is_private(path: Path) -> bool:
@@ -55,8 +52,7 @@ def is_private(path: Path) -> bool:
 def write_new_key(path: Path) -> str:
     """Make a key of 256 bits and a file for it with mode 0600; returns the key, which is never shown again.
 
-    Raises:
-        FileExistsError: the file exists.
+    Raises FileExistsError.
     """
     key = secrets.token_urlsafe(32)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -76,14 +76,7 @@ class _Pool:
     """One compiled form of the network, with as many infer requests as it has streams."""
 
     def __init__(
-        self,
-        core: Any,
-        network: Any,
-        precision: Precision,
-        strides: Sequence[int],
-        *,
-        streams: int,
-        threads: int,
+        self, core: Any, network: Any, precision: Precision, strides: Sequence[int], *, streams: int, threads: int
     ) -> None:
         self._strides = strides
         compiled = core.compile_model(

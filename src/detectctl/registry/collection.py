@@ -17,10 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CollectionVersion:
-    """One version of a collection.
+    """One version of a collection, `vN`.
 
     Attributes:
-        version: `vN`.
         aliases: those that point to it now.
         created: ISO 8601, as W&B gives it.
         size: of the whole artifact, in bytes.
@@ -81,11 +80,7 @@ def versions(
                 found[origin.member or ""] = stored.sha256
     return tuple(
         CollectionVersion(
-            version=item["version"],
-            aliases=tuple(item["aliases"]),
-            created=item["created"],
-            size=item["size"],
-            digest=item["digest"],
+            **item | {"aliases": tuple(item["aliases"])},
             checkpoints=there.get((item["version"], item["digest"]), {}),
             served=_served(f"{artifact}:{item['version']}", wanted.checkpoint, served or {}),
         )

@@ -14,6 +14,7 @@ A W&B reference may end in `#path/in/artifact.pt`. Without an alias it means `:l
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import urllib.parse
 from dataclasses import dataclass, field, replace
@@ -26,6 +27,7 @@ BASE_NAMES = ("yolov8n", "yolov8s", "yolov8m", "yolov8l", "yolov8x")
 DEFAULT_BASE = "yolov8n"
 REGISTRY_PREFIX = "wandb-registry-"
 
+_FORM = "write it as entity/project/name:alias"
 _FORMS = "base | yolov8{n,s,m,l,x} | path/to/best.pt | entity/project/name:alias | wandb-registry-NAME/collection:alias"
 
 
@@ -82,39 +84,30 @@ Reference = BaseModel | LocalFile | Artifact
 
 
 def parse(text: str) -> Reference:
-    """Tell what `text` refers to; a `.pt` file that does not exist is an error here already.
+    """Tell what `text` refers to; UsageError names the part that is wrong, and the right form.
 
-    Raises:
-        UsageError: names the part that is wrong, and the right form.
+    A `.pt` file that does not exist is an error here already.
     """
     text = text.strip()
     if not text:
         _refuse(text, "it is empty")
-    if text == "base":
-        return BaseModel(DEFAULT_BASE)
-    if text in BASE_NAMES:
-        return BaseModel(text)
+    if text == "base" or text in BASE_NAMES:
+        return BaseModel(DEFAULT_BASE if text == "base" else text)
     if text.startswith(("http://", "https://")):
         return _parse_page(text)
     if text.startswith("wandb://"):
         return _parse_artifact(text.removeprefix("wandb://"), text)
     path = Path(text)
-    if _is_file(path):
+    # Not `Path.is_file`: a name that is too long for the file system is no error, but not a file.
+    if os.path.isfile(path):  # noqa: PTH113
         return LocalFile(path.absolute())
     if "#" not in text and text.endswith(".pt"):
         _refuse_missing_file(path)
-    if path.is_dir() and ":" not in text:
+    if os.path.isdir(path) and ":" not in text:  # noqa: PTH112
         _refuse(text, "it is a folder", "name the checkpoint in it: " + str(path / "best.pt"))
     if "/" not in text:
         _refuse_word(text)
     return _parse_artifact(text, text)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name too long for the file system, or with a NUL, is not a file
-        return False
 
 
 def _refuse(text: str, why: str, hint: str = f"write one of: {_FORMS}") -> NoReturn:
@@ -138,8 +131,7 @@ def _refuse_word(text: str) -> NoReturn:
     known = ("base", *BASE_NAMES)
     near = difflib.get_close_matches(word.lower(), known, n=len(known), cutoff=0.7)
     if near:
-        names = ", ".join(name for name in known if name in near)
-        _refuse(text, "no base model has this name", f"did you mean {names}?")
+        _refuse(text, "no base model has this name", f"did you mean {', '.join(sorted(near, key=known.index))}?")
     _refuse(text, "it is neither a base model nor an existing file, and a W&B artifact is written entity/project/name")
 
 
@@ -151,43 +143,41 @@ def _parse_artifact(body: str, text: str) -> Artifact:
     path, colon, alias = body.partition(":")
     if colon and (not alias or "/" in alias or ":" in alias):
         found = "it is empty" if not alias else f"{alias!r} holds a '/' or ':'"
-        _refuse(text, f"the alias is wrong: {found}", "write it as entity/project/name:alias, as in :latest or :v3")
+        _refuse(text, f"the alias is wrong: {found}", f"{_FORM}, as in :latest or :v3")
     parts = path.split("/")
     for part in parts:
         _check_part(part, text)
     registry = len(parts) >= 2 and parts[-2].startswith(REGISTRY_PREFIX)
     if registry and parts[-2] == REGISTRY_PREFIX:
         _refuse(text, "the registry's name is missing", "write it as wandb-registry-NAME/collection:alias")
-    if len(parts) == 3:
-        return Artifact(parts[0], parts[1], parts[2], alias or "latest", inner or None)
-    if len(parts) == 2 and registry:
-        return Artifact(None, parts[0], parts[1], alias or "latest", inner or None)
-    if len(parts) == 2:
-        _refuse(
-            text,
-            "it has two parts: the entity is missing, or the file does not exist",
-            f"write it as entity/project/name:alias, as in ENTITY/{body}",
-        )
-    if len(parts) == 1:
-        _refuse(text, "the entity and the project are missing", "write it as entity/project/name:alias")
-    _refuse(text, f"it has {len(parts)} parts", "write it as entity/project/name:alias")
+    match parts:
+        case [entity, project, name]:
+            return Artifact(entity, project, name, alias or "latest", inner or None)
+        case [project, name] if registry:
+            return Artifact(None, project, name, alias or "latest", inner or None)
+        case [_, _]:
+            why = "it has two parts: the entity is missing, or the file does not exist"
+            _refuse(text, why, f"{_FORM}, as in ENTITY/{body}")
+        case [_]:
+            _refuse(text, "the entity and the project are missing", _FORM)
+        case _:
+            _refuse(text, f"it has {len(parts)} parts", _FORM)
 
 
 def _check_part(part: str, text: str) -> None:
-    form = "write it as entity/project/name:alias"
     if not part:
-        _refuse(text, "a part between the slashes is empty", form)
+        _refuse(text, "a part between the slashes is empty", _FORM)
     if part in {".", ".."}:
-        _refuse(text, f"the part {part!r} is a folder, and no such file exists", form)
+        _refuse(text, f"the part {part!r} is a folder, and no such file exists", _FORM)
     if part != part.strip():
-        _refuse(text, f"the part {part!r} begins or ends with a space", form)
+        _refuse(text, f"the part {part!r} begins or ends with a space", _FORM)
     wrong = re.search(r"[\\?%\x00-\x1f\x7f]", part)
     if wrong:
-        _refuse(text, f"the part {part!r} holds {wrong.group()!r}", form)
+        _refuse(text, f"the part {part!r} holds {wrong.group()!r}", _FORM)
 
 
 def _check_inner(inner: str, text: str) -> None:
-    form = "write it as entity/project/name:alias#path/in/artifact.pt"
+    form = f"{_FORM}#path/in/artifact.pt"
     if not inner.endswith(".pt"):
         _refuse(text, f"{inner!r} after '#' is not the path of a .pt file", form)
     if inner.startswith("/") or any(part in {"", ".", ".."} for part in inner.split("/")):
@@ -201,17 +191,17 @@ def _parse_page(text: str) -> Artifact:
     query = dict(urllib.parse.parse_qsl(url.query))
     if "selectionPath" in query:
         # …/orgs/ORG/registry/NAME?selectionPath=ENTITY/wandb-registry-NAME/COLLECTION&version=vN
-        found = _parse_artifact(f"{query['selectionPath']}:{query.get('version', 'latest')}", text)
-        return replace(found, page_host=url.netloc)
-    if "artifacts" in parts[2:3] and len(parts) >= 5:
+        body = f"{query['selectionPath']}:{query.get('version', 'latest')}"
+    elif "artifacts" in parts[2:3] and len(parts) >= 5:
         # …/ENTITY/PROJECT/artifacts/TYPE/NAME[/vN[/files/PATH]]
         entity, project, _, _, name, *rest = parts
         alias = rest[0] if rest else "latest"
         inner = "/".join(rest[2:]) if rest[1:2] == ["files"] else ""
-        found = _parse_artifact(f"{entity}/{project}/{name}:{alias}" + (f"#{inner}" if inner else ""), text)
-        return replace(found, page_host=url.netloc)
-    _refuse(
-        text,
-        "it is not the address of a W&B artifact page, and models are not downloaded from elsewhere",
-        "copy the address of a version's page: https://HOST/ENTITY/PROJECT/artifacts/TYPE/NAME/vN",
-    )
+        body = f"{entity}/{project}/{name}:{alias}" + (f"#{inner}" if inner else "")
+    else:
+        _refuse(
+            text,
+            "it is not the address of a W&B artifact page, and models are not downloaded from elsewhere",
+            "copy the address of a version's page: https://HOST/ENTITY/PROJECT/artifacts/TYPE/NAME/vN",
+        )
+    return replace(_parse_artifact(body, text), page_host=url.netloc)

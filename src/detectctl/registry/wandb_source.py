@@ -36,12 +36,7 @@ _SETTINGS = {
 
 
 def fetch(
-    reference: Artifact,
-    store: Store,
-    *,
-    environ: Mapping[str, str],
-    timeout_s: float,
-    report: Report = silent,
+    reference: Artifact, store: Store, *, environ: Mapping[str, str], timeout_s: float, report: Report = silent
 ) -> ModelVersion:
     """Resolve a reference to the version it means now, with its checkpoint verified and in the store.
 

@@ -86,7 +86,7 @@ def _list(api: Any, reference: Artifact) -> child.Message:
         # Only its type matters here, and the first version exists even where nobody has set that alias.
         artifact = _look_up(api, replace(reference, alias="v0"))
     versions = [
-        {
+        {  # the first fields of a `CollectionVersion`
             # In a listing of links, `.version` is that of the source; the collection's own is in the name.
             "version": version.name.rpartition(":")[2],
             "aliases": version.aliases,
