@@ -37,10 +37,8 @@ def unexpected_globals(checkpoint: Path) -> list[str]:
 
     A file that is damaged gives the names found before the damage. Raises OSError if it cannot be opened.
     """
-    names: set[str] = set()
-    for data in _pickles(checkpoint):
-        names.update(name for name in _globals(data) if not _EXPECTED.match(name))
-    return sorted(names)
+    names = {name for data in _pickles(checkpoint) for name in _globals(data)}
+    return sorted(name for name in names if not _EXPECTED.match(name))
 
 
 def _pickles(checkpoint: Path) -> Iterator[bytes]:
@@ -74,13 +72,8 @@ def _globals(data: bytes) -> Iterator[str]:
 
 
 def refuse_at_sight(checkpoint: Path) -> None:
-    """Refuse what is visibly not a checkpoint or asks for code, before anything tries to load it.
-
-    Raises:
-        CheckpointRefused: it is not a zip archive as PyTorch writes them, or its pickles ask for foreign code.
-    """
-    asked_for = unexpected_globals(checkpoint)
-    if asked_for:
+    """CheckpointRefused for what is visibly not a checkpoint or asks for code, before anything tries to load it."""
+    if asked_for := unexpected_globals(checkpoint):
         raise _wants_code(asked_for)
     if not zipfile.is_zipfile(checkpoint):
         raise _damaged("it is not an archive as PyTorch saves it, or only part of one")
@@ -92,11 +85,10 @@ def refuse_unreadable(checkpoint: Path, error: BaseException, *, trusted: bool) 
     while (cause := causes[-1].__cause__ or causes[-1].__context__) is not None and len(causes) < 10:
         causes.append(cause)
     texts = [f"{type(cause).__name__}: {cause}" for cause in causes]
-    asked_for: list[str] = []
-    if not trusted:
-        blocked = re.findall(r"Unsupported global: GLOBAL (\S+)", "\n".join(texts))
-        asked_for = unexpected_globals(checkpoint) or blocked
-    return _wants_code(asked_for) if asked_for else _damaged(texts[-1].partition("\n")[0])
+    blocked = re.findall(r"Unsupported global: GLOBAL (\S+)", "\n".join(texts))
+    if not trusted and (asked_for := unexpected_globals(checkpoint) or blocked):
+        return _wants_code(asked_for)
+    return _damaged(texts[-1].partition("\n")[0])
 
 
 def _wants_code(names: list[str]) -> CheckpointRefused:

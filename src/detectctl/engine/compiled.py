@@ -210,11 +210,8 @@ def make_once(
             hint="try again, or raise `--timeout`",
         ) from error
     except child.ChildCrashed as error:
-        failed = ConversionFailed(
-            f"{name} could not be converted",
-            why=error.last_words,
-            hint="run again with `--verbose` for the whole output",
-        )
+        hint = "run again with `--verbose` for the whole output"
+        failed = ConversionFailed(f"{name} could not be converted", why=error.last_words, hint=hint)
         failed.add_note(error.stderr)
         raise failed from error
     except OSError as error:

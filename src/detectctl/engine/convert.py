@@ -35,7 +35,7 @@ def compile_checkpoint(
     Args:
         checkpoint: a PyTorch checkpoint of Ultralytics.
         sha256: hex digest that its bytes must have.
-        cache: detectctl's cache folder; compiled models are in `compiled/` below it.
+        cache: detectctl's cache folder.
         trust_checkpoint: load it even if that runs code from the file.
         timeout_s: seconds for everything, including the wait for another process that converts the same.
         environ: the process environment; the child sees little of it.

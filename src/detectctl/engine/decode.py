@@ -83,15 +83,19 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> NDArray[np.uint8]
 
 
 def _check_size(image: Image.Image, max_pixels: int) -> None:
-    width, height = image.size
-    if width * height > max_pixels:
-        raise _too_many_pixels("image is", width, height, max_pixels)
+    sizes = {"image is": image.size}
     if isinstance(image, TiffImagePlugin.TiffImageFile):  # a tile is decoded whole, and may exceed the image
-        width, height = int(image.tag_v2.get(_TILE_WIDTH, 1)), int(image.tag_v2.get(_TILE_LENGTH, 1))
+        tile = int(image.tag_v2.get(_TILE_WIDTH, 1)), int(image.tag_v2.get(_TILE_LENGTH, 1))
+        sizes["image's tiles are"] = tile
+    for what, (width, height) in sizes.items():
         if width * height > max_pixels:
-            raise _too_many_pixels("image's tiles are", width, height, max_pixels)
-    if width < 1 or height < 1:
-        raise _damaged()
+            raise ImageTooLarge(
+                f"the {what} {width}x{height} pixels",
+                why=f"at most {max_pixels} pixels are accepted",
+                hint="send a smaller image",
+            )
+        if width < 1 or height < 1:
+            raise _damaged()
 
 
 def _check_end(png: Image.Image, data: bytes) -> None:
@@ -112,16 +116,10 @@ def _decode_jpeg(data: bytes, turned: int) -> NDArray[np.uint8]:
     )
     if pixels is None:
         raise _damaged()
-    return pixels if turned not in _TURNS else _TURNS[turned](pixels)
+    return _TURNS[turned](pixels) if turned in _TURNS else pixels
 
 
 def _damaged() -> UnsupportedImage:
     return UnsupportedImage(
         "the image cannot be decoded", why="it is truncated or damaged", hint="check that other programs can open it"
-    )
-
-
-def _too_many_pixels(what: str, width: int, height: int, limit: int) -> ImageTooLarge:
-    return ImageTooLarge(
-        f"the {what} {width}x{height} pixels", why=f"at most {limit} pixels are accepted", hint="send a smaller image"
     )

@@ -9,13 +9,13 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from itertools import repeat
+from itertools import count
 from typing import TYPE_CHECKING
 
 from detectctl.errors import UnsupportedImage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 _MAX_SCANS = 32  # a scan may have ten bytes and cover the whole picture; honest progressive files have about ten
 _MAX_MARKERS = 4096
@@ -39,21 +39,10 @@ _TIFF_OFFSETS = (273, 279, 324, 325)
 
 
 def check_parts(data: bytes) -> None:
-    """Refuse a file with absurdly many parts; what is damaged or not an image is left to the codec.
-
-    Raises:
-        UnsupportedImage: it has too many parts.
-    """
-    if data.startswith(b"\xff\xd8"):
-        _check_jpeg(data)
-    elif data.startswith(b"\x89PNG\r\n\x1a\n"):
-        _check_png(data)
-    elif data.startswith(b"GIF8"):
-        _check_gif(data)
-    elif data.startswith(b"RIFF"):
-        _check_webp(data)
-    elif data.startswith((b"II", b"MM")):
-        _check_tiff(data)
+    """UnsupportedImage for a file with absurdly many parts; what is damaged or not an image is left to the codec."""
+    for magic, check in _CHECKS.items():
+        if data.startswith(magic):
+            check(data)
 
 
 def _check_jpeg(data: bytes) -> None:
@@ -119,29 +108,27 @@ def _check_gif(data: bytes) -> None:
     """What comes before the first frame."""
     at = 13 + (3 << (data[10] & 7) + 1 if data[10:11] >= b"\x80" else 0)
     in_extension = False
-    for _ in repeat(None, _MAX_BLOCKS):
+    for number in count(1):
         byte = data[at : at + 1]
-        if not byte:
+        if not byte or (byte in b",;" and not in_extension):
             return
+        _refuse_over(_MAX_BLOCKS, number, "blocks")
         if in_extension:
             at += 1 + byte[0]
             in_extension = byte != b"\0"
-        elif byte in b",;":
-            return
         else:
             in_extension = byte == b"!"
             at += 2 if in_extension else 1
-    raise _too_many("blocks", _MAX_BLOCKS)
 
 
 def _check_webp(data: bytes) -> None:
     at = 12
-    for _ in repeat(None, _MAX_CHUNKS):
+    for number in count(1):
         if at + 8 > len(data):
             return
+        _refuse_over(_MAX_CHUNKS, number, "chunks")
         size = int.from_bytes(data[at + 4 : at + 8], "little")
         at += 8 + size + size % 2
-    raise _too_many("chunks", _MAX_CHUNKS)
 
 
 def _check_tiff(data: bytes) -> None:
@@ -155,17 +142,23 @@ def _check_tiff(data: bytes) -> None:
         _refuse_over(_MAX_ENTRIES, entries, "entries")
         at += struct.calcsize(number)
         for index in range(entries):
-            tag, kind, count = entry.unpack_from(data, at + index * entry.size)
+            tag, kind, values = entry.unpack_from(data, at + index * entry.size)
             if kind not in _TIFF_BYTES or tag in _TIFF_OFFSETS:
-                _refuse_over(_MAX_VALUES, count, "strips, tiles or numbers in one entry")
+                _refuse_over(_MAX_VALUES, values, "strips, tiles or numbers in one entry")
     except (struct.error, OverflowError):  # cut off, or an offset beyond any memory
         return
 
 
 def _refuse_over(limit: int, number: int, parts: str) -> None:
     if number > limit:
-        raise _too_many(parts, limit)
+        raise UnsupportedImage(f"the image file has more than {limit} {parts}")
 
 
-def _too_many(parts: str, limit: int) -> UnsupportedImage:
-    return UnsupportedImage(f"the image file has more than {limit} {parts}")
+_CHECKS: dict[bytes, Callable[[bytes], None]] = {
+    b"\xff\xd8": _check_jpeg,
+    b"\x89PNG\r\n\x1a\n": _check_png,
+    b"GIF8": _check_gif,
+    b"RIFF": _check_webp,
+    b"II": _check_tiff,
+    b"MM": _check_tiff,
+}

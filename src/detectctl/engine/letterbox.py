@@ -59,12 +59,9 @@ def letterbox(image: NDArray[np.uint8], imgsz: int, stride: int) -> tuple[NDArra
     else:
         box = np.full((1, box_height, box_width, 3), _GREY, np.uint8)
         box[0, top : top + new_height, left : left + new_width] = image
-    return box, _placement(width, height, box_width, box_height)
 
-
-def _placement(width: int, height: int, box_width: int, box_height: int) -> Placement:
     # Ultralytics computes these again from the two shapes instead of keeping them; to agree, so must we.
     gain = min(box_height / height, box_width / width)
     new_width, new_height = max(round(width * gain), 1), max(round(height * gain), 1)
     offset = round((box_width - new_width) / 2 - 0.1), round((box_height - new_height) / 2 - 0.1)
-    return Placement(width, height, (new_width / width, new_height / height), offset)
+    return box, Placement(width, height, (new_width / width, new_height / height), offset)

@@ -100,19 +100,12 @@ class _Pool:
             request.infer([images], share_inputs=True, share_outputs=True)
             # The tensors belong to the request, which others use once it is put back: indexing copies what is needed.
             distances, logits, best = (request.get_output_tensor(index).data for index in range(3))
+            shape = images.shape[1:3]
             found = []
             for index, confidence in enumerate(confidences):
                 anchors = np.flatnonzero(best[index] > least_logit(confidence))
-                found.append(
-                    boxes(
-                        distances[index][:, anchors],
-                        logits[index][:, anchors],
-                        anchors,
-                        confidence=confidence,
-                        shape=images.shape[1:3],
-                        strides=self._strides,
-                    )
-                )
+                raw = distances[index][:, anchors], logits[index][:, anchors], anchors
+                found.append(boxes(*raw, confidence=confidence, shape=shape, strides=self._strides))
             return found
         finally:
             self._requests.put(request)

@@ -97,19 +97,12 @@ class TorchEngine:
             picked = torch.cat((distances[image, :, anchor], logits[image, :, anchor]), dim=1).float().cpu().numpy()
             places = torch.stack((image, anchor)).cpu().numpy()
         bins = distances.shape[1]
+        shape = images.shape[1:3]
         found = []
         for index, confidence in enumerate(confidences):
-            rows = picked[places[0] == index]
-            found.append(
-                boxes(
-                    rows[:, :bins].T,
-                    rows[:, bins:].T,
-                    places[1][places[0] == index],
-                    confidence=confidence,
-                    shape=images.shape[1:3],
-                    strides=self._strides,
-                )
-            )
+            rows, anchors = picked[places[0] == index], places[1][places[0] == index]
+            raw = rows[:, :bins].T, rows[:, bins:].T, anchors
+            found.append(boxes(*raw, confidence=confidence, shape=shape, strides=self._strides))
         return found
 
     def close(self) -> None:
@@ -120,18 +113,14 @@ class TorchEngine:
 
 
 def _verify(checkpoint: Path, sha256: str) -> None:
+    hint = "run `detectctl up` again"
     try:
         digest = sha256_of(checkpoint)
     except OSError as error:
-        raise ModelCorrupt(
-            f"{checkpoint} cannot be read", why=reason(error), hint="run `detectctl up` again"
-        ) from error
+        raise ModelCorrupt(f"{checkpoint} cannot be read", why=reason(error), hint=hint) from error
     if digest != sha256:
-        raise ModelCorrupt(
-            f"{checkpoint} is not the file it should be",
-            why=f"its sha256 is {digest}, expected {sha256}",
-            hint="run `detectctl up` again",
-        )
+        why = f"its sha256 is {digest}, expected {sha256}"
+        raise ModelCorrupt(f"{checkpoint} is not the file it should be", why=why, hint=hint)
 
 
 def _check_device(torch: Any, device: Device, precision: Precision) -> None:

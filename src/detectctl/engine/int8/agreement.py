@@ -26,15 +26,11 @@ def compare(fp32: Iterable[Sequence[Detection]], int8: Iterable[Sequence[Detecti
         int8: those of the other network in the same images.
         skipped: how many files are not images.
     """
-    images = fp32_boxes = int8_boxes = 0
-    both: list[tuple[float, float]] = []
-    for expected, found in zip(fp32, int8, strict=True):
-        images += 1
-        fp32_boxes += len(expected)
-        int8_boxes += len(found)
-        both += _pairs(expected, found)
+    images = list(zip(fp32, int8, strict=True))
+    fp32_boxes, int8_boxes = sum(len(expected) for expected, _ in images), sum(len(found) for _, found in images)
+    both = [pair for expected, found in images for pair in _pairs(expected, found)]
     return Agreement(
-        images=images,
+        images=len(images),
         skipped=skipped,
         fp32_boxes=fp32_boxes,
         int8_boxes=int8_boxes,
