@@ -75,15 +75,12 @@ def write_csv(outcomes: Iterable[Outcome], stream: TextIO, _: Labels) -> None:
 def _rows(outcome: Outcome) -> list[dict[str, Any]]:
     data = record(outcome)
     row: dict[str, Any] = {"source": data["source"], "status": data.get("status", "")}
-    if outcome.error is not None:
-        return [row | {f"error_{key}": value or "" for key, value in data["error"].items()}]
-    if outcome.result is None:
-        return [row]
-    row |= {"image_width": outcome.result.width, "image_height": outcome.result.height}
+    row |= {f"error_{key}": value or "" for key, value in data.get("error", {}).items()}
+    row |= {f"image_{key}": value for key, value in data.get("image", {}).items()}
     rows = []
-    for found in data["objects"]:
-        x1, y1, x2, y2 = found.pop("coordinates")
-        rows.append(row | found | {"x1": x1, "y1": y1, "x2": x2, "y2": y2})
+    for found in data.get("objects", ()):
+        corners = dict(zip(("x1", "y1", "x2", "y2"), found.pop("coordinates"), strict=True))
+        rows.append(row | found | corners)
     return rows or [row]
 
 
