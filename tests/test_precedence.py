@@ -153,7 +153,7 @@ def _sent_to(
 ) -> str | None:
     sources = Sources.read({"HOME": "/nowhere"} | environ, file)
     settings, origins = sources.load(kind, flags)
-    sources.refuse_to_send_keys(settings, origins)
+    sources.refuse_to_send_keys(origins)
     return settings.url
 
 

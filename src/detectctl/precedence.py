@@ -18,7 +18,6 @@ from detectctl.settings import (
     KINDS,
     PREFIX,
     GlobalSettings,
-    RequestSettings,
     Setting,
     Settings,
     all_settings,
@@ -58,8 +57,7 @@ class Sources:
     def read(cls, environ: Mapping[str, str], config_file: Path | None = None) -> Sources:
         """Find the file and read it; `config_file` is what `--config` says.
 
-        Raises:
-            UsageError: the file cannot be read, is not TOML, or has a key that no option has.
+        UsageError if the file cannot be read, is not TOML, or has a key that no option has.
         """
         if config_file is None and environ.get(PREFIX + "CONFIG"):
             config_file = Path(environ[PREFIX + "CONFIG"])
@@ -70,12 +68,8 @@ class Sources:
     def load(self, kind: type[S], flags: Mapping[str, object]) -> tuple[S, dict[str, str]]:
         """The settings of one command, and where each is from: `--port`, `DETECTCTL_PORT`, `FILE: port` or `default`.
 
-        Args:
-            kind: the settings' class.
-            flags: field name → what the command line said; None means that it said nothing.
-
-        Raises:
-            UsageError: a value is wrong; names its origin.
+        `flags` has what the command line said by the field's name; None means that it said nothing. UsageError names
+        the origin of a value that is wrong.
         """
         values: dict[str, Any] = {}
         origins: dict[str, str] = {}
@@ -84,8 +78,7 @@ class Sources:
             try:
                 values[setting.name] = raw if origin == "default" else setting.parse(raw)
             except ValueError as error:
-                command = f"detectctl {kind.command}".strip()
-                hint = f"`{command} --help` shows every option"
+                hint = f"`{f'detectctl {kind.command}'.strip()} --help` shows every option"
                 shown = ",".join(raw) if isinstance(raw, list) and origin.startswith("--") else raw
                 raise UsageError(f"{origin} is {shown!r}", why=str(error), hint=hint) from error
             origins[setting.name] = origin
@@ -120,13 +113,13 @@ class Sources:
         by_value = variable.endswith("_PORT") and _SERVICE_ADDRESS.match(self.environ[variable])
         return bool(by_value or _SERVICE_VARIABLE.fullmatch(variable))
 
-    def refuse_to_send_keys(self, settings: RequestSettings, origins: Mapping[str, str]) -> None:
+    def refuse_to_send_keys(self, origins: Mapping[str, str]) -> None:
         """UsageError if an API key would be sent where a file points that was merely found."""
-        origin = origins["url"]
-        if not self.named and settings.api_key_file is not None and origin.startswith(f"{self.file}: "):
+        url, key = origins["url"], origins["api_key_file"]
+        if not self.named and key != "default" and url.startswith(f"{self.file}: "):
             raise UsageError(
-                f"{origin} would be sent an API key",
-                why=f"the key is from {origins['api_key_file']}; {self.file} was merely found in this folder",
+                f"{url} would be sent an API key",
+                why=f"the key is from {key}; {self.file} was merely found in this folder",
                 hint=f"if you trust the file, name it: `detectctl --config {self.file} …`; or pass `--url`",
             )
 

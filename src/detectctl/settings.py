@@ -110,11 +110,7 @@ class Option:
 
     Attributes:
         group: its heading in the help; without one, only the environment and the file have it.
-        help: what it does, in words that stand alone.
-        metavar: what to put in its place, in the help.
         names: as typed, where it is not just the field's name with dashes.
-        low: least number.
-        high: largest number.
         parse: makes the value from text or TOML, raising ValueError; for types that cannot say it themselves.
         default: the default in words, where the value does not say it.
         words: writes a value as people would.
@@ -186,8 +182,6 @@ class InstanceSettings(Settings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpSettings(InstanceSettings):
-    """The settings of `up`."""
-
     command: ClassVar[str] = "up"
     model: str = option(
         "base",
@@ -258,8 +252,6 @@ class RequestSettings(InstanceSettings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DetectSettings(RequestSettings):
-    """The settings of `detect`."""
-
     command: ClassVar[str] = "detect"
     format: Literal["table", "json", "jsonl", "csv", "coco"] | None = option(
         None, OUTPUT, "Output format", default="table on a terminal, else jsonl"
@@ -268,8 +260,6 @@ class DetectSettings(RequestSettings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnnotateSettings(RequestSettings):
-    """The settings of `annotate`."""
-
     command: ClassVar[str] = "annotate"
     labels: bool = option(True, OUTPUT, "Label each box with class and confidence")
     line_width: int | None = option(None, OUTPUT, "Width of a box's line", "PIXELS", parse=_line_width, default="auto")
@@ -278,15 +268,11 @@ class AnnotateSettings(RequestSettings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusSettings(InstanceSettings):
-    """The settings of `status`."""
-
     command: ClassVar[str] = "status"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogsSettings(InstanceSettings):
-    """The settings of `logs`."""
-
     command: ClassVar[str] = "logs"
     level: Literal["debug", "info", "warning", "error"] = option("info", SERVICE, "Minimum level of the lines shown")
     tail: int = option(100, SERVICE, "Number of lines shown, counted from the end", "N")
@@ -294,16 +280,12 @@ class LogsSettings(InstanceSettings):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelsSettings(Settings):
-    """The settings of `models`."""
-
     command: ClassVar[str] = "models"
     model_timeout: float = _model_timeout()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownSettings(InstanceSettings):
-    """The settings of `down`."""
-
     command: ClassVar[str] = "down"
     timeout: float = option(30.0, SERVICE, "Seconds that accepted requests may take", "SECONDS", high=_DAY_S)
 

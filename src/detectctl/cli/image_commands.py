@@ -68,7 +68,6 @@ def _client(session: Session, settings: RequestSettings) -> Client:
     from detectctl.client.service_client import Client
 
     endpoint, key_file = settings.url, settings.api_key_file
-    ours = endpoint is None
     if endpoint is None:
         from detectctl.lifecycle.state import reach
 
@@ -81,7 +80,7 @@ def _client(session: Session, settings: RequestSettings) -> Client:
         retries=settings.retries,
         concurrency=settings.concurrency,
         fetch=settings.fetch,
-        wait_for_restart=ours,  # its head lives, so a service that does not answer now will again
+        wait_for_restart=settings.url is None,  # its head lives, so a service that does not answer now will again
     )
 
 

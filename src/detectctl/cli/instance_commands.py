@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
@@ -30,16 +29,11 @@ def up(session: Session, settings: UpSettings, as_json: Json = False) -> None:
     with session.console.progress() as report:
         result = bring_up(settings, session.paths, os.environ, report)
     session.console.json(asdict(result)) if as_json else session.console.up(result)
-    if settings.follow:
-        _follow(session, settings)
-
-
-def _follow(session: Session, settings: UpSettings) -> None:
-    """Until SIGTERM, Ctrl-C, or somebody's `down`."""
+    if not settings.follow:
+        return
     from detectctl.lifecycle.follow import Follower
 
-    sys.stdout.flush()
-    try:  # systemd and containers end by a signal what they started
+    try:  # until Ctrl-C, somebody's `down`, or the signal by which systemd and containers end what they started
         with suppress(Interrupted), session.console.progress() as report:
             Follower(settings, session.paths, os.environ, report).run()
     finally:

@@ -84,8 +84,8 @@ class Session:
         for warning in self.sources.warnings():
             self.console.warning(warning)
         settings, origins = self.sources.load(kind, flags)
-        if isinstance(settings, RequestSettings):
-            self.sources.refuse_to_send_keys(settings, origins)
+        if issubclass(kind, RequestSettings):
+            self.sources.refuse_to_send_keys(origins)
         return settings
 
 
