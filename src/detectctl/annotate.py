@@ -191,8 +191,8 @@ def _size_for_crowd(detections: Sequence[Detection], size: int, room: _Room) -> 
 def _place(detection: Detection, size: int, line_width: int, room: _Room) -> tuple[lettering.Lines, Rect]:
     label = _label(detection, size, room)
     left, top, right, bottom = _pixels(detection, (room.width, room.height))
-    above, inside, below = top - label.height, top, bottom
-    places = [(left, inside), (left, below), (right - label.width, inside), (left, bottom - label.height)]
+    above = top - label.height
+    places = [(left, top), (left, bottom), (right - label.width, top), (left, bottom - label.height)]
     if above >= 0:
         places = [(left, above), (right - label.width, above), *places]
     # In a crowd, stepping down along the box's left edge still shows whose label it is.

@@ -170,10 +170,7 @@ class Downloads:
     """Files from anywhere: without any key of ours, through redirects, and through the proxies of the environment.
 
     `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` are honoured as everywhere, in capitals or not; this machine
-    is never asked through a proxy. Safe to use from several threads.
-
-    Args:
-        connections: kept open at most, for each host.
+    is never asked through a proxy. At most `connections` are kept open for each host. Safe to use from several threads.
     """
 
     def __init__(self, *, connections: int = 1) -> None:
@@ -189,13 +186,9 @@ class Downloads:
     def stream(
         self, url: str, deadline: Deadline, *, max_bytes: int, stall_s: float = float("inf")
     ) -> Generator[bytes]:
-        """The bytes at `url` as they come; close the iterator to end the download early.
+        """The bytes at `url` (http or https) as they come; close the iterator to end the download early.
 
-        Args:
-            url: http or https.
-            deadline: for all of it.
-            max_bytes: of the file.
-            stall_s: it also ends after so many seconds without a byte.
+        There may be `max_bytes` of them, until `deadline`, and never `stall_s` seconds without one.
 
         Raises:
             Refused: the status is not 200.

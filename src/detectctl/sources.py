@@ -26,14 +26,9 @@ MAX_FILE_BYTES = 256 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where one image is: exactly one of `path`, `url`, `data` and `problem` is set.
+    """Where one image is: exactly one of `path`, `url`, `data` and `problem` (why it cannot be read) is set.
 
-    Attributes:
-        name: what outputs and messages call it: the path or URL as given, or `-`.
-        path: a file; read by `read`, not before.
-        url: an http(s) address.
-        data: bytes that came on stdin.
-        problem: why no image can be read.
+    `name` is what outputs and messages call it: the path or URL as given, or `-` for stdin. A file is read by `read`.
     """
 
     name: str
@@ -77,12 +72,8 @@ def resolve(arguments: Iterable[str], *, recursive: bool = False, stdin: bytes |
     """The images that the arguments name: arguments in the order given, what a folder or glob holds sorted by path.
 
     An argument that starts with `http://` or `https://` is a URL, `-` is `stdin`, an existing file or folder is itself,
-    and one with `*`, `?` or `[` is a glob (`**` crosses folders). Hidden files in folders are left out.
-
-    Args:
-        arguments: as typed.
-        recursive: descend into subfolders; links to folders are not followed.
-        stdin: the bytes for `-`.
+    and one with `*`, `?` or `[` is a glob (`**` crosses folders). Hidden files in folders are left out; subfolders are
+    too, unless `recursive`, and links to folders always.
     """
     for argument in arguments:
         name = _printable(argument)

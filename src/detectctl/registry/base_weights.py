@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 
     from detectctl.progress import Report
 
-RELEASE = "v8.4.0"
-ASSETS_URL = f"https://github.com/ultralytics/assets/releases/download/{RELEASE}"
+ASSETS_URL = "https://github.com/ultralytics/assets/releases/download/v8.4.0"
 
 STALL_S = 15.0
 """After so long without a byte the assets count as unreachable, however much time is left."""
@@ -51,12 +50,8 @@ def base_model(
 ) -> ModelVersion:
     """The base model `name`, a key of `KNOWN`; needs no network if its file is in the cache.
 
-    Args:
-        name: as in `yolov8n`.
-        store: where it is looked up and put.
-        timeout_s: for the download, which also ends after `STALL_S` without a byte.
-        assets_url: URL of a folder with `NAME.pt`, instead of Ultralytics' release.
-        report: told how far the download is.
+    A download may take `timeout_s`, and ends after `STALL_S` without a byte. It is of `NAME.pt` in the folder
+    `assets_url` if that is given, instead of Ultralytics' release.
 
     Raises:
         RegistryUnreachable: the assets cannot be reached.
