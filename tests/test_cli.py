@@ -245,11 +245,14 @@ def test_json_lines_are_whole_on_a_terminal_too(home: Home) -> None:
         process.terminate()
 
 
-def test_watching_without_seconds_looks_every_two(home: Home) -> None:
-    """`--watch` alone."""
-    with home.start("status", "--watch") as process:
+@pytest.mark.parametrize(
+    ("options", "seen"), [([], "instance default is not running\n"), (["--all"], "no instance is running\n")]
+)
+def test_watching_without_seconds_looks_every_two(home: Home, options: list[str], seen: str) -> None:
+    """`--watch` alone; of nothing it says so, instead of a table without rows."""
+    with home.start("status", "--watch", *options) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == "instance default is not running\n"
+        assert process.stdout.readline() == seen
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=20) == 130
 

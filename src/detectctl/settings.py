@@ -322,19 +322,14 @@ class Setting:
 
     def parse(self, value: object) -> Any:
         """The value from what a person wrote; ValueError says what it must be."""
-        option = self.option
-        if option.parse is not None:
-            return option.parse(value)
+        if self.option.parse is not None:
+            return self.option.parse(value)
         if self.choices:
-            if value not in self.choices:
-                raise ValueError(f"must be one of {', '.join(self.choices)}")
-            return value
-        if get_origin(self.kind) is tuple:
-            return _strings(value)
+            return _match(value, "|".join(self.choices), f"must be one of {', '.join(self.choices)}")[0]
         if self.kind in {int, float}:
-            return _number(value, self.kind, option.low, option.high)
-        if self.kind is bool:
-            return _flag(value)
+            return _number(value, self.kind, self.option.low, self.option.high)
+        if self.kind is bool or get_origin(self.kind) is tuple:
+            return _flag(value) if self.kind is bool else _strings(value)
         if not isinstance(value, str):
             raise ValueError("must be a string")  # noqa: TRY004 - whoever reads a setting names the origin of it
         return self.kind(value)

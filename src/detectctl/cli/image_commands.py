@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from detectctl.sources import Source
     from detectctl.wire import DetectOptions
 
-Sources = Annotated[
-    list[str], typer.Argument(metavar="SOURCE…", help="URL, file, folder, quoted glob, or - for image bytes on stdin")
-]
+_WHAT = "URL, file, folder, quoted glob, or - for image bytes on stdin"
+Sources = Annotated[list[str], typer.Argument(metavar="SOURCE…", help=_WHAT)]
 OneFile = Annotated[Path | None, asked("Write to FILE instead of stdout", OUTPUT, "--output", "-o", metavar="FILE")]
 _WHERE = "A .jpg, .png or .webp file for one source, a folder for several"
 FileOrFolder = Annotated[str, asked(_WHERE, OUTPUT, "--output", "-o", metavar="FILE|DIR")]

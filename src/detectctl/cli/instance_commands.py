@@ -95,7 +95,7 @@ def _watch(session: Session, settings: StatusSettings, interval_s: float, *, eve
             except NotRunning:
                 found = f"instance {settings.name} is not running"
                 document = {"name": settings.name, "state": "not running"}
-            session.console.json(document, on_one_line=True) if as_json else show(found)
+            session.console.json(document, on_one_line=True) if as_json else show(found or "no instance is running")
             time.sleep(interval_s)
 
 
