@@ -28,11 +28,7 @@ class Paths:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Paths:
-        """The folders that `environ` names.
-
-        Raises:
-            UsageError: an XDG folder is not given, and there is no home folder to put it into.
-        """
+        """The folders that `environ` names; UsageError if it names none and there is no home folder to put it into."""
         return cls(
             state=_folder(environ, "XDG_STATE_HOME", ".local/state"),
             cache=_folder(environ, "XDG_CACHE_HOME", ".cache"),

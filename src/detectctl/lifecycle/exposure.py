@@ -68,8 +68,7 @@ def check(settings: UpSettings) -> None:
 def prepared(settings: UpSettings, folder: InstanceFolder, report: Report) -> Iterator[Exposure]:
     """Who may use the service; if the body fails, a key that was made for it is removed again.
 
-    Raises:
-        UsageError: the key file cannot be used.
+    UsageError if the key file cannot be used.
     """
     wanted = folder.api_key_file if settings.generate_api_key else settings.api_key_file
     if wanted is None:

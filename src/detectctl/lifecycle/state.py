@@ -136,11 +136,7 @@ class InstanceFolder:
         )
 
     def write(self, state: InstanceState) -> None:
-        """Atomically: a reader sees the old state or the new one.
-
-        Raises:
-            NotReady: the disk is full, or the folder cannot be written.
-        """
+        """Atomically: a reader sees the old state or the new one. NotReady if the folder cannot be written."""
         data = asdict(state)
         place = data.pop("place")
         text = json.dumps({"schema": SCHEMA, **place, "temp_dir": str(state.place.temp_dir), **data}, indent=1)
@@ -218,11 +214,7 @@ def served_artifacts(state_home: Path) -> dict[str, str]:
 
 
 def served_models(state_home: Path) -> set[str]:
-    """SHA-256 of every checkpoint that an instance serves or may go back to.
-
-    Raises:
-        NotReady: what an instance serves is not known.
-    """
+    """SHA-256 of every checkpoint that an instance serves or may go back to; NotReady if that is not known."""
     found = set()
     for state in all_states(state_home):
         if state.unknown:

@@ -66,11 +66,7 @@ class InstanceStatus:
 
 
 def status(name: str, paths: Paths) -> InstanceStatus:
-    """One instance.
-
-    Raises:
-        NotRunning: no instance has this name.
-    """
+    """One instance; NotRunning if none has this name."""
     state = InstanceFolder(paths.state, name).read()
     if state is None:
         raise not_running(name)

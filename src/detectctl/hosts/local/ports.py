@@ -34,11 +34,7 @@ _LOWEST, _HIGHEST = 20_000, 29_999
 def choose(taken: int | None = None) -> Ports:
     """Ports that are free now, all different, chosen at random: another `up` at the same moment chooses others.
 
-    Args:
-        taken: the service's own port, which is free until Serve opens it.
-
-    Raises:
-        NotReady: there are not enough free ports.
+    `taken`: the service's own, which is free until Serve opens it. NotReady if there are not enough.
     """
     candidates = random.sample(range(_LOWEST, _HIGHEST + 1), 1000)
     usable = (port for port in candidates if port != taken and _is_free(port))

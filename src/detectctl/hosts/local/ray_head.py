@@ -72,11 +72,7 @@ class HeadRecord:
 
 
 def plan(host: str, port: int) -> HeadRecord:
-    """Of a head that is to be started, for a service at this address; changes nothing.
-
-    Raises:
-        PortTaken, UsageError: as `require_free`.
-    """
+    """Of a head that is to be started, for a service at this address; changes nothing. Raises as `require_free`."""
     require_free(host, port)
     parent = "/tmp"  # noqa: S108 - an unguessable 0700 folder in it
     with contextlib.suppress(FileNotFoundError):  # every disk is full, as the first thing to be written will say
