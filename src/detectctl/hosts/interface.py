@@ -28,21 +28,14 @@ class Host(Protocol):
         """Whether Ray runs there; says nothing about the service."""
 
     def start(self, environ: Mapping[str, str], report: Report) -> HeadRecord:
-        """Start Ray there, and return what the state file should record from now on.
+        """Start Ray there, and return what the state file should record from now on; NotReady if it does not start.
 
         The caller has recorded what is known before, and calls `stop` if this fails. Ray's processes inherit of the
         caller's `environ` what they need.
-
-        Raises:
-            NotReady: this is not possible.
         """
 
     def require_running(self, doing: str) -> None:
-        """Return if Ray runs there.
-
-        Raises:
-            NotReady: it ended while `doing`; gives its last words.
-        """
+        """Raise NotReady, with the last words of Ray, if it ended while `doing`."""
 
     def wait_until_up(self, deadline: Deadline) -> str:
         """Return when Serve's REST interface answers; says what answers, for people.
@@ -53,20 +46,13 @@ class Host(Protocol):
         """
 
     def status(self, deadline: Deadline | None = None) -> ServeStatus:
-        """The service as Serve sees it.
-
-        Raises:
-            ServeApiError: Serve did not answer, or reported an error.
-        """
+        """The service as Serve sees it; ServeApiError if Serve did not answer, or reported an error."""
 
     def deploy(self, application: Mapping[str, Any]) -> None:
         """Hand Serve the application, with the files on this machine that it names, in place of what is deployed.
 
         It is as `Deployment.application` gives it, and knows nothing of the host. Returns when Serve has accepted it;
-        `status` shows what becomes of it.
-
-        Raises:
-            ServeApiError: Serve did not accept it; the text has Serve's own words.
+        `status` shows what becomes of it. ServeApiError, in Serve's own words, if it was not accepted.
         """
 
     def drain(self, deadline: Deadline) -> bool:

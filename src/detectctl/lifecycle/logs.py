@@ -66,10 +66,8 @@ class LogFilter:
 def lines(name: str, paths: Paths, wanted: LogFilter, tail: int, *, follow: bool) -> Iterator[LogLine]:
     """The last `tail` lines of the instance, oldest first; of the last failed start if none is running.
 
-    With `follow`, then lines as they are written, until the instance is gone.
-
-    Raises:
-        NotRunning: there is no such instance, and none failed to start.
+    With `follow`, then lines as they are written, until the instance is gone. NotRunning if there is no such instance,
+    and none failed to start.
     """
     folder = InstanceFolder(paths.state, name)
     reached: dict[int, int] = {}
