@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 FILE_NAME = "detectctl.toml"
 # What Kubernetes sets in every pod for a Service named detectctl, or detectctl-something.
 _SERVICE_VARIABLE = re.compile(r".*(_SERVICE_HOST|_SERVICE_PORT(_[A-Z0-9_]+)?|_PORT_\d+_(TCP|UDP|SCTP)(_\w+)?)")
-_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 
 S = TypeVar("S", bound=Settings)
 
@@ -110,8 +109,8 @@ class Sources:
         return tuple(_about_unread(name, known) for name in sorted(unread) if not self._is_kubernetes(name))
 
     def _is_kubernetes(self, variable: str) -> bool:
-        by_value = variable.endswith("_PORT") and _SERVICE_ADDRESS.match(self.environ[variable])
-        return bool(by_value or _SERVICE_VARIABLE.fullmatch(variable))
+        by_value = variable.endswith("_PORT") and self.environ[variable].startswith(("tcp://", "udp://", "sctp://"))
+        return by_value or _SERVICE_VARIABLE.fullmatch(variable) is not None
 
     def refuse_to_send_keys(self, origins: Mapping[str, str]) -> None:
         """UsageError if an API key would be sent where a file points that was merely found."""

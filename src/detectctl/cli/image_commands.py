@@ -15,7 +15,6 @@ from detectctl.settings import OUTPUT, AnnotateSettings, DetectSettings, Request
 if TYPE_CHECKING:
     from detectctl.client.service_client import Client
     from detectctl.sources import Source
-    from detectctl.wire import DetectOptions
 
 _WHAT = "URL, file, folder, quoted glob, or - for image bytes on stdin"
 Sources = Annotated[list[str], typer.Argument(metavar="SOURCE…", help=_WHAT)]
@@ -28,11 +27,12 @@ FileOrFolder = Annotated[str, asked(_WHERE, OUTPUT, "--output", "-o", metavar="F
 def detect(session: Session, settings: DetectSettings, sources: Sources, output: OneFile = None) -> int:
     """Send images and print their detections."""
     from detectctl.client import formats, outputs
+    from detectctl.wire import DetectOptions
 
     images = _images(sources, settings)
     shape = settings.format or ("table" if session.console.out.is_terminal and output is None else "jsonl")
     with _client(session, settings) as client, outputs.text_file(output) as stream:
-        outcomes = client.detect_all(images, _options(settings))
+        outcomes = client.detect_all(images, DetectOptions(settings.conf, settings.iou, settings.class_))
         tracked = session.console.tracked(outcomes, len(images))
         if shape == "table":
             session.console.detections(tracked, stream)
@@ -45,13 +45,14 @@ def detect(session: Session, settings: DetectSettings, sources: Sources, output:
 def annotate(session: Session, settings: AnnotateSettings, sources: Sources, output: FileOrFolder) -> int:
     """Send images and write them with their detections drawn on."""
     from detectctl.client import outputs
-    from detectctl.wire import DrawOptions
+    from detectctl.wire import DetectOptions, DrawOptions
 
     images = _images(sources, settings)
     jobs = list(zip(images, outputs.plan_outputs(images, output), strict=True))
+    options = DetectOptions(settings.conf, settings.iou, settings.class_)
     drawing = DrawOptions(settings.labels, settings.line_width, settings.quality)
     with _client(session, settings) as client:
-        outcomes = outputs.annotate_all(client, jobs, _options(settings), drawing)
+        outcomes = outputs.annotate_all(client, jobs, options, drawing)
         session.console.annotated(session.console.tracked(outcomes, len(jobs)))
     return outcomes.exit_code
 
@@ -81,9 +82,3 @@ def _client(session: Session, settings: RequestSettings) -> Client:
         fetch=settings.fetch,
         wait_for_restart=settings.url is None,  # its head lives, so a service that does not answer now will again
     )
-
-
-def _options(settings: RequestSettings) -> DetectOptions:
-    from detectctl.wire import DetectOptions
-
-    return DetectOptions(settings.conf, settings.iou, settings.class_)
