@@ -7,7 +7,7 @@ import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from typing import TYPE_CHECKING
 
 from starlette.requests import ClientDisconnect
@@ -97,30 +97,25 @@ class Turn:
         return now
 
 
+@dataclass(eq=False)
 class Service:
     """A loaded detector with its limits and counters.
 
-    Args:
+    Attributes:
         config: of this replica; replaced when `up` changes what can change while it runs.
         detector: loaded and warm.
         request_id: the id of the request that is being handled.
         stats_file: where the counters are kept; None keeps them in memory only.
     """
 
-    def __init__(
-        self,
-        config: ServiceConfig,
-        detector: Detector,
-        fetcher: Fetcher,
-        *,
-        request_id: Callable[[], str],
-        stats_file: Path | None = None,
-    ) -> None:
-        self.config = config
-        self.detector = detector
-        self.fetcher = fetcher
-        self.threads = ThreadPoolExecutor(detector.workers, thread_name_prefix="detect")
-        self._request_id = request_id
+    config: ServiceConfig
+    detector: Detector
+    fetcher: Fetcher
+    request_id: Callable[[], str]
+    stats_file: InitVar[Path | None] = None
+
+    def __post_init__(self, stats_file: Path | None) -> None:
+        self.threads = ThreadPoolExecutor(self.detector.workers, thread_name_prefix="detect")
         self._recorder = RequestRecorder(stats_file)
         self._admitted = 0
         self.working_since: dict[Turn, float] = {}  # of the threads
@@ -128,7 +123,7 @@ class Service:
     @asynccontextmanager
     async def turn(self, route: str, source: str) -> AsyncIterator[Turn]:
         """A place in the queue for one request, counted and logged however it ends; raises Overloaded if it is full."""
-        turn = Turn(self, self._request_id(), route, source)
+        turn = Turn(self, self.request_id(), route, source)
         if self._admitted >= self.config.max_queue:
             self._finish(turn, Overloaded.code)
             why = f"a replica accepts {self.config.max_queue} at a time"
@@ -151,7 +146,7 @@ class Service:
 
     def refuse(self, route: str, code: str) -> None:
         """Count and log a request that was refused, by an error's code, before anything was done for it."""
-        self._finish(Turn(self, self._request_id(), route[:_LOGGED_ROUTE_CHARS], "none"), code)
+        self._finish(Turn(self, self.request_id(), route[:_LOGGED_ROUTE_CHARS], "none"), code)
 
     def check(self) -> None:
         """RuntimeError if a thread works on one request longer than any honest one takes, its caller gone or not."""

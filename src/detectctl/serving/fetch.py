@@ -13,7 +13,7 @@ import functools
 import socket
 import zlib
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -45,35 +45,30 @@ FLOOD_SLACK_BYTES = 512 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
+@dataclass(slots=True, eq=False)
 class Fetcher:
     """Fetches images for one event loop; made once, closed once.
 
-    Args:
+    Attributes:
         max_bytes: of a body, as it arrives and again when it is decompressed.
         connect_s: seconds for one connection: lookup, TCP and TLS.
         total_s: seconds for everything, redirects and a slow body included.
         resolve: looks up names; None for the system's resolver.
-        tls: verifies servers; the system's and certifi's authorities if None.
+        tls: verifies servers, by default by the system's and certifi's authorities.
     """
 
-    def __init__(
-        self,
-        policy: UrlPolicy,
-        *,
-        max_bytes: int,
-        connect_s: float = CONNECT_S,
-        total_s: float = TOTAL_S,
-        resolve: Resolve | None = None,
-        tls: ssl.SSLContext | None = None,
-    ) -> None:
-        self._policy = policy
-        self._max_bytes = max_bytes
-        self._connect_s = connect_s
-        self._total_s = total_s
-        self._resolver = _CheckingResolver(policy, resolve)
-        self._tls = tls or trusting_context()  # 50 ms that no request should pay
-        self._session: aiohttp.ClientSession | None = None
-        self._flights: dict[str, _Flight] = {}
+    policy: UrlPolicy
+    max_bytes: int
+    connect_s: float = CONNECT_S
+    total_s: float = TOTAL_S
+    resolve: Resolve | None = None
+    tls: ssl.SSLContext = field(default_factory=trusting_context)  # 50 ms that no request should pay
+    _resolver: _CheckingResolver = field(init=False)
+    _session: aiohttp.ClientSession | None = field(default=None, init=False)
+    _flights: dict[str, _Flight] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        self._resolver = _CheckingResolver(self.policy, self.resolve)
 
     async def fetch(self, url: str) -> bytes:
         """The bytes at `url`; callers that ask for the same URL at the same time share one download.
@@ -85,7 +80,7 @@ class Fetcher:
             FetchFailed: the name is unknown, the server cannot be reached, or answers with no image.
             FetchTimeout: it took longer than `connect_s` or `total_s`.
         """
-        if not self._policy.enabled:
+        if not self.policy.enabled:
             raise UrlNotAllowed(
                 "this service takes no image URLs", why="it runs with --no-url-input", hint="send the image by POST"
             )
@@ -113,14 +108,14 @@ class Fetcher:
 
     async def _download(self, target: Target) -> bytes:
         try:
-            async with asyncio.timeout(self._total_s):
+            async with asyncio.timeout(self.total_s):
                 return await self._follow(target)
         except _Forbidden as error:
             raise not_allowed(target) from error
         except TimeoutError as error:
             raise FetchTimeout(
                 f"{target.shown} took too long",
-                why=f"connecting may take {self._connect_s:g} s, the whole download {self._total_s:g} s",
+                why=f"connecting may take {self.connect_s:g} s, the whole download {self.total_s:g} s",
             ) from error
         except aiohttp.ClientConnectorDNSError as error:
             raise _failed(target, "the name of its host, or of one it redirects to, is unknown") from error
@@ -135,9 +130,9 @@ class Fetcher:
         here = target
         for _ in range(MAX_REDIRECTS + 1):
             if here.address is None:
-                permitted = self._policy.may_look_up(here.host)
+                permitted = self.policy.may_look_up(here.host)
             else:
-                permitted = self._policy.permits(here.host, here.port, [here.host])
+                permitted = self.policy.permits(here.host, here.port, [here.host])
             if not permitted:
                 raise not_allowed(target)
             async with self._open_session().get(URL(here.url, encoded=True), allow_redirects=False) as response:
@@ -155,17 +150,17 @@ class Fetcher:
             unpack = zlib.decompressobj(wbits=47)  # reads either header
         elif encoding not in {"", "identity"}:
             raise _failed(target, "its server used a compression that was not offered")
-        if (response.content_length or 0) > self._max_bytes:
-            raise _too_large(target, self._max_bytes)
+        if (response.content_length or 0) > self.max_bytes:
+            raise _too_large(target, self.max_bytes)
         chunks: list[bytes] = []
         arrived = size = 0
         async for chunk in response.content.iter_any():
             arrived += len(chunk)
             # One byte over the limit is enough to know, and all that a bomb is given.
-            data = chunk if unpack is None else unpack.decompress(chunk, self._max_bytes - size + 1)
+            data = chunk if unpack is None else unpack.decompress(chunk, self.max_bytes - size + 1)
             size += len(data)
-            if max(arrived, size) > self._max_bytes:
-                raise _too_large(target, self._max_bytes)
+            if max(arrived, size) > self.max_bytes:
+                raise _too_large(target, self.max_bytes)
             chunks.append(data)
         if unpack is not None and not unpack.eof:
             raise _failed(target, "its server's answer was incomplete")
@@ -177,7 +172,7 @@ class Fetcher:
             connector = aiohttp.TCPConnector(
                 resolver=self._resolver,
                 use_dns_cache=False,
-                ssl=self._tls,
+                ssl=self.tls,
                 keepalive_timeout=KEEP_ALIVE_S,
                 limit=0,  # the callers are bounded; one slow host must not make others wait for its connections
             )
@@ -194,7 +189,7 @@ class Fetcher:
                     "Accept": "image/*, */*;q=0.5",
                     "Accept-Encoding": "identity",
                 },
-                timeout=aiohttp.ClientTimeout(total=None, connect=self._connect_s),
+                timeout=aiohttp.ClientTimeout(total=None, connect=self.connect_s),
                 max_line_size=MAX_HEADER_BYTES,
                 max_field_size=MAX_HEADER_BYTES,
                 max_headers=MAX_HEADERS,
