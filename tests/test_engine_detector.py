@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -35,7 +35,7 @@ def detector(yolov8n_compiled: CompiledModel) -> Detector:
 
 def test_settings_survive_the_way_to_a_replica() -> None:
     settings = DetectorSettings("/models/x", "0" * 64, precision="bf16", threads=3, max_image_pixels=10)
-    assert DetectorSettings(**json.loads(json.dumps(settings.to_json()))) == settings
+    assert DetectorSettings(**json.loads(json.dumps(asdict(settings)))) == settings
 
 
 def test_an_image_comes_with_its_detections(detector: Detector, bus_jpg: Path) -> None:
@@ -240,7 +240,7 @@ def test_a_loaded_detector_has_no_torch_and_little_memory(
     """A replica on OpenVINO imports none of the training stack; without Ray it stays below 270 MB."""
     settings = DetectorSettings(str(yolov8n_compiled.directory), yolov8n_compiled.checkpoint_sha256)
     result = subprocess.run(
-        [sys.executable, "-c", _REPLICA, json.dumps(settings.to_json()), str(bus_jpg), str(zidane_jpg)],
+        [sys.executable, "-c", _REPLICA, json.dumps(asdict(settings)), str(bus_jpg), str(zidane_jpg)],
         capture_output=True,
         timeout=100,
         check=True,
@@ -274,7 +274,7 @@ for thread in threads:
 def test_the_first_images_may_come_at_the_same_time(yolov8n_compiled: CompiledModel) -> None:
     """OpenVINO makes a table at its first use, in a way that lets two threads wait for each other for ever."""
     settings = DetectorSettings(str(yolov8n_compiled.directory), yolov8n_compiled.checkpoint_sha256, imgsz=32)
-    command = [sys.executable, "-c", _FIRST, json.dumps(settings.to_json())]
+    command = [sys.executable, "-c", _FIRST, json.dumps(asdict(settings))]
     for _ in range(3):
         subprocess.run(command, timeout=60, check=True)
 

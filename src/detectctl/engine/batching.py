@@ -19,11 +19,8 @@ if TYPE_CHECKING:
 class Batcher:
     """Lets one caller at a time run, together with those that wait with images of the same shape.
 
-    Under load, batches grow by themselves while the device is busy; a caller that is alone starts at once.
-
-    Args:
-        run: images (B, height, width, 3) and a threshold for each → candidates of each, as `Engine.infer`.
-        largest: most images in a batch; a caller that brings more has them run in one.
+    Under load, batches grow by themselves while the device is busy; a caller that is alone starts at once. `run` is
+    like `Engine.infer`; `largest` is the most images in a batch, but a caller that brings more has them run in one.
     """
 
     def __init__(self, run: Run, largest: int) -> None:

@@ -57,12 +57,12 @@ class CompiledModel:
 
     @property
     def stride(self) -> int:
-        """Pixels; height and width of an input are multiples of it."""
+        """See `Engine.stride`."""
         return padding_stride(self.strides)
 
     @property
     def network(self) -> Path:
-        """The IR's XML file; its weights are beside it."""
+        """Its weights are beside it."""
         return self.directory / NETWORK
 
 
@@ -160,13 +160,12 @@ def make_once(
     Args:
         directory: from `folder_for`.
         module: of the child, which fills and seals the folder `output` of its request.
-        prepare: called with a scratch folder; gives the child's request, without `output`, `name` and
-            `checkpoint_sha256`.
+        prepare: called with a scratch folder; gives the rest of the request, but for `name` and `checkpoint_sha256`.
         checkpoint_sha256: of the checkpoint it is made from.
         timeout_s: seconds for everything, including the wait for another process that makes the same.
-        environ: the process environment; the child sees little of it.
+        environ: of this process; the child sees little of it.
         report: told what the child reports.
-        name: what errors and reports call the model.
+        name: of the model, for errors and reports.
 
     Raises:
         ConversionFailed: the child crashed, or the deadline passed.

@@ -38,9 +38,9 @@ def compile_checkpoint(
         cache: detectctl's cache folder.
         trust_checkpoint: load it even if that runs code from the file.
         timeout_s: seconds for everything, including the wait for another process that converts the same.
-        environ: the process environment; the child sees little of it.
+        environ: of this process; the child sees little of it.
         report: told each stage of the conversion.
-        name: what errors and reports call the model; the file's name if None.
+        name: of the model, for errors and reports; the file's name if None.
 
     Raises:
         ModelCorrupt: the checkpoint's bytes are not those of `sha256`.
@@ -71,8 +71,7 @@ def compile_checkpoint(
 def _copy_verified(source: Path, target: Path, sha256: str) -> None:
     """Copy, so that what is loaded is what was hashed, even if the original is written to meanwhile."""
     try:
-        with source.open("rb") as reader, target.open("wb") as writer:
-            shutil.copyfileobj(reader, writer, 1 << 20)
+        shutil.copyfile(source, target)
     except OSError as error:
         raise ModelCorrupt(
             f"{source} cannot be read", why=reason(error), hint="check that the file exists and is readable"

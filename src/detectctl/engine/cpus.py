@@ -11,14 +11,9 @@ _ROOT = Path("/sys/fs/cgroup")
 
 def available_cpus() -> int:
     """The CPUs it may run on, or its control group's quota if that is less, rounded up; at least 1."""
-    return max(1, math.ceil(min(len(os.sched_getaffinity(0)), _quota(_groups(), _ROOT))))
-
-
-def _groups() -> str:
-    try:
-        return Path("/proc/self/cgroup").read_text()
-    except OSError:  # not Linux
-        return ""
+    own = Path("/proc/self/cgroup")
+    groups = own.read_text() if own.exists() else ""  # not Linux
+    return max(1, math.ceil(min(len(os.sched_getaffinity(0)), _quota(groups, _ROOT))))
 
 
 def _quota(groups: str, root: Path) -> float:

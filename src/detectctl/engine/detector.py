@@ -32,11 +32,7 @@ if TYPE_CHECKING:
 
 
 class Detector:
-    """A loaded model; may be called from many threads at once.
-
-    Attributes:
-        labels: the model's own name of each class id.
-    """
+    """A loaded model; may be called from many threads at once. `labels` has its own name of each class id."""
 
     def __init__(self, engine: Engine, settings: DetectorSettings) -> None:
         self._engine = engine
@@ -105,12 +101,7 @@ class Detector:
         return self._engine.info
 
     def decode(self, data: bytes) -> NDArray[np.uint8]:
-        """The image as upright RGB (height, width, 3).
-
-        Raises:
-            ImageTooLarge: over a limit of the settings.
-            UnsupportedImage: not an image that can be decoded.
-        """
+        """The image as upright RGB (height, width, 3); limits are those of the settings. Raises as `decode.decode`."""
         with self._working():
             return decode(data, max_bytes=self._settings.max_image_bytes, max_pixels=self._settings.max_image_pixels)
 

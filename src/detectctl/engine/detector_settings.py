@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from detectctl.wire import Device, EngineName, Precision
@@ -17,7 +17,7 @@ MAX_IMAGE_PIXELS = 64_000_000
 
 @dataclass(frozen=True, slots=True)
 class DetectorSettings:
-    """What a detector needs to know; travels as JSON.
+    """What a detector needs to know; travels as JSON, by `asdict`.
 
     Attributes:
         model: for `openvino` the folder of the compiled model, for `torch` the checkpoint.
@@ -47,7 +47,3 @@ class DetectorSettings:
     trust_checkpoint: bool = False
     max_image_bytes: int = MAX_IMAGE_BYTES
     max_image_pixels: int = MAX_IMAGE_PIXELS
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON data; `DetectorSettings(**data)` reads it back."""
-        return asdict(self)

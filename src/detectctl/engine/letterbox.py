@@ -19,11 +19,9 @@ _GREY = 114
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Where an image is in its letterbox.
+    """Where an image of `width` and `height` pixels is in its letterbox.
 
     Attributes:
-        width: of the source image, in pixels.
-        height: of the source image, in pixels.
         gain: letterbox pixels per source pixel, (x, y).
         offset: letterbox pixels left of and above the image, (x, y).
     """
@@ -37,13 +35,8 @@ class Placement:
 def letterbox(image: NDArray[np.uint8], imgsz: int, stride: int) -> tuple[NDArray[np.uint8], Placement]:
     """Scale `image` (height, width, 3) to fit `imgsz`, and pad each side's length to a multiple of `stride`.
 
-    Args:
-        image: uint8, any channel order.
-        imgsz: the longer side in pixels; a multiple of `stride`.
-        stride: the model's stride in pixels.
-
-    Returns:
-        uint8 (1, height, width, 3), and where the image is in it.
+    The channels may be in any order; `imgsz`, pixels of the longer side, is a multiple of `stride`, pixels too. Returns
+    (1, height, width, 3), and where the image is in it.
     """
     height, width = image.shape[:2]
     ratio = min(imgsz / height, imgsz / width)

@@ -55,13 +55,13 @@ def versions(
     Args:
         reference: with a path after `#`, only that checkpoint counts as stored or served.
         cache: detectctl's cache folder.
-        environ: the environment for W&B's SDK.
+        environ: for W&B's SDK.
         timeout_s: seconds for W&B's answer.
         served: a `ModelVersion.artifact` → the names of the instances that serve it.
 
     Raises:
         UsageError: it is not a W&B reference.
-        RegistryUnreachable, ModelNotFound, ModelAccessDenied, ModelError: as `wandb_source.fetch`.
+        ModelError: as `wandb_source.fetch`.
     """
     wanted = parse(reference)
     if not isinstance(wanted, Artifact):

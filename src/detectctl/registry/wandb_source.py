@@ -41,9 +41,9 @@ def fetch(
     """Resolve a reference to the version it means now, with its checkpoint verified and in the store.
 
     Args:
-        reference: the artifact; its alias is resolved once, here.
+        reference: its alias is resolved once, here.
         store: where the checkpoint goes, unless exactly this version is there already.
-        environ: the environment for the SDK: `WANDB_*`, proxies, `HOME` for its login.
+        environ: for the SDK: `WANDB_*`, proxies, `HOME` for its login.
         timeout_s: seconds for everything, including the wait for another process that downloads the same.
         report: told each step, and how far a download is.
 
@@ -74,11 +74,7 @@ def fetch(
 def list_versions(
     reference: Artifact, store: Store, *, environ: Mapping[str, str], timeout_s: float
 ) -> tuple[str, list[dict[str, Any]]]:
-    """The collection's full path and its versions, newest first, each as `wandb_source_child` describes it.
-
-    Raises:
-        RegistryUnreachable, ModelNotFound, ModelAccessDenied, ModelError: as `fetch`.
-    """
+    """The collection's full path and its versions, newest first, as the child has them; raises as `fetch`."""
     answer = _ask(reference, {"do": "list"}, store, environ, timeout_s, silent)
     return answer["artifact"], answer["versions"]
 

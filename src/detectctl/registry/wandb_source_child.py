@@ -45,11 +45,7 @@ _SAMPLE_S = 0.2
 
 
 def work(request: child.Message, report: Report) -> child.Message:
-    """Do what the request asks; see the module.
-
-    Raises:
-        DetectctlError: as `wandb_source.fetch` lists them.
-    """
+    """Do what the request asks, see the module; raises as `wandb_source.fetch`."""
     import wandb
     from wandb.sdk import wandb_setup
 
@@ -159,11 +155,7 @@ def _check_manifest(reference: Artifact, artifact: Any, manifest: Any, digest: s
 
 
 def choose_checkpoint(paths: list[str], reference: str) -> str:
-    """The path of the checkpoint to serve: the only `.pt`, or `best.pt` where there are several.
-
-    Raises:
-        CheckpointRefused: there is none, or no way to choose.
-    """
+    """The path of the only `.pt`, or of `best.pt` where there are several; CheckpointRefused if that is no choice."""
     checkpoints = sorted(path for path in paths if path.endswith(".pt"))
     if not checkpoints:
         raise CheckpointRefused(

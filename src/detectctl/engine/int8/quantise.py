@@ -26,12 +26,7 @@ if TYPE_CHECKING:
 
 
 def prepare(precision: str, folder: Path | None, report: Report) -> Calibration | None:
-    """The images to calibrate on; None for another precision than int8.
-
-    Args:
-        precision: as asked for.
-        folder: that of `--calibrate`; a warning if it is given and not needed.
-        report: told the warning.
+    """The images in `folder` to calibrate on; None for another precision than int8, with a warning if it is given.
 
     Raises:
         UsageError: int8 is asked for and there is no folder, no image in it, or no NNCF.
@@ -77,7 +72,7 @@ def quantise(
         images: from `prepare`.
         imgsz: pixels of the longer side; calibration scales images as the service will.
         most_loss: the greatest `Agreement.loss` that is accepted.
-        cache: as the others, see `compile_checkpoint`.
+        cache: as this and the following, see `compile_checkpoint`.
         timeout_s: seconds for everything.
         environ: of this process.
         report: told each stage, and how far it is.
