@@ -48,18 +48,9 @@ for precision in ("fp32", "bf16"):
     assert all(same) and len(same) == len(threads)
     answers[precision + " runs"] = asdict(detector.engine_info())
     detector.close()
-from pathlib import Path
 from detectctl.engine.letterbox import letterbox
 from detectctl.engine.torch_engine import TorchEngine
-engine = TorchEngine(
-    Path(settings["model"]),
-    settings["sha256"],
-    device="cpu",
-    precision="fp32",
-    threads=2,
-    trust_checkpoint=False,
-    batch=4,
-)
+engine = TorchEngine(DetectorSettings(**settings, precision="fp32"), threads=2, batch=4)
 import numpy as np
 box, _ = letterbox(detector.decode(open(paths[0], "rb").read()), 640, 32)
 boxes = np.concatenate((box, box[:, ::-1], box[:, :, ::-1], box))

@@ -99,25 +99,31 @@ def _model(store: Store) -> ModelVersion:
     return ModelVersion("acme/p/yolo:latest", "wandb", "yolo", "v1", SHA256, path, 5, "d1")
 
 
-def test_a_reference_is_remembered_per_host(store: Store) -> None:
-    """The last pin of a reference is recalled whole, for the W&B server that it came from only."""
+def test_a_reference_is_remembered_per_host(store: Store, file: Path) -> None:
+    """The last pin of a reference is recalled whole, for the W&B server that it came from only, while it is sound."""
     model = _model(store)
+    stored = store.copy(file, FIRST)
     store.remember(model, site="https://one")
     store.remember(replace(model, version="v2"), site="https://one")
-    pin = store.recall("acme/p/yolo:latest", site="https://one")
-    assert pin is not None
-    assert (pin["version"], pin["sha256"], pin["artifact_digest"]) == ("v2", SHA256, "d1")
-    assert "checkpoint" not in pin  # the cache may have been moved since
+    assert store.recall("acme/p/yolo:latest", site="https://one") == replace(model, version="v2")
     assert store.recall("acme/p/yolo:latest", site="https://two") is None
     assert store.recall("acme/p/yolo:prod", site="https://one") is None
+    moved = Store(store.cache.rename(store.cache.with_name("moved")))
+    recalled = moved.recall("acme/p/yolo:latest", site="https://one")
+    assert recalled is not None
+    assert recalled.checkpoint == moved.open(stored.sha256).path
+    recalled.checkpoint.write_bytes(b"damaged")
+    assert moved.recall("acme/p/yolo:latest", site="https://one") is None
 
 
-def test_a_damaged_memory_is_no_memory(store: Store) -> None:
+def test_a_damaged_memory_is_no_memory(store: Store, file: Path) -> None:
     """A half-written pin is as if nothing had been remembered."""
+    store.copy(file, FIRST)
     store.remember(_model(store), site="")
-    (file,) = (store.cache / "references").iterdir()
-    file.write_text(file.read_text()[:20])
-    assert store.recall("acme/p/yolo:latest", site="") is None
+    (pin,) = (store.cache / "references").iterdir()
+    for damaged in (pin.read_text()[:20], "[]", "{}"):
+        pin.write_text(damaged)
+        assert store.recall("acme/p/yolo:latest", site="") is None
 
 
 def test_prune_frees_checkpoints_and_their_compiled_models(store: Store, file: Path, tmp_path: Path) -> None:

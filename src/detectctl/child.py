@@ -31,11 +31,7 @@ Message = dict[str, Any]
 
 
 class ChildTimeout(Exception):
-    """The deadline passed, and the child and its children were killed.
-
-    Attributes:
-        last: what the child reported last, or None.
-    """
+    """The deadline passed, and the child and its children were killed; `last` is what it reported last, or None."""
 
     def __init__(self, last: Progress | None) -> None:
         super().__init__("the child process passed its deadline")

@@ -110,8 +110,7 @@ def _damaged(why: str) -> CheckpointRefused:
 def labels_and_strides(model: Any) -> tuple[dict[int, str], tuple[int, ...]]:
     """Labels by class id, and each level's stride in pixels, of a loaded Ultralytics model.
 
-    Raises:
-        CheckpointRefused: it is not for detection, or its head does not give what YOLOv8's gives.
+    Raises CheckpointRefused if it is not for detection, or its head does not give what YOLOv8's gives.
     """
     try:
         task, head, names = str(model.task), model.model[-1], model.names

@@ -75,11 +75,7 @@ def seal(model: CompiledModel) -> None:
 
 
 def load_compiled(directory: Path, *, checkpoint_sha256: str) -> CompiledModel:
-    """Read a sealed folder and verify every file in it.
-
-    Raises:
-        ModelCorrupt: a file is missing or changed, or the model was made from another checkpoint.
-    """
+    """Read a sealed folder; ModelCorrupt if a file is missing or changed, or it was made from another checkpoint."""
     try:
         manifest = _manifest(directory)
         model = CompiledModel(
@@ -187,11 +183,8 @@ def make_once(
             with tempfile.TemporaryDirectory(prefix=".converting-", dir=directory.parent) as folder:
                 scratch, output = Path(folder), Path(folder) / "output"
                 output.mkdir(mode=0o700)
-                request = prepare(scratch) | {
-                    "output": str(output),
-                    "name": name,
-                    "checkpoint_sha256": checkpoint_sha256,
-                }
+                request = {"output": str(output), "name": name, "checkpoint_sha256": checkpoint_sha256}
+                request |= prepare(scratch)
                 env = _environment(environ, scratch)
                 child.run(module, request, timeout_s=deadline.left_s, env=env, report=report)
                 output.replace(directory)

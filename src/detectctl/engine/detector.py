@@ -55,21 +55,10 @@ class Detector:
 
         cv2.setNumThreads(1)  # its pool would compete with the engine's
         threads = settings.threads or available_cpus()
-        precision = None if settings.precision == "auto" else settings.precision
         if settings.engine == "torch":
             from detectctl.engine.torch_engine import TorchEngine
 
-            return cls(
-                TorchEngine(
-                    Path(settings.model),
-                    settings.sha256,
-                    device=settings.device,
-                    precision=precision,
-                    threads=threads,
-                    trust_checkpoint=settings.trust_checkpoint,
-                ),
-                settings,
-            )
+            return cls(TorchEngine(settings, threads=threads), settings)
         if settings.device != "cpu":
             raise UsageError(
                 f"the engine openvino does not run on {settings.device}",
@@ -85,6 +74,7 @@ class Detector:
                 why=f"it was made for {'floating point' if model.agreement is None else 'int8'}",
                 hint="run `detectctl up` again: it makes a model for that precision",
             )
+        precision = None if settings.precision == "auto" else settings.precision
         return cls(OpenVINOEngine(model, precision=precision, threads=threads), settings)
 
     @property
@@ -151,10 +141,7 @@ class Detector:
         return image, self.detect_image(image, confidence=confidence, iou=iou, classes=classes)
 
     def warm_up(self) -> None:
-        """Answer a picture in every form of the network, so that whatever fails does so here and not in a request.
-
-        Raises whatever the decoder, the model or a missing label raises.
-        """
+        """Answer a picture in every form of the network, so that whatever fails does so here and not in a request."""
         picture = _picture()
         # The settings' limits are for other people's images, and with their threshold there might be no box to name.
         image = decode(picture, max_bytes=len(picture), max_pixels=640 * 480)

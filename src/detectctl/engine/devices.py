@@ -35,9 +35,9 @@ def choose(device: str, precision: str) -> Device:
             hint="use `--device cpu` or `--precision fp16`",
         )
     if chosen == "cpu" and precision in {"bf16", "fp16"}:  # every CPU has the others
-        from detectctl.engine.openvino_engine import require_precision
+        from detectctl.engine.openvino_engine import choose_precision
 
-        require_precision(cast("Precision", precision))
+        choose_precision(cast("Precision", precision))
     return chosen
 
 

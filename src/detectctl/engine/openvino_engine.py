@@ -52,7 +52,7 @@ class OpenVINOEngine:
         openvino.Type.u8.to_dtype()
         core = openvino.Core()
         # No CACHE_DIR: OpenVINO would load what it keeps there unverified, to save a tenth of a second.
-        chosen = _choose_precision(precision, core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
+        chosen = choose_precision(precision)
         network = core.read_model(model.network)
         self.labels = model.labels
         self.stride = model.stride
@@ -111,14 +111,11 @@ class _Pool:
             self._requests.put(request)
 
 
-def require_precision(asked: Precision) -> None:
-    """Raise the engine's UsageError unless this processor computes in the precision."""
+def choose_precision(asked: Precision | None) -> Precision:
+    """What the engine computes in; UsageError if it was asked for what this processor does not compute in."""
     import openvino
 
-    _choose_precision(asked, openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"))
-
-
-def _choose_precision(asked: Precision | None, capabilities: Sequence[str]) -> Precision:
+    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     if asked is None:
         return "bf16" if _NATIVE["bf16"] in capabilities else "fp32"
     if _NATIVE[asked] not in capabilities:

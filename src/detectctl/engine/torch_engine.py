@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detectctl.engine.batching import Batcher
@@ -15,22 +16,19 @@ from detectctl.wire import Device, EngineInfo, Precision
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
+
+    from detectctl.engine.detector_settings import DetectorSettings
 
 
 class TorchEngine:
     """See `detectctl.engine.interface.Engine`.
 
     Args:
-        checkpoint: a PyTorch checkpoint of Ultralytics.
-        sha256: hex digest that its bytes must have.
-        device: where it computes.
-        precision: None for fp16 on CUDA and fp32 on the CPU.
+        settings: the precision `auto` is fp16 on CUDA and fp32 on the CPU.
         threads: CPU threads to use.
-        trust_checkpoint: load it even if that runs code from the file.
         batch: largest batch; None for 8 on CUDA, and 1 on the CPU, which gains nothing from more.
 
     Raises:
@@ -39,27 +37,19 @@ class TorchEngine:
         UsageError: there is no such device, or it does not compute in that precision.
     """
 
-    def __init__(
-        self,
-        checkpoint: Path,
-        sha256: str,
-        *,
-        device: Device,
-        precision: Precision | None,
-        threads: int,
-        trust_checkpoint: bool,
-        batch: int | None = None,
-    ) -> None:
-        _verify(checkpoint, sha256)
-        if not trust_checkpoint:
+    def __init__(self, settings: DetectorSettings, *, threads: int, batch: int | None = None) -> None:
+        checkpoint, device = Path(settings.model), settings.device
+        _verify(checkpoint, settings.sha256)
+        if not settings.trust_checkpoint:
             refuse_at_sight(checkpoint)
         os.environ.update(ULTRALYTICS)
         import torch
 
-        chosen = precision or ("fp16" if device == "cuda" else "fp32")
+        automatic: Precision = "fp16" if device == "cuda" else "fp32"
+        chosen = automatic if settings.precision == "auto" else settings.precision
         _check_device(torch, device, chosen)
         torch.set_num_threads(threads)
-        model = _load(checkpoint, trust=trust_checkpoint)
+        model = _load(checkpoint, trust=settings.trust_checkpoint)
         self.labels, self._strides = labels_and_strides(model)
         self.stride = padding_stride(self._strides)
         # Boxes are computed from raw logits, in fp32: a lower precision would move them by pixels.

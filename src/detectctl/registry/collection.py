@@ -52,12 +52,8 @@ def versions(
 ) -> tuple[CollectionVersion, ...]:
     """All versions of the collection that `reference` points into, newest first.
 
-    Args:
-        reference: with a path after `#`, only that checkpoint counts as stored or served.
-        cache: detectctl's cache folder.
-        environ: for W&B's SDK.
-        timeout_s: seconds for W&B's answer.
-        served: a `ModelVersion.artifact` → the names of the instances that serve it.
+    Of a reference with a path after `#`, only that checkpoint counts as stored or served. `timeout_s`, in seconds, is
+    for W&B's answer. `served` maps a `ModelVersion.artifact` to the names of the instances that serve it.
 
     Raises:
         UsageError: it is not a W&B reference.

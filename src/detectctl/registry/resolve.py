@@ -83,9 +83,8 @@ def resolve(
     try:
         model = wandb_source.fetch(wanted, store, environ=environ, timeout_s=first_s, report=report)
     except (RegistryUnreachable, ModelNotFound, ModelAccessDenied) as error:
-        stale = _last_resolved(wanted, store, site) if isinstance(error, RegistryUnreachable) and fallback else None
-        if stale is not None:
-            return replace(stale, stale=True, reason=error.what_and_why)
+        if fallback and isinstance(error, RegistryUnreachable) and (last := store.recall(str(wanted), site=site)):
+            return replace(last, stale=True, reason=error.what_and_why)
         if serving or not fallback:
             raise
         seconds = min(timeout_s, deadline.left_s)
@@ -104,14 +103,3 @@ def _site(wanted: Artifact, environ: Mapping[str, str]) -> str:
     host = wanted.page_host or environ.get("WANDB_BASE_URL", "").rstrip("/")
     account = () if wanted.entity else (environ.get("WANDB_ENTITY", ""), environ.get("WANDB_API_KEY", ""))
     return " ".join((host, *account))
-
-
-def _last_resolved(wanted: Artifact, store: Store, site: str) -> ModelVersion | None:
-    pin = store.recall(str(wanted), site=site)
-    if pin is None:
-        return None
-    try:
-        stored = store.open(pin["sha256"])
-        return ModelVersion(**pin, checkpoint=stored.path)
-    except (ModelCorrupt, KeyError, TypeError):  # pruned, damaged, or written by another version of detectctl
-        return None

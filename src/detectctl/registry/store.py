@@ -23,19 +23,18 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
 from detectctl.errors import ModelCorrupt, ModelError
 from detectctl.files import describe, sha256_of, write_atomically
+from detectctl.registry.model_version import ModelVersion
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
     from filelock import BaseFileLock
-
-    from detectctl.registry.model_version import ModelVersion
 
 _FORGOTTEN_AFTER_S = 24 * 3600
 
@@ -104,11 +103,9 @@ class Store:
                 with contextlib.suppress(FileNotFoundError):
                     if time.time() - old.stat().st_mtime > _FORGOTTEN_AFTER_S:
                         shutil.rmtree(old, ignore_errors=True)
-            folder = Path(tempfile.mkdtemp(dir=self._tmp))
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+            folder = tempfile.TemporaryDirectory(dir=self._tmp, ignore_cleanup_errors=True)
+        with folder as path:
+            yield Path(path)
 
     def add(self, file: Path, origin: Origin, *, expected: str | None = None) -> StoredCheckpoint:
         """Move `file`, which is in a `scratch` folder, into the store; ModelCorrupt if its sha256 is not `expected`."""
@@ -174,16 +171,14 @@ class Store:
         with self._usable():
             write_atomically(self._reference(model.reference, site), json.dumps(pin, indent=1), mode=0o600)
 
-    def recall(self, reference: str, *, site: str) -> dict[str, Any] | None:
-        """The fields of the `ModelVersion` remembered for `reference` except `checkpoint`; None if there is none.
-
-        `open` tells whether the checkpoint is still there and undamaged.
-        """
-        try:
+    def recall(self, reference: str, *, site: str) -> ModelVersion | None:
+        """What `remember` noted of `reference`, verified; None if there is nothing, or nothing sound."""
+        # Never remembered, damaged, pruned, or written by another version of detectctl.
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ModelCorrupt):
             pin = json.loads(self._reference(reference, site).read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # never remembered, or damaged: nothing is known either way
-            return None
-        return pin if isinstance(pin, dict) and pin.get("reference") == reference else None
+            if pin["reference"] == reference:
+                return ModelVersion(**pin, checkpoint=self.open(pin["sha256"]).path)
+        return None
 
     def hold(self, sha256: str) -> BaseFileLock:
         """Keep a checkpoint from `prune` until the lock is released, or its process ends in whatever way."""

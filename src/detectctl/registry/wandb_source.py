@@ -40,12 +40,8 @@ def fetch(
 ) -> ModelVersion:
     """Resolve a reference to the version it means now, with its checkpoint verified and in the store.
 
-    Args:
-        reference: its alias is resolved once, here.
-        store: where the checkpoint goes, unless exactly this version is there already.
-        environ: for the SDK: `WANDB_*`, proxies, `HOME` for its login.
-        timeout_s: seconds for everything, including the wait for another process that downloads the same.
-        report: told each step, and how far a download is.
+    Its alias is resolved once, here. The SDK reads `WANDB_*`, proxies, and `HOME` for its login, from `environ`.
+    `timeout_s`, in seconds, is for everything, including the wait for another process that downloads the same.
 
     Raises:
         RegistryUnreachable: network, server, or `timeout_s` passed.
@@ -58,16 +54,10 @@ def fetch(
     """
     pin = _ask(reference, {"do": "fetch", "cache": str(store.cache)}, store, environ, timeout_s, report)
     stored = store.open(pin["sha256"])
+    name, version, digest = pin["name"], pin["version"], pin["artifact_digest"]
+    artifact = f"{pin['artifact']}:{version}#{pin['member']}"
     return ModelVersion(
-        reference=str(reference),
-        source="wandb",
-        name=pin["name"],
-        version=pin["version"],
-        sha256=stored.sha256,
-        checkpoint=stored.path,
-        size=stored.size,
-        artifact_digest=pin["artifact_digest"],
-        artifact=f"{pin['artifact']}:{pin['version']}#{pin['member']}",
+        str(reference), "wandb", name, version, stored.sha256, stored.path, stored.size, digest, artifact
     )
 
 

@@ -4,7 +4,7 @@
 `do`:
 
 - `fetch`: resolve, choose the checkpoint, and put it into the store below `cache` unless it is there. The result has
-  the fields of a pinned version.
+  the fields of its `Origin`, and `sha256`.
 - `list`: the versions of the collection, newest first.
 
 It reports each step in words that go with "still": `downloading a/b/c:v1 (10 of 20 bytes)`. The SDK's errors become
@@ -19,7 +19,7 @@ import os
 import re
 import threading
 import urllib.parse
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,18 +107,11 @@ def _fetch(api: Any, reference: Artifact, request: child.Message, report: Report
     member = reference.checkpoint or choose_checkpoint(list(manifest.entries), f"{reference.path}:{reference.alias}")
     if member not in manifest.entries:
         raise _missing(reference, f"the artifact has no file {member!r} ({_listing(manifest.entries)})")
-    pin = {
-        "name": artifact.name.split(":")[0],
-        "artifact": _path(artifact),
-        "version": artifact.version,
-        "artifact_digest": digest,
-        "member": member,
-    }
+    origin = Origin(artifact.name.split(":")[0], _path(artifact), artifact.version, digest, member)
     store = Store(Path(request["cache"]))
-    version = f"{pin['artifact']}:{pin['version']}"
+    version = f"{origin.artifact}:{origin.version}"
     report(Progress("resolve", f"waiting for another process that downloads {version}"))
-    origin = Origin(pin["name"], pin["artifact"], pin["version"], digest, member)
-    with store.lock(f"{pin['artifact']} {digest}"):
+    with store.lock(f"{origin.artifact} {digest}"):
         stored = store.find(origin)
         if stored is None:
             scratch = Path(request["scratch"])
@@ -126,7 +119,7 @@ def _fetch(api: Any, reference: Artifact, request: child.Message, report: Report
             report(Progress("resolve", f"verifying {version}"))
             _verify(reference, artifact, manifest, scratch / "artifact")
             stored = store.add(scratch / "artifact" / member, origin)
-    return {**pin, "sha256": stored.sha256, "size": stored.size}
+    return {**asdict(origin), "sha256": stored.sha256}
 
 
 def _look_up(api: Any, reference: Artifact) -> Any:

@@ -67,16 +67,8 @@ def quantise(
     It starts from the network that fp32 and bf16 run, not from the checkpoint: nothing is unpickled or traced again,
     and the process that decodes the user's images has never loaded a checkpoint.
 
-    Args:
-        model: the one that fp32 runs.
-        images: from `prepare`.
-        imgsz: pixels of the longer side; calibration scales images as the service will.
-        most_loss: the greatest `Agreement.loss` that is accepted.
-        cache: as this and the following, see `compile_checkpoint`.
-        timeout_s: seconds for everything.
-        environ: of this process.
-        report: told each stage, and how far it is.
-        name: of the model.
+    `images` are from `prepare`; calibration scales them as the service will, to `imgsz` pixels on the longer side. The
+    greatest `Agreement.loss` that is accepted is `most_loss`. What follows it is as in `compile_checkpoint`.
 
     Raises:
         UsageError: none of the images can be decoded, or fp32 finds nothing in them.
