@@ -7,8 +7,13 @@ import pty
 import re
 import subprocess
 import sys
+from typing import Any
 
 import pytest
+
+from detectctl.console import Console
+from detectctl.lifecycle.status import InstanceStatus
+from detectctl.wire import ModelInfo
 
 _SCRIPT = """
 from detectctl.progress import Progress
@@ -35,6 +40,23 @@ def test_progress_that_nobody_can_read_stops_nothing(reader: str) -> None:
     )
     os.close(stderr)
     assert (done.returncode, done.stdout) == (0, "all done\n")
+
+
+def test_the_table_of_all_instances_loses_nothing_at_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What does not fit is folded: no name, state or address is cut off."""
+    monkeypatch.setenv("COLUMNS", "80")
+    model = ModelInfo("yolov8n", None, "sha256:0", fallback=True, reason="no key", reference="a/b/c:d")
+    place: Any = ("http://127.0.0.1:26951", model, None, 1, 1, 1, 2, (), 1000, {}, 63.0, 112.0, 9.0)
+    rows = tuple(InstanceStatus(name, "failed update", "", *place) for name in ("default", "of-the-night-shift"))
+    console = Console()
+    console.status(rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= 80
+    assert "…" not in "".join(lines)
+    for word in ("READY", "REQUESTS", "P50", "63 ms", "http://127.0.0.1:26951", "default", "fallback"):
+        assert any(word in line for line in lines), lines
 
 
 _WATCHING = """

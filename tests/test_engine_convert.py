@@ -160,6 +160,9 @@ def test_another_generation_with_the_same_head_is_served(checkpoints: Checkpoint
 
 
 def test_other_files_are_refused_as_damaged(yolov8n_pt: Path, bus_jpg: Path, tmp_path: Path) -> None:
+    """Each with a reason in our words, about the user's file."""
+    import torch
+
     sound = yolov8n_pt.read_bytes()
     flipped = bytearray(sound)
     position = sound.index(b"data.pkl") + 5000
@@ -170,12 +173,16 @@ def test_other_files_are_refused_as_damaged(yolov8n_pt: Path, bus_jpg: Path, tmp
         "picture.pt": bus_jpg.read_bytes(),
         "flipped.pt": bytes(flipped),
     }
+    torch.save({"weights": 1}, tmp_path / "someone-elses.pt")
+    files["someone-elses.pt"] = (tmp_path / "someone-elses.pt").read_bytes()
     for name, content in files.items():
         path = tmp_path / name
         path.write_bytes(content)
         with pytest.raises(CheckpointRefused, match="damaged") as caught:
             convert(path, tmp_path / "cache")
         assert caught.value.why, name
+        assert "Use an official" not in caught.value.why  # the words of Ultralytics about our copy of the file
+        assert "ERROR" not in caught.value.why
     assert leftovers(tmp_path / "cache") == []
 
 

@@ -165,6 +165,20 @@ def test_lines_are_in_the_order_of_time_across_files() -> None:
     assert not LogFilter(level="ERROR").accepts(LogLine(0, "WARNING", "abc", "", {}))
 
 
+def test_the_heads_words_have_no_colours_and_rays_greeting_is_only_for_debugging(tmp_path: Path) -> None:
+    """A pipe gets no escape sequences; the greeting recommends `ray stop`, which ends other people's Ray too."""
+    file = tmp_path / "head.log"
+    file.write_bytes(b"")
+    said = [
+        b"2026-01-02 03:04:05,678\tINFO scripts.py:1143 -- \x1b[1m  ray stop\x1b[22m",
+        b"\x1b[31mout of memory\x1b[39m",
+    ]
+    lines = list(logs._parsed(file, said))
+    assert [line.level for line in lines] == ["DEBUG", "INFO"]
+    assert lines[1].message == "out of memory"
+    assert not any("\x1b" in line.message for line in lines)
+
+
 def test_a_line_that_is_half_written_waits_for_its_end(tmp_path: Path) -> None:
     file = tmp_path / "replica_Detector_abc.log"
     seen: dict[int, int] = {}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from detectctl.hosts.serve_rest import Replica, ServeStatus
+from detectctl.lifecycle.state import Failure
 from detectctl.lifecycle.status import _answering, _judge
 from detectctl.processes import Process
 from installed import free_port
@@ -54,6 +55,14 @@ def test_the_word(word: str, state: Any, served: ServeStatus, trouble: str, comm
     with state.open_host() as host:
         found, message = _judge(state, served, command, alive=host.alive, trouble=trouble)
     assert found == word, message
+
+
+@pytest.mark.parametrize("what", ["W&B has no a/b/c:d", "the update failed"])
+def test_a_failed_update_names_its_model_once(what: str) -> None:
+    state = replace(ALIVE, last_failure=Failure("a/b/c:d", None, what, None, 1.0))
+    with state.open_host() as host:
+        _, message = _judge(state, SERVING, None, alive=host.alive, trouble="")
+    assert message.count("a/b/c:d") == 1
 
 
 @pytest.mark.parametrize(

@@ -124,8 +124,6 @@ class Console:
         else:
             engine = _engine_words(result.engine)
             self.line(f"[green]{result.action}[/] {escape(result.name)} in {result.seconds:.1f} s: {model}, {engine}")
-        if result.model.reason:
-            self.line(f"  [yellow]{_condition(result.model)}[/]: {escape(result.model.reason)}")
         if result.api_key is not None:
             self.err.print(f"[bold]API key[/], shown this once: {escape(result.api_key)}", soft_wrap=True)
         key = "" if result.api_key_file is None else "-H 'X-API-Key: …' "
@@ -176,9 +174,7 @@ class Console:
 
     def config(self, rows: tuple[Row, ...], file: Path | None) -> None:
         """Every setting, and the file that was read."""
-        table = _table("COMMAND SETTING VALUE FROM")
-        for column in table.columns[2:]:
-            column.no_wrap, column.overflow = False, "fold"
+        table = _table("COMMAND SETTING VALUE~ FROM~")
         for row in rows:
             style = "dim" if row.origin == "default" else "green"
             table.add_row(row.command or "every", row.key, f"[{style}]{escape(row.words)}[/]", escape(row.origin))
@@ -245,10 +241,15 @@ class Console:
 
 
 def _table(columns: str) -> Table:
-    """Bare columns, two spaces apart, as `kubectl` prints them; those with `>` are aligned to the right."""
+    """Bare columns, two spaces apart, as `kubectl` prints them; `>` is aligned to the right, `~` is folded to fit."""
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
     for column in columns.split():
-        table.add_column(column.lstrip(">"), justify="right" if column.startswith(">") else "left", no_wrap=True)
+        table.add_column(
+            column.strip(">~"),
+            justify="right" if column.startswith(">") else "left",
+            no_wrap=not column.endswith("~"),
+            overflow="fold" if column.endswith("~") else "ellipsis",
+        )
     return table
 
 
@@ -257,7 +258,7 @@ def _picture(seen: Seen) -> Group | Table | str:
         return escape(seen)
     if not isinstance(seen, tuple):
         return _card(seen)
-    table = _table("NAME STATE ENDPOINT MODEL READY >REQUESTS >P50")
+    table = _table("NAME~ STATE~ ENDPOINT MODEL~ READY >REQUESTS >P50")
     for each in seen:
         model, ready = _name_and_version(each.model) if each.model else "-", f"{each.ready}/{each.wanted}"
         counted = (str(each.requests), _milliseconds(each.p50_ms))

@@ -88,7 +88,10 @@ def refuse_unreadable(checkpoint: Path, error: BaseException, *, trusted: bool) 
     blocked = re.findall(r"Unsupported global: GLOBAL (\S+)", "\n".join(texts))
     if not trusted and (asked_for := unexpected_globals(checkpoint) or blocked):
         return _wants_code(asked_for)
-    return _damaged(texts[-1].partition("\n")[0])
+    said = texts[-1].partition("\n")[0]
+    # Ultralytics names the file, which is our copy, and goes on to advise one of its own models.
+    of_the_file = said.partition(f"{checkpoint} ")[2].partition(". ")[0]
+    return _damaged(f"it {of_the_file}" if of_the_file else said)
 
 
 def _wants_code(names: list[str]) -> CheckpointRefused:

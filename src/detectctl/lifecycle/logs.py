@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _POLL_S = 0.3
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
+# Ray's greeting, which recommends commands for clusters that are not ours, `ray stop` among them.
+_GREETING = re.compile(r"[\d-]+ [\d:,]+\t(INFO|SUCC) ")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -127,13 +131,13 @@ def _parsed(file: Path, lines: list[bytes]) -> Iterator[LogLine]:
     with contextlib.suppress(FileNotFoundError):
         last = file.stat().st_mtime
     for raw in lines:
-        text = raw.decode(errors="replace").rstrip()
+        text = _COLOUR.sub("", raw.decode(errors="replace")).rstrip()
         try:
             data = json.loads(text)
             yield _request_line(origin, data) if "time" in data else _serve_line(origin, data)
         except (ValueError, KeyError, TypeError):  # plain text: the head's own words
             if text:
-                yield LogLine(last, "INFO", origin, text, {})
+                yield LogLine(last, "DEBUG" if _GREETING.match(text) else "INFO", origin, text, {})
 
 
 def _request_line(origin: str, data: dict[str, Any]) -> LogLine:

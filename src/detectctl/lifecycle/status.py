@@ -176,7 +176,8 @@ def _judge_served(state: InstanceState, served: ServeStatus, *, busy: bool) -> t
 
 def _judge_settled(state: InstanceState) -> tuple[State, str]:
     if state.last_failure is not None:
-        return "failed update", f"{state.last_failure.model}: {state.last_failure.what}"
+        model, what = state.last_failure.model, state.last_failure.what
+        return "failed update", what if model in what else f"{model}: {what}"
     if state.unknown:
         return "running", f"{UNKNOWN}; `detectctl up` rolls it to what it asks for"
     return "running", ""
