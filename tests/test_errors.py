@@ -164,3 +164,18 @@ def test_the_contracts_codes_and_statuses() -> None:
         "fetch_timeout": 504,
     }
     assert {code: errors.REQUEST_ERRORS[code].status for code in contract} == contract
+
+
+def _branches(kind: type[DetectctlError], depth: int = 0) -> Iterator[tuple[int, str, str]]:
+    """Depth, name and exit code of each class, the parent before its children; the code only where it differs."""
+    inherited = depth > 1 and kind.exit_code == kind.__base__.exit_code  # type: ignore[union-attr]
+    yield depth, kind.__name__, "" if inherited else str(kind.exit_code)
+    if kind is not RequestError:
+        for child in kind.__subclasses__():
+            yield from _branches(child, depth + 1)
+
+
+def test_the_drawing_is_of_the_tree() -> None:
+    """Every class but those of the service's answers, where it belongs, with the exit code that it states."""
+    drawn = re.findall(r"^([│├└─ ]*)(\w+)(?:[^\d\n]*(\d))?", str(errors.__doc__).split("```")[1].strip(), re.MULTILINE)
+    assert [(len(line) // 4, name, code) for line, name, code in drawn] == list(_branches(DetectctlError))

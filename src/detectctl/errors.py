@@ -3,6 +3,25 @@
 An error says what failed and with which value, why, and the next command to try. It owns the exit code of the command
 that it ends; a `RequestError` also owns the HTTP status of the service's answer. A class that states neither has its
 parent's. The first lines of the docstrings are the table in the documents.
+
+```
+DetectctlError              exit code 1
+├── UsageError                        2
+├── NotRunning                        3
+├── NotReady                          4
+│   ├── DeadlineExceeded
+│   └── PortTaken
+├── ModelError                        5
+│   ├── ModelNotFound
+│   ├── ModelAccessDenied
+│   ├── RegistryUnreachable
+│   ├── ModelCorrupt
+│   ├── CheckpointRefused
+│   └── ConversionFailed
+├── SourcesFailed                     6
+├── SourceUnreadable                  6
+└── RequestError                      6   one class for each code that the service answers with
+```
 """
 
 from __future__ import annotations
