@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -14,7 +15,10 @@ import pytest
 
 from detectctl.lifecycle import logs
 from detectctl.lifecycle.logs import LogFilter, LogLine
+from detectctl.lifecycle.state import InstanceFolder
+from detectctl.paths import Paths
 from installed import free_port, up
+from lifecycle_values import PLACE, STATE
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
@@ -150,6 +154,20 @@ def test_a_service_that_failed_to_start_has_left_its_words(home: Home, yolov8n_c
     with up(home, "--replicas", "1"):
         assert "Traceback" not in home.run("logs", "--level", "error").stdout
     assert home.run("logs").returncode == 3, "the words of a start that failed before one that did not"
+
+
+def test_following_without_a_tail_shows_only_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `tail -n 0 -f` does, not the whole log."""
+    paths = Paths.from_environ({"HOME": str(tmp_path)})
+    place = replace(PLACE, temp_dir=tmp_path)
+    folder = InstanceFolder(paths.state, "default")
+    folder.create()
+    folder.write(replace(STATE, place=place))
+    place.head_log.write_text("old\n")
+    later = iter((lambda: place.head_log.write_text("old\nnew\n"), folder.forget))
+    monkeypatch.setattr(time, "sleep", lambda _: next(later)())
+    shown = logs.lines("default", paths, LogFilter(), 0, follow=True)
+    assert [line.message for line in shown] == ["new"]
 
 
 def test_lines_are_in_the_order_of_time_across_files() -> None:

@@ -84,7 +84,8 @@ def lines(name: str, paths: Paths, wanted: LogFilter, tail: int, *, follow: bool
 
 def _last(lines: Iterable[LogLine], tail: int) -> list[LogLine]:
     """Sorted by time; lines of the same time stay in the order in which they were written."""
-    return sorted(lines)[-tail:] if tail else []
+    ordered = sorted(lines)  # all are read, even if none is shown: whoever follows goes on from here
+    return ordered[-tail:] if tail else []
 
 
 def _new_lines(
