@@ -126,6 +126,17 @@ def test_a_damaged_memory_is_no_memory(store: Store, file: Path) -> None:
         assert store.recall("acme/p/yolo:latest", site="") is None
 
 
+def test_a_reference_is_remembered_across_an_upgrade(store: Store, file: Path) -> None:
+    """Earlier versions also noted aliases and metadata: without W&B their last model is served, not the base model."""
+    model = _model(store)
+    store.copy(file, FIRST)
+    store.remember(model, site="")
+    (pin,) = (store.cache / "references").iterdir()
+    older = {"aliases": ["latest"], "metadata": {"epochs": 3}, "source_version": None}
+    pin.write_text(json.dumps(json.loads(pin.read_text()) | older))
+    assert store.recall(model.reference, site="") == model
+
+
 def test_prune_frees_checkpoints_and_their_compiled_models(store: Store, file: Path, tmp_path: Path) -> None:
     """What is not kept is removed, with what was compiled from it and what nobody can tell; files of others stay."""
     kept = store.copy(file, FIRST)

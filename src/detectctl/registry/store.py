@@ -21,7 +21,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -173,11 +173,13 @@ class Store:
 
     def recall(self, reference: str, *, site: str) -> ModelVersion | None:
         """What `remember` noted of `reference`, verified; None if there is nothing, or nothing sound."""
-        # Never remembered, damaged, pruned, or written by another version of detectctl.
+        # Never remembered, damaged, or pruned.
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ModelCorrupt):
             pin = json.loads(self._reference(reference, site).read_text(encoding="utf-8"))
             if pin["reference"] == reference:
-                return ModelVersion(**pin, checkpoint=self.open(pin["sha256"]).path)
+                # Other versions of detectctl write other keys besides; a reference must outlive an upgrade.
+                known = {item.name: pin[item.name] for item in fields(ModelVersion) if item.name in pin}
+                return ModelVersion(**known | {"checkpoint": self.open(pin["sha256"]).path})
         return None
 
     def hold(self, sha256: str) -> BaseFileLock:
