@@ -119,6 +119,17 @@ def test_lists_may_be_written_with_commas_in_the_environment() -> None:
     )
 
 
+def test_a_tilde_in_a_path_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No shell expands it in a file, in a variable, or after `--calibrate=`."""
+    monkeypatch.setenv("HOME", "/home/somebody")
+    (tmp_path / "detectctl.toml").write_text("[up]\napi-key-file = '~/keys'")
+    settings = _up({"calibrate": "~/images"})
+    assert (str(settings.api_key_file), str(settings.calibrate)) == ("/home/somebody/keys", "/home/somebody/images")
+    with pytest.raises(UsageError) as caught:
+        _up({"calibrate": "~nobody-of-this-name/images"})
+    assert "must not begin with ~" in str(caught.value.why)
+
+
 def test_line_width_auto_is_the_default_spelled_out() -> None:
     """`--line-width auto` is what no flag means."""
     assert _load(AnnotateSettings, {"line_width": "auto"}).line_width is None
@@ -260,7 +271,7 @@ def test_a_user_without_a_home_folder_has_no_file_in_it(monkeypatch: pytest.Monk
 
 def test_every_setting_is_listed_with_its_origin(tmp_path: Path) -> None:
     """Those of all commands; a password in a URL is hidden."""
-    (tmp_path / "detectctl.toml").write_text('retries = 2\n[detect]\nurl = "https://user:secret@host.example"\n')
+    (tmp_path / "detectctl.toml").write_text('retries = 2\n[detect]\nurl = "https://user:secret@secret@host.example"\n')
     environ = {"HOME": "/nowhere", "DETECTCTL_ANNOTATE_CONF": "0.5"}
     found = {(row.command, row.key): row for row in rows(Sources.read(environ), {"quiet": True})}
     assert (found["", "quiet"].value, found["", "quiet"].origin) == (True, "--quiet")

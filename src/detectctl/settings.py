@@ -58,6 +58,13 @@ def _strings(value: object) -> tuple[str, ...]:
     return tuple(item.strip() for item in items if item.strip())
 
 
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()  # no shell has done so in a file, in a variable or after `--option=`
+    except RuntimeError as error:
+        raise ValueError("must not begin with ~, because that folder is not known") from error
+
+
 def _name(value: object) -> str:
     wanted = "must be 1 to 40 lower-case letters, digits and inner hyphens"
     return _match(value, "[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?", wanted)[0]
@@ -332,7 +339,7 @@ class Setting:
             return _flag(value) if self.kind is bool else _strings(value)
         if not isinstance(value, str):
             raise ValueError("must be a string")  # noqa: TRY004 - whoever reads a setting names the origin of it
-        return self.kind(value)
+        return _path(value) if self.kind is Path else value
 
     def words(self, value: Any) -> str:
         """The value as people would write it; a password in a URL is left out."""
@@ -343,7 +350,7 @@ class Setting:
         if isinstance(value, float):
             return f"{value:g}"
         text = ", ".join(value) if isinstance(value, tuple) else self.option.words(value)
-        return re.sub(r"//[^/@]*@", "//…@", text)
+        return re.sub(r"//[^/]*@", "//…@", text)  # to the last @, as URLs are read
 
 
 def settings_of(kind: type[Settings]) -> Iterator[Setting]:
