@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
 
+from detectctl.annotate import encode
 from detectctl.client.service_client import Client
 from detectctl.engine.decode import decode
 from detectctl.errors import UnsupportedImage
@@ -138,6 +139,19 @@ def test_only_a_profile_for_rgb_is_kept() -> None:
     assert colour_profile(encoded(photograph(), "PNG", icc_profile=PROFILE)) == PROFILE
     assert colour_profile(encoded(photograph("L"), "PNG", icc_profile=PROFILE)) is None
     assert colour_profile(encoded(photograph(), "PNG")) is None
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+def test_a_profile_that_is_not_bytes_is_none() -> None:
+    """A TIFF says itself of which type a tag is; an encoder would raise TypeError, which is a 500 of the service."""
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags.tagtype[34675] = 3  # SHORT
+    tags[34675] = 1
+    data = encoded(photograph(), "TIFF", tiffinfo=tags)
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.info["icc_profile"] == 1
+    assert colour_profile(data) is None
+    assert encode(open_upright(data), "jpeg")
 
 
 @pytest.mark.parametrize(

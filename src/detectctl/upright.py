@@ -81,4 +81,5 @@ def colour_profile(data: bytes) -> bytes | None:
 
 
 def _profile(image: Image.Image) -> bytes | None:
-    return image.info.get("icc_profile") if image.mode in {"RGB", "RGBA", "P"} else None
+    profile = image.info.get("icc_profile") if image.mode in {"RGB", "RGBA", "P"} else None
+    return profile if isinstance(profile, bytes) else None  # a TIFF may have numbers in its place
