@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import socket
 import threading
 import time
@@ -275,6 +276,15 @@ def test_another_servers_404_names_the_endpoint_as_the_likely_mistake() -> None:
     with bent(lambda request: request.answer(404, b"")) as service, pytest.raises(NotReady) as caught:
         ask(service.url)
     assert caught.value.hint == "check that `--url` is a detectctl service"
+
+
+@pytest.mark.parametrize("error", [{"code": 404, "message": "gone"}, {"code": "gone", "message": None}])
+def test_another_servers_json_is_not_taken_for_an_error_of_ours(error: dict[str, object]) -> None:
+    """Many APIs have `error.code` and `error.message`, of other types; printing those failed."""
+    body = json.dumps({"error": error}).encode()
+    with bent(lambda request: request.answer(404, body)) as service, pytest.raises(NotReady) as caught:
+        ask(service.url)
+    assert caught.value.what == f"{service.url} answered 404"
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

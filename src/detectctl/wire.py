@@ -326,9 +326,11 @@ def error_body(error: DetectctlError) -> dict[str, Any]:
 
 def error_from_json(data: dict[str, Any]) -> RequestError:
     """The error that a service answered with, to be raised again; raises KeyError or TypeError on another shape."""
-    kind = REQUEST_ERRORS.get(data["code"], RequestError)
-    error = kind(data["message"], why=data.get("why"), hint=data.get("hint"))
-    error.code = data["code"]  # a service of a later version may know more codes
+    code, what, why, hint = data["code"], data["message"], data.get("why"), data.get("hint")
+    if not all(isinstance(part, str) for part in (code, what, why or "", hint or "")):
+        raise TypeError("not an error of detectctl")
+    error = REQUEST_ERRORS.get(code, RequestError)(what, why=why, hint=hint)
+    error.code = code  # a service of a later version may know more codes
     return error
 
 
