@@ -16,7 +16,7 @@ from detectctl.signals import uninterrupted
 from detectctl.waiting import Deadline, NotYet, until
 
 if TYPE_CHECKING:
-    from detectctl.hosts.interface import Host
+    from detectctl.hosts.host import Host
     from detectctl.lifecycle.deployment import Deployment
 
 _ANSWER_S = 5.0

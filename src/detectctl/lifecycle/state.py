@@ -18,7 +18,7 @@ from detectctl.processes import Process
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from detectctl.hosts.interface import Host
+    from detectctl.hosts.host import Host
 
 SCHEMA = 3
 """Of the state file; another number when what was deployed is written in another way."""
@@ -185,7 +185,7 @@ def reach(state_home: Path, name: str) -> tuple[str, Path | None]:
     """Where a client reaches the instance, and the file of the keys that it accepts.
 
     Raises:
-        NotRunning: there is none, or its head is gone: whoever listens on its port now must not be sent its key.
+        NotRunning: there is none, or its head is gone: what listens on its port now must not be sent its key.
     """
     state = InstanceFolder(state_home, name).read()
     if state is None:

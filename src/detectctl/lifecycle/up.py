@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from detectctl.engine.int8.calibration import Calibration
-    from detectctl.hosts.interface import Host
+    from detectctl.hosts.host import Host
     from detectctl.lifecycle.deployment import Deployment
     from detectctl.lifecycle.exposure import Exposure
     from detectctl.paths import Paths

@@ -27,7 +27,7 @@ _INGRESS_GRACE_S = 1.0
 
 
 class LocalHost:
-    """See `hosts.interface.Host`; its head may live or not."""
+    """See `hosts.host.Host`; its head may live or not."""
 
     def __init__(self, record: ray_head.HeadRecord) -> None:
         self._record = record
@@ -129,12 +129,12 @@ class LocalHost:
 
     def stop(self) -> None:
         family = (self._record.instance_id, self._record.head, self._record.temp_dir)
-        # They hold nothing of value: Serve has been drained before, if that was wanted.
+        # They hold nothing of value: Serve has been drained before, if that was asked for.
         found = processes.family(*family)
         ingress = [process for process in found if haproxy.is_haproxy(process)]
         # All at once: the head would end its own one after the other, and wait a second for each.
         processes.kill([process for process in found if process not in ingress])
-        # Last, and softly: whoever still asks gets a 503 and then finds the port closed, not a broken connection.
+        # Last, and softly: late callers get a 503 and then find the port closed, not a broken connection.
         processes.end(ingress, signal.SIGUSR1, grace_s=_INGRESS_GRACE_S)
         processes.kill_family(*family)  # what was just being started
         if self._record.head is not None:

@@ -82,7 +82,7 @@ def plan(host: str, port: int) -> HeadRecord:
 
 
 def spawn(record: HeadRecord, environ: Mapping[str, str], report: Report) -> HeadRecord:
-    """Start the head, ours alone; its process outlives this one and its terminal. See `hosts.interface.Host.start`.
+    """Start the head, ours alone; its process outlives this one and its terminal. See `hosts.host.Host.start`.
 
     It inherits `environ` except for Ray's settings, ours, and W&B's key.
 
