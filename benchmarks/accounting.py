@@ -100,7 +100,7 @@ def installed_bytes(name: str = "detectctl") -> dict[str, int]:
             needed = Requirement(line)
             if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras):
                 wanted.append(needed)
-    # One distribution may be wanted with and without extras.
+    # One distribution may be required with and without extras.
     return {key.partition("[")[0]: size for key, size in sizes.items()}
 
 

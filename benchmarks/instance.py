@@ -89,5 +89,5 @@ def down(home: Path) -> float:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """Of a command that knows no settings but its own."""
+    """Of a command that has no settings but its own."""
     return {key: os.environ[key] for key in ("PATH", "LANG") if key in os.environ} | {"HOME": str(home)}

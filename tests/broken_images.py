@@ -241,11 +241,11 @@ FLOODS: dict[str, Callable[[], bytes]] = {
     "WEBP of empty chunks": _webp_of_empty_chunks,
     "TIFF of empty strips": _tiff_of_empty_strips,
 }
-"""As many empty parts as 20 MiB hold, of each kind that a decoder goes over one by one; each made when it is wanted."""
+"""As many empty parts as 20 MiB hold, of each kind that a decoder goes over one by one; each made when it is needed."""
 
 
 def _strangers() -> Iterator[Broken]:
-    """What is no image, or one of a format that nobody asked for."""
+    """What is not an image, or is in a format that nobody asked for."""
     texts = {
         "nothing": b"",
         "a byte": b"\xff",

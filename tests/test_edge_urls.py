@@ -119,7 +119,7 @@ def test_a_name_that_changes_its_answer_gains_nothing(edge: Edge) -> None:
         turns = 3 * len(REBOUND_TO)
         by_name = [_ask(edge, [f"http://{REBOUND}:{server.port}/"])[0][2] for _ in range(turns)]
         redirected = [_ask(edge, [f"http://{HOP}:{server.port}/redirect"])[0][2] for _ in range(turns)]
-    # One in four is permitted, and what comes then is no image; the proof that the name is looked up, and bent.
+    # One in four is permitted, and what comes then is not an image; the proof that the name is looked up, and bent.
     for codes in (by_name, redirected):
         assert Counter(codes) == {"unsupported_image": turns // 4, "url_not_allowed": turns * 3 // 4}
     assert set(reached) == {HOP}

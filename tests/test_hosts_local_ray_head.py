@@ -17,7 +17,7 @@ from installed import free_port
 
 @pytest.mark.parametrize("step", ["pathlib.Path.mkdir", "subprocess.Popen"])
 def test_what_the_system_does_not_let_it_do_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str) -> None:
-    """A full disk, a limit of processes: that is no bug of ours."""
+    """A full disk, a limit of processes: that is not a bug of ours."""
 
     def fail(*_: object, **__: object) -> NoReturn:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/somewhere")

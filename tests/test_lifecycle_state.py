@@ -60,7 +60,7 @@ def test_a_damaged_file_costs_nothing(folder: InstanceFolder, part: str, instead
 
 
 def test_a_copy_outlives_no_instance(folder: InstanceFolder) -> None:
-    """What a killed `down` has left of the state is no instance."""
+    """What a killed `down` has left of the state is not an instance."""
     folder.write(STATE)
     folder.state_file.unlink()
     assert folder.read() is None

@@ -79,7 +79,7 @@ def test_versions_as_json_and_as_a_table(site: Site) -> None:
 
 
 def test_listing_imports_wandb_in_the_child_only(site: Site) -> None:
-    """For the whole of a run: the SDK knows no deadline and ignores Ctrl-C."""
+    """For the whole of a run: the SDK has no deadline and ignores Ctrl-C."""
     folder = site.home.path / "hook"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(_HOOK)

@@ -95,7 +95,7 @@ def test_the_users_config_folder_is_read_when_the_working_folder_has_no_file(tmp
     ],
 )
 def test_a_wrong_file_is_refused_with_key_and_cause(tmp_path: Path, text: str, told: list[str]) -> None:
-    """The error names the file's key, says what is wanted, and the nearest known key for a typo."""
+    """The error names the file's key, says what the value must be, and gives the nearest known key for a typo."""
     file = tmp_path / "other.toml"
     file.write_text(text)
     with pytest.raises(UsageError) as caught:

@@ -1,7 +1,7 @@
 """Every interface that is private to another package and that we lean on: a test fails when it changes.
 
 docs/adr/private-interfaces.md says of each where it is used, why, and what a change of it would do. The nightly run
-installs the newest Ray, Ultralytics, W&B SDK and OpenVINO and runs this file first.
+installs the newest Ray, Ultralytics and W&B SDK and runs this file first.
 """
 
 from __future__ import annotations

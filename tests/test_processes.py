@@ -101,7 +101,7 @@ def test_a_killed_family_leaves_nobody(family: Family) -> None:
     orphan = psutil.Process(int(pid))
     processes.kill_family(mark)
     assert _gone(orphan)
-    processes.kill_family(mark)  # a second time is no error
+    processes.kill_family(mark)  # a second time is not an error
     assert not _gone(family.child)
 
 

@@ -154,7 +154,7 @@ def test_redirects_into_forbidden_space_are_refused(forbidden: RawServer, tried:
 
     with RawServer(redirect, hosts=[HOP]) as hop:
         outcomes = asyncio.run(follow_all(hop.port))
-        # A header line longer than the limit is no redirect at all.
+        # A header line longer than the limit is not a redirect at all.
         wrong = [
             (hostile.url[:80], outcome)
             for hostile, outcome in zip(hops, outcomes, strict=True)

@@ -98,7 +98,7 @@ def test_annotates_options_reach_the_picture(service: Service, bus_jpg: Path, tm
 
 
 def test_an_image_that_is_too_large_exits_7(service: Service, tmp_path: Path) -> None:
-    """The service refuses it by size, which is no failure of the picture."""
+    """The service refuses it by size, which is not a fault of the picture."""
     big = tmp_path / "big.jpg"
     big.write_bytes(bytes(21 * 2**20))
     done = service.home.run("detect", str(big))

@@ -1,7 +1,7 @@
 """HTTP as a caller: the one place where detectctl, outside a replica, asks a server for something and reads its answer.
 
-`Server` is one origin that we have business with; `Downloads` gets files from anywhere. Neither tries again, and both
-raise `NoAnswer`: what that means to a user is for the caller to say.
+`Server` is one origin that we talk to; `Downloads` gets files from anywhere. Neither tries again, and both
+raise `NoAnswer`: the caller says what that means to a user.
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ class Downloads:
             except BaseException as error:  # noqa: BLE001 - raised again where the bytes are asked for
                 steps.put(error)
 
-        # In a thread: looking a name up, and trying its addresses one after another, know no deadline of their own.
+        # In a thread: looking a name up, and trying its addresses one after another, have no deadline of their own.
         threading.Thread(target=work, daemon=True, name=f"download {url}").start()
         try:
             while (step := steps.get(timeout=min(deadline.left_s, stall_s))) is not None:

@@ -48,7 +48,7 @@ class Process:
 def _started(process: psutil.Process) -> float:
     try:
         stat = Path(f"/proc/{process.pid}/stat").read_text()
-    except FileNotFoundError:  # no Linux, or gone meanwhile
+    except FileNotFoundError:  # not Linux, or gone meanwhile
         return process.create_time()
     except ProcessLookupError as error:
         raise psutil.NoSuchProcess(process.pid) from error
@@ -99,7 +99,7 @@ def _is_of(process: psutil.Process, session: int, folder: Path | None) -> bool:
 def _carries(process: psutil.Process, mark: str) -> bool:
     try:
         block = Path(f"/proc/{process.pid}/environ").read_bytes()
-    except FileNotFoundError:  # no Linux, or gone meanwhile
+    except FileNotFoundError:  # not Linux, or gone meanwhile
         return process.environ().get(MARKER) == mark
     # Ray's processes write their title over the block's beginning, where psutil's parser gives up.
     return f"{MARKER}={mark}".encode() in block.split(b"\0")

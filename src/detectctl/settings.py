@@ -43,7 +43,7 @@ def _flag(value: object) -> bool:
 
 def _number(value: object, kind: type[N], low: float, high: float) -> N:
     try:
-        number = kind(str(value))  # not of the value itself: a truth value is no number, and 1.5 no integer
+        number = kind(str(value))  # not of the value itself: a truth value is not a number, nor 1.5 an integer
     except ValueError:
         raise ValueError("must be an integer" if kind is int else "must be a number") from None
     if not low <= number <= high:  # also NaN
@@ -338,7 +338,7 @@ class Setting:
         if self.kind is bool or get_origin(self.kind) is tuple:
             return _flag(value) if self.kind is bool else _strings(value)
         if not isinstance(value, str):
-            raise ValueError("must be a string")  # noqa: TRY004 - whoever reads a setting names the origin of it
+            raise ValueError("must be a string")  # noqa: TRY004 - the caller adds where the value came from
         return _path(value) if self.kind is Path else value
 
     def words(self, value: Any) -> str:

@@ -144,7 +144,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class PlainHome(Home):
-    """A home where Ray's HAProxy package cannot be found, as on a machine that is no Linux."""
+    """A home where Ray's HAProxy package cannot be found, as on a machine without Linux."""
 
     @property
     def env(self) -> dict[str, str]:

@@ -41,7 +41,8 @@ def up(session: Session, settings: UpSettings, as_json: Json = False) -> None:
             session.console.down(_take_down(session, DownSettings(name=settings.name)))
 
 
-_SECONDS = "With --watch: time between two looks [default: 2]"
+_WATCH_S = 2.0
+_SECONDS = f"With --watch: seconds between refreshes [default: {_WATCH_S:g}]"
 
 
 @command
@@ -49,7 +50,7 @@ def status(
     session: Session,
     settings: StatusSettings,
     every: Every = False,
-    watch: Annotated[bool, asked("Show it again every SECONDS, until Ctrl-C", SERVICE, "--watch")] = False,
+    watch: Annotated[bool, asked("Refresh every SECONDS, until Ctrl-C", SERVICE, "--watch")] = False,
     seconds: Annotated[str | None, typer.Argument(metavar="[SECONDS]", help=_SECONDS, show_default=False)] = None,
     as_json: Json = False,
 ) -> int:
@@ -75,7 +76,7 @@ def status(
 
 def _interval_s(seconds: str | None) -> float:
     with suppress(ValueError):
-        interval_s = 2.0 if seconds is None else float(seconds)
+        interval_s = _WATCH_S if seconds is None else float(seconds)
         if 0.1 <= interval_s <= 86400:
             return interval_s
     raise UsageError(
@@ -120,7 +121,7 @@ def logs(
     replica: Annotated[str | None, asked("Only the lines of this replica (see status)", SERVICE, metavar="ID")] = None,
     as_json: Json = False,
 ) -> None:
-    """Show the service's log lines, also of one that failed to start."""
+    """Show the service's log lines, even if it failed to start."""
     from detectctl.lifecycle import logs as log_files
 
     wanted = log_files.LogFilter(replica, settings.level.upper())

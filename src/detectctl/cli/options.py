@@ -14,7 +14,7 @@ import typer
 from typer.core import TyperCommand
 
 from detectctl.paths import Paths
-from detectctl.precedence import Sources
+from detectctl.precedence import FILE_NAME, Sources
 from detectctl.settings import (
     GLOBAL,
     GROUPS,
@@ -94,7 +94,7 @@ class GroupedCommand(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Also take `--watch=5`, and give each error its context, which the parser's own errors lack."""
-        if self.name == "status":  # typer knows no option with an optional value: `--watch` has an argument beside it
+        if self.name == "status":  # typer has no options with an optional value: `--watch` has an argument beside it
             args = [word for arg in args for word in re.split(r"(?<=^--watch)=", arg)]
         try:
             return super().parse_args(ctx, args)
@@ -123,7 +123,7 @@ def command(body: Callable[..., int | None]) -> Callable[..., int | None]:
     """Turn the body of a command into a function that typer understands.
 
     Args:
-        body: takes the session, the settings (its second annotation says which class), and whatever else it wants from
+        body: takes the session, the settings (its second annotation says which class), and whatever else it needs from
             the command line. Its docstring is the help; it returns the exit code, where None is 0.
     """
     _, settings, *own = inspect.signature(body, eval_str=True).parameters.values()
@@ -168,6 +168,6 @@ def _option_of(setting: Setting) -> inspect.Parameter:
     return parameter(setting.name, kind | None, asked(text, option.group, *(option.names or (flag,)), metavar=metavar))
 
 
-_FILE = asked("Settings file [default: ./detectctl.toml]", GLOBAL, "--config", metavar="FILE")
+_FILE = asked(f"Settings file [default: ./{FILE_NAME}]", GLOBAL, "--config", metavar="FILE")
 GLOBAL_OPTIONS = (parameter("config_file", Path | None, _FILE), *_options_of(GlobalSettings))
 """The options that every command takes, before or after its name."""

@@ -1,1 +1,1 @@
-"""Pixels to detections; knows no Ray and no HTTP."""
+"""Pixels to detections; depends on neither Ray nor HTTP."""

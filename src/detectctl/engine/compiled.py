@@ -160,7 +160,7 @@ def make_once(
         checkpoint_sha256: of the checkpoint it is made from.
         timeout_s: seconds for everything, including the wait for another process that makes the same.
         environ: of this process; the child sees little of it.
-        report: told what the child reports.
+        report: called with what the child reports.
         name: of the model, for errors and reports.
 
     Raises:

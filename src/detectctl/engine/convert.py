@@ -39,7 +39,7 @@ def compile_checkpoint(
         trust_checkpoint: load it even if that runs code from the file.
         timeout_s: seconds for everything, including the wait for another process that converts the same.
         environ: of this process; the child sees little of it.
-        report: told each stage of the conversion.
+        report: called at each stage of the conversion.
         name: of the model, for errors and reports; the file's name if None.
 
     Raises:

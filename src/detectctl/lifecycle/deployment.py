@@ -32,7 +32,7 @@ class Deployment:
     """A configuration that can be handed to Serve, compared, and restored: from `minimum` to `maximum` replicas.
 
     Attributes:
-        config: what each replica is told.
+        config: what each replica is given.
         source: where the model came from: `base`, `file` or `wandb`.
         artifact: the exact one on W&B; see `ModelVersion`.
     """
@@ -107,7 +107,7 @@ def plan(
         sha256=model.sha256,
         engine="torch" if on_gpu else "openvino",
         device=device,
-        precision=cast("Any", settings.precision),  # config has checked it
+        precision=cast("Any", settings.precision),  # the settings have checked it
         imgsz=settings.imgsz,
         confidence=settings.conf,
         iou=settings.iou,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from detectctl.paths import Paths
 
 _LOCK_GRACE_S = 15.0  # another command that is told to stop needs this long to clean up
-_FORCED_LOCK_S = 3.0  # the system frees the lock of a dead process, so whoever holds it longer lives: it is named
+_FORCED_LOCK_S = 3.0  # the system frees the lock of a dead process, so one that holds it longer is alive: it is named
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,8 +44,8 @@ def holder(folder: InstanceFolder) -> Holder | None:
 def locked(folder: InstanceFolder, command: str, timeout_s: float, report: Report) -> Iterator[None]:
     """Hold the instance's lock; the system releases it when this process ends, however that happens.
 
-    The folder is created if it does not exist. Others see the name of `command`; `report` is told who holds the lock
-    if they do.
+    The folder is created if it does not exist. Others see the name of `command`; `report` is called with the holder
+    if another command has the lock.
 
     Raises:
         DeadlineExceeded: another command held it for all of `timeout_s`; says which.

@@ -39,7 +39,7 @@ def prune(paths: Paths, agreed: Collection[str], *, timeout_s: float, report: Re
         paths: where state and models are.
         agreed: sha256 of those that may be removed; what has become unserved since they were named stays.
         timeout_s: how long to wait for a command that is changing an instance.
-        report: told which command that is.
+        report: called with the command that is waited for.
 
     Raises:
         DeadlineExceeded: it did not finish.

@@ -98,7 +98,7 @@ def parse(text: str) -> Reference:
     if text.startswith("wandb://"):
         return _parse_artifact(text.removeprefix("wandb://"), text)
     path = Path(text)
-    # Not `Path.is_file`: a name that is too long for the file system is no error, but not a file.
+    # Not `Path.is_file`: a name that is too long for the file system is not an error here: it is not a file.
     if os.path.isfile(path):  # noqa: PTH113
         return LocalFile(path.absolute())
     if "#" not in text and text.endswith(".pt"):

@@ -63,7 +63,7 @@ def resolve(
             still what the reference means.
         serving: whether an instance is serving already, which is better left alone than given a base model.
         assets_url: where base models come from, instead of Ultralytics' release.
-        report: told each step, and how far a download is.
+        report: called at each step, and with the progress of a download.
 
     Raises:
         UsageError: the reference is wrong.

@@ -148,7 +148,7 @@ def _check_manifest(reference: Artifact, artifact: Any, manifest: Any, digest: s
 
 
 def choose_checkpoint(paths: list[str], reference: str) -> str:
-    """The path of the only `.pt`, or of `best.pt` where there are several; CheckpointRefused if that is no choice."""
+    """The path of the only `.pt`, or of `best.pt` where there are several; CheckpointRefused if that is not one."""
     checkpoints = sorted(path for path in paths if path.endswith(".pt"))
     if not checkpoints:
         raise CheckpointRefused(

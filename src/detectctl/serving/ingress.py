@@ -1,7 +1,7 @@
 """The answers given in the service's place, when no replica of it can answer.
 
 HAProxy is given them as files. Ray Serve's own HTTP servers (its Python proxy, which stands behind HAProxy or in its
-place, and the one in each replica, around the service) speak plain text: 404 while the proxy knows no application, as
+place, and the one in each replica, around the service) speak plain text: 404 while the proxy has no application, as
 when the service starts or stops, 500 for a replica that died, 503 for too many requests. `middlewares` turns that text
 into the same answers.
 """

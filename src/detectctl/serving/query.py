@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class DetectQuery(BaseModel):
     """Of `POST /detect`."""
 
-    conf: float | None = Field(None, ge=0, le=1, description="least confidence of a detection")
+    conf: float | None = Field(None, ge=0, le=1, description="minimum confidence of a detection")
     iou: float | None = Field(
         None, ge=0, le=1, description="NMS drops a box that overlaps a better one by more than this"
     )
@@ -41,7 +41,7 @@ class AnnotateQuery(DetectQuery):
     quality: int = Field(QUALITY, ge=1, le=100, description="JPEG or WebP quality")
 
     def drawing(self) -> DrawOptions:
-        """How the picture shall look."""
+        """How the picture should look."""
         return DrawOptions(self.labels, self.line_width, self.quality)
 
 

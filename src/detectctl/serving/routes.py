@@ -1,4 +1,4 @@
-"""The HTTP interface: routes and errors. Plain FastAPI; nothing here knows Ray."""
+"""The HTTP interface: routes and errors. Plain FastAPI, independent of Ray."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def create_app(service: Service, keys: KeyRing | None) -> Any:
 
 
 def create_api(service: Service) -> FastAPI:
-    """The application of contract §3 around a loaded service."""
+    """The FastAPI application around a loaded service."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
