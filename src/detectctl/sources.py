@@ -23,6 +23,8 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".
 MAX_FILE_BYTES = 256 * 2**20
 """No service takes more, and a video named by mistake must not fill the memory."""
 
+_NAME = "name a file, a folder, a quoted glob, an http(s) URL, or - for stdin"
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -62,7 +64,11 @@ class Source:
             raise TypeError(f"{self.name} must be downloaded, which is the client's work")
         try:
             if self.path.stat().st_size > MAX_FILE_BYTES:
-                raise SourceUnreadable(f"{self.name} is not sent", why=f"it is larger than {MAX_FILE_BYTES >> 20} MiB")
+                raise SourceUnreadable(
+                    f"{self.name} is not sent",
+                    why=f"it is larger than {MAX_FILE_BYTES >> 20} MiB",
+                    hint="use a smaller image",
+                )
             return self.path.read_bytes()
         except OSError as error:
             raise _unreadable(self.name, error) from error
@@ -84,7 +90,7 @@ def resolve(arguments: Iterable[str], *, recursive: bool = False, stdin: bytes |
         except OSError as error:  # a folder that may not be entered, a name longer than any file's
             yield Source(name, problem=_unreadable(name, error))
         except ValueError as error:  # a NUL byte
-            yield Source(name, problem=SourceUnreadable(f"{name} is not a path", why=str(error)))
+            yield Source(name, problem=SourceUnreadable(f"{name} is not a path", why=str(error), hint=_NAME))
 
 
 def _expand(argument: str, *, recursive: bool, stdin: bytes | None) -> Iterator[Source]:
@@ -102,13 +108,15 @@ def _expand(argument: str, *, recursive: bool, stdin: bytes | None) -> Iterator[
     elif glob.has_magic(argument):
         matches = sorted(path for path in glob.iglob(argument, recursive=True) if not Path(path).is_dir())  # noqa: PTH207 - pathlib's glob takes no absolute pattern
         if not matches:
-            raise SourceUnreadable(f"nothing matches {_printable(argument)}", why="no file has a path like that")
+            raise SourceUnreadable(
+                f"nothing matches {_printable(argument)}", why="no file has a path like that", hint=_NAME
+            )
         yield from map(_file, matches)
     else:
         raise SourceUnreadable(
             f"{_printable(argument)} not found",
             why="no file or folder has this name",
-            hint="name a file, a folder, a quoted glob, an http(s) URL, or - for stdin",
+            hint=_NAME,
         )
 
 
@@ -140,7 +148,7 @@ def _file(path: str) -> Source:
 
 
 def _unreadable(name: str, error: OSError) -> SourceUnreadable:
-    return SourceUnreadable(f"{name} cannot be read", why=reason(error))
+    return SourceUnreadable(f"{name} cannot be read", why=reason(error), hint="check its permissions with `ls -l`")
 
 
 def _printable(name: str) -> str:

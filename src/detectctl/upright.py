@@ -41,7 +41,7 @@ def open_upright(data: bytes) -> Image.Image:
             return picture
     # What Pillow raises for damaged files depends on the format's reader.
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        raise UnsupportedImage("the image cannot be decoded", why=str(error)) from error
+        raise UnsupportedImage("the image cannot be decoded", why=str(error), hint="save it anew") from error
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:

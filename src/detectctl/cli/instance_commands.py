@@ -67,7 +67,7 @@ def status(
     if as_json:
         session.console.json(document)
     if not found:
-        raise NotRunning("no instance is running", hint="start one: `detectctl up`")
+        raise NotRunning("no instance is running", why="none was started", hint="start one: `detectctl up`")
     if not as_json:
         session.console.status(found)
     healthy = all(one.healthy for one in (found if isinstance(found, tuple) else (found,)))

@@ -98,11 +98,15 @@ def not_downloaded(error: NoAnswer, url: str, deadline: Deadline) -> Exception:
             slow = FetchTimeout(f"{url} was not downloaded in time", why=why, hint="allow more time: `--timeout 60`")
             return slow if deadline.passed else TryAgain(slow)
         case Refused(answer=answer):
-            failed = FetchFailed(f"{url} cannot be downloaded", why=f"its server answered {answer.status}")
+            failed = _failed(url, f"its server answered {answer.status}")
             again = answer.status in {429, 500, 502, 503, 504}
             return TryAgain(failed, answer.retry_after_s or 0.0) if again else failed
-    failed = FetchFailed(f"{url} cannot be downloaded", why=why)
+    failed = _failed(url, why)
     return TryAgain(failed) if isinstance(error, BrokenOff) else failed
+
+
+def _failed(url: str, why: str) -> FetchFailed:
+    return FetchFailed(f"{url} cannot be downloaded", why=why, hint="check the URL, for example in a browser")
 
 
 def unexpected_answer(answer: Answer, endpoint: str) -> NotReady:

@@ -169,6 +169,7 @@ class Client:
             raise UnsupportedImage(
                 f"{source.name} cannot be annotated",
                 why=f"it has {width}x{height} pixels here, {result.width}x{result.height} in the service",
+                hint="convert it to a PNG or JPEG file first",
             )
         return annotated(picture, result, image_format, drawing), result
 
@@ -186,7 +187,7 @@ class Client:
             except NoAnswer as error:
                 raise not_downloaded(error, url, deadline) from error
             if not data:
-                raise FetchFailed(f"{url} cannot be downloaded", why="its server sent nothing")
+                raise FetchFailed(f"{url} cannot be downloaded", why="its server sent nothing", hint="check the URL")
             return data
 
         return self._attempts(attempt, deadline)

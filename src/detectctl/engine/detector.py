@@ -169,7 +169,11 @@ class Detector:
         for name in classes:
             if name not in self.labels.values():
                 (nearest,) = difflib.get_close_matches(name[:100], self.labels.values(), n=1, cutoff=0)
-                raise BadParameter(f"the model has no class {name[:100]!r}", hint=f"the nearest it has is {nearest!r}")
+                raise BadParameter(
+                    f"the model has no class {name[:100]!r}",
+                    why=f"the nearest of its {len(self.labels)} classes is {nearest!r}",
+                    hint="`/info` lists them all",
+                )
         return {class_id for class_id, label in self.labels.items() if label in classes}
 
 
@@ -184,5 +188,5 @@ def _picture() -> bytes:
 
 def _fraction(name: str, value: float) -> float:
     if not 0 <= value <= 1:  # NaN fails this, too
-        raise BadParameter(f"{name} is {value}", why="it must be from 0 to 1")
+        raise BadParameter(f"{name} is {value}", why="it must be from 0 to 1", hint="for example 0.25")
     return value

@@ -151,7 +151,11 @@ def _check_tiff(data: bytes) -> None:
 
 def _refuse_over(limit: int, number: int, parts: str) -> None:
     if number > limit:
-        raise UnsupportedImage(f"the image file has more than {limit} {parts}")
+        raise UnsupportedImage(
+            f"the image file has more than {limit} {parts}",
+            why="honest files have fewer, and each costs time",
+            hint="save it anew, for example as PNG or JPEG",
+        )
 
 
 _CHECKS: dict[bytes, Callable[[bytes], None]] = {

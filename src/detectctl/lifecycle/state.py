@@ -175,7 +175,7 @@ def _parse(data: dict[str, Any]) -> InstanceState:
     return state
 
 
-def not_running(name: str, why: str | None = None) -> NotRunning:
+def not_running(name: str, why: str = "it was not started, or was taken down") -> NotRunning:
     """The error of every command that needs an instance which does not exist."""
     flag = "" if name == "default" else f" --name {name}"
     return NotRunning(f"instance {name} is not running", why=why, hint=f"start it: `detectctl up{flag}`")

@@ -61,7 +61,9 @@ def work(request: child.Message, report: Report) -> child.Message:
     except _sdk_errors() as error:
         raise _by_cause(error, reference) from error
     except OSError as error:
-        raise ModelError(reason(error), hint="check the cache folder's owner and free space") from error
+        raise ModelError(
+            "the model could not be stored", why=reason(error), hint="check the cache folder's owner and free space"
+        ) from error
 
 
 def _check_host(wanted: str | None, app_url: str) -> None:

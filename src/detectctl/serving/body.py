@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 UPLOAD_S: Final = 30.0
 """For the whole body: a request that waits for its own body holds a place in the queue."""
 
+_WELL_FORMED: Final = "send it with `curl -F file=@image.jpg …`, or as the body itself"
 _MULTIPART_OVERHEAD: Final = 64 * 1024  # boundaries and headers around the file itself
 
 
@@ -66,13 +67,17 @@ async def _read_form(request: Request) -> bytes:
             file = form.get("file")
             if file is None or isinstance(file, str):
                 raise UnsupportedImage(
-                    "the form has no file in its field `file`", hint="send it with `curl -F file=@image.jpg …`"
+                    "the form has no file in its field `file`",
+                    why="that is where this route looks for the image",
+                    hint="send it with `curl -F file=@image.jpg …`",
                 )
             return await file.read()
     except HTTPException as error:  # how Starlette says that a form is malformed
-        raise UnsupportedImage("the form cannot be read", why=str(error.detail)) from error
+        raise UnsupportedImage("the form cannot be read", why=str(error.detail), hint=_WELL_FORMED) from error
     except ValueError as error:  # some of Python's codecs, such as `undefined`, refuse all names
-        raise UnsupportedImage("the form cannot be read", why="its charset cannot encode its names") from error
+        raise UnsupportedImage(
+            "the form cannot be read", why="its charset cannot encode its names", hint=_WELL_FORMED
+        ) from error
 
 
 def _bounded(receive: Callable[..., Any], most: int, limit: int) -> Callable[..., Any]:

@@ -116,6 +116,7 @@ class Fetcher:
             raise FetchTimeout(
                 f"{target.shown} took too long",
                 why=f"connecting may take {self.connect_s:g} s, the whole download {self.total_s:g} s",
+                hint="try again, or send the image itself by POST",
             ) from error
         except aiohttp.ClientConnectorDNSError as error:
             raise _failed(target, "the name of its host, or of one it redirects to, is unknown") from error
@@ -278,4 +279,6 @@ def _failed(target: Target, why: str) -> FetchFailed:
 
 
 def _too_large(target: Target, max_bytes: int) -> ImageTooLarge:
-    return ImageTooLarge(f"the image at {target.shown} is too large", why=f"the limit is {max_bytes} bytes")
+    return ImageTooLarge(
+        f"the image at {target.shown} is too large", why=f"the limit is {max_bytes} bytes", hint="use a smaller image"
+    )

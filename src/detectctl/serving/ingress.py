@@ -20,13 +20,19 @@ if TYPE_CHECKING:
 
 _AGAIN = "try again after the seconds in Retry-After"
 _ANSWERS: dict[int, RequestError] = {
-    502: BadGateway("the replica went away before it had answered", hint="send the request again"),
+    502: BadGateway(
+        "the replica went away before it had answered", why="its process ended", hint="send the request again"
+    ),
     503: Unavailable(
         "no replica can take the request now", why="the service is starting, stopping or scaling", hint=_AGAIN
     ),
-    504: GatewayTimeout("the replica did not answer in time", hint="read the service's log: `detectctl logs`"),
+    504: GatewayTimeout(
+        "the replica did not answer in time",
+        why="it is stuck or overloaded",
+        hint="read the service's log: `detectctl logs`",
+    ),
 }
-_DROPPED = Overloaded("too many requests are waiting already", hint=_AGAIN)
+_DROPPED = Overloaded("too many requests are waiting already", why="the queue is full", hint=_AGAIN)
 HEADERS = {"Content-Type": "application/json", "Retry-After": "1", "Cache-Control": "no-store"}
 """Of all of them."""
 IMPORT_PATH = "detectctl.serving.ingress:middlewares"

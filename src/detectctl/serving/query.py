@@ -58,6 +58,7 @@ class AnnotateUrlQuery(AnnotateQuery, _UrlQuery):
 
 
 Q = TypeVar("Q", bound=BaseModel)
+_DESCRIBED = "`/openapi.json` describes every parameter"
 
 
 def read(request: Request, kind: type[Q]) -> Q:
@@ -66,11 +67,15 @@ def read(request: Request, kind: type[Q]) -> Q:
     given: dict[str, Any] = {}
     for name, value in request.query_params.multi_items():
         if name not in known:  # not repeated in the answer, because it may be anything
-            raise BadParameter("a query parameter is unknown", why=f"this route takes {', '.join(sorted(known))}")
+            raise BadParameter(
+                "a query parameter is unknown", why=f"this route takes {', '.join(sorted(known))}", hint=_DESCRIBED
+            )
         if name == "class":
             given.setdefault(name, []).append(value)
         elif name in given:  # a proxy in front of us might take the other one
-            raise BadParameter(f"the query parameter {name} is given twice", why="only class may be repeated")
+            raise BadParameter(
+                f"the query parameter {name} is given twice", why="only class may be repeated", hint="give it once"
+            )
         else:
             given[name] = value
     try:
@@ -80,9 +85,11 @@ def read(request: Request, kind: type[Q]) -> Q:
     wrong = problem["loc"][0]
     if problem["type"] == "missing":
         raise BadParameter(
-            f"the query parameter {wrong} is missing", hint=f"add `?{wrong}=…`, or send the image itself by POST"
+            f"the query parameter {wrong} is missing",
+            why="this route takes the image from there",
+            hint=f"add `?{wrong}=…`, or send the image itself by POST",
         )
-    raise BadParameter(f"{wrong} is {str(problem['input'])[:80]!a}", why=problem["msg"])
+    raise BadParameter(f"{wrong} is {str(problem['input'])[:80]!a}", why=problem["msg"], hint=_DESCRIBED)
 
 
 def parameters(kind: type[BaseModel]) -> list[dict[str, Any]]:

@@ -194,11 +194,19 @@ def _add_error_handlers(api: FastAPI, service: Service) -> None:
         methods = _methods(api, path)
         answered: errors.RequestError
         if error.status_code == errors.NotFound.status:
-            answered = errors.NotFound("no such route", hint="the routes are listed at `/docs` and `/openapi.json`")
+            answered = errors.NotFound(
+                "no such route",
+                why="the path is not one of the service's",
+                hint="the routes are listed at `/docs` and `/openapi.json`",
+            )
         elif error.status_code == errors.MethodNotAllowed.status:
-            answered = errors.MethodNotAllowed("the method is not allowed here", why=f"this route takes {methods}")
+            answered = errors.MethodNotAllowed(
+                "the method is not allowed here", why=f"this route takes {methods}", hint="use one of them"
+            )
         else:
-            answered = errors.BadRequest("the request cannot be understood", why=str(error.detail))
+            answered = errors.BadRequest(
+                "the request cannot be understood", why=str(error.detail), hint="compare it with `/openapi.json`"
+            )
         service.refuse(path, answered.code)
         return _answer(answered, {"Allow": methods} if methods else None)
 
@@ -209,4 +217,6 @@ def _add_error_handlers(api: FastAPI, service: Service) -> None:
     @api.exception_handler(Exception)
     async def internal_error(_: Request, __: Exception) -> Response:
         # The request log has the traceback under the answer's X-Request-ID; the caller learns nothing of the inside.
-        return _answer(errors.InternalError("the service failed", hint="read its log: `detectctl logs`"))
+        return _answer(
+            errors.InternalError("the service failed", why="its log has the cause", hint="read it: `detectctl logs`")
+        )

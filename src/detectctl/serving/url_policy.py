@@ -114,7 +114,11 @@ def parse_url(url: str) -> Target:
         BadUrl: not http(s), no host, a user name, an odd spelling of an address, or malformed.
     """
     if len(url) > MAX_URL_CHARS:
-        raise BadUrl("the image URL is too long", why=f"it has {len(url)} characters, and {MAX_URL_CHARS} are allowed")
+        raise BadUrl(
+            "the image URL is too long",
+            why=f"it has {len(url)} characters, and {MAX_URL_CHARS} are allowed",
+            hint="send the image itself by POST",
+        )
     if url != url.strip() or _CONTROL.search(url):
         raise _bad(url, "it contains control characters, or begins or ends with a space")
     try:
@@ -208,7 +212,7 @@ def _punycode(name: str) -> str:
         raise ValueError("its host is not a well-formed international name") from error
 
 
-def _bad(url: str, why: str, hint: str | None = None) -> BadUrl:
+def _bad(url: str, why: str, hint: str = "correct it, or send the image itself by POST") -> BadUrl:
     start = _USERINFO.sub("//", url.partition("?")[0])[:80]
     return BadUrl(f"the image URL {start!a} is not valid", why=why, hint=hint)
 
