@@ -31,9 +31,13 @@ _KEPT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "VIRTUAL_ENV")
 
 
 def free_port() -> int:
-    """Not one of those that the system lends to outgoing connections: it has to stay free until `up` opens it."""
+    """Neither one that the system lends to outgoing connections nor one that instances choose for their inside.
+
+    It has to stay free until `up` opens it, so tests that run side by side are given different ones.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:]
     while True:
-        port = random.randrange(20_000, 30_000)  # noqa: S311 - no secret
+        port = random.randrange(12_000 + int(worker) % 8, 20_000, 8)  # noqa: S311 - no secret
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port

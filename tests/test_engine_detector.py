@@ -82,7 +82,7 @@ def test_an_unknown_class_names_the_nearest(detector: Detector) -> None:
     with pytest.raises(BadParameter, match="persn") as caught:
         detector.detect_image(np.zeros((32, 32, 3), np.uint8), classes=["persn"])
     assert caught.value.hint is not None
-    assert "'person'" in caught.value.hint
+    assert "'person'" in caught.value.why
 
 
 def test_limits_of_the_settings_hold(yolov8n_compiled: CompiledModel, bus_jpg: Path) -> None:

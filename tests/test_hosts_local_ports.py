@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 from dataclasses import astuple
 from pathlib import Path
 
@@ -16,6 +18,27 @@ def test_they_are_free_all_different_and_not_the_last_ones() -> None:
     first, second = astuple(ports.choose()), astuple(ports.choose())
     assert len(set(first)) == len(first)
     assert first != second
+
+
+def test_two_starts_at_once_choose_different_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also from the same few, before anything listens: what one process has chosen is reserved until it ends."""
+    script = (
+        "import random, sys\n"
+        "from dataclasses import astuple\n"
+        "from detectctl.hosts.local import ports\n"
+        "random.sample = lambda *_: list(range(28_000, 28_020))\n"
+        "print(*astuple(ports.choose()), flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        others = {int(port) for port in other.stdout.readline().split()}
+        monkeypatch.setattr("random.sample", lambda *_: list(range(28_000, 28_020)))
+        ours = set(astuple(ports.choose()))
+        other.communicate()
+    assert len(others) == len(ours)
+    assert not others & ours
 
 
 def test_no_outgoing_connection_can_take_them() -> None:

@@ -589,7 +589,7 @@ def test_floods_without_content_are_aborted(kind: str) -> None:
 
     with RawServer(FLOODS[kind]) as server:
         asyncio.run(beside(server.port))
-        assert 0 < max(waits) < 0.5, "seconds of CPU until the others had a turn"
+        assert 0 < max(waits) < 1, "seconds of CPU until the others had a turn; without a limit it is 1.6 and more"
         asyncio.run(until(lambda: server.open_connections == 0))
 
 

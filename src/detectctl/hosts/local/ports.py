@@ -29,10 +29,11 @@ class Ports:
 # Below those that systems lend to outgoing connections (from 32768 on Linux), one of which could take a port in the
 # seconds until Ray opens it; and between the ranges that Ray (10002 to 19999) and Serve (from 30000) have for workers.
 _LOWEST, _HIGHEST = 20_000, 29_999
+_reservations: list[int] = []  # file descriptors, so that nothing closes them early
 
 
 def choose(taken: int | None = None) -> Ports:
-    """Ports that are free now, all different, chosen at random: another `up` at the same moment chooses others.
+    """Ports that are free now, all different, which no other `up` will choose while this process lives.
 
     `taken`: the service's own, which is free until Serve opens it. NotReady if there are not enough.
     """
@@ -49,9 +50,15 @@ def choose(taken: int | None = None) -> Ports:
 
 
 def _is_free(port: int) -> bool:
+    # An abstract socket of this name reserves the port until this process ends, because Ray opens it seconds later and
+    # another `up` must not choose it meanwhile. It is seen as far as the port is: in this network namespace.
+    reservation = socket.socket(socket.AF_UNIX)
     with contextlib.suppress(OSError), socket.socket() as probe:
+        reservation.bind(f"\0detectctl-port-{port}")
         probe.bind(("127.0.0.1", port))
+        _reservations.append(reservation.detach())
         return True
+    reservation.close()
     return False
 
 
