@@ -81,7 +81,7 @@ def test_a_threshold_out_of_range_is_a_bad_parameter(detector: Detector, name: s
 def test_an_unknown_class_names_the_nearest(detector: Detector) -> None:
     with pytest.raises(BadParameter, match="persn") as caught:
         detector.detect_image(np.zeros((32, 32, 3), np.uint8), classes=["persn"])
-    assert caught.value.hint is not None
+    assert caught.value.why is not None
     assert "'person'" in caught.value.why
 
 
