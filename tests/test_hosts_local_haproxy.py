@@ -280,6 +280,36 @@ def test_the_wrapper_starts_no_haproxy_with_another_text(
     assert "detectctl does not know" in checked.stderr
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("files", [512, 1024])
+def test_it_starts_within_the_limit_of_open_files(tmp_path: Path, files: int) -> None:
+    """It would not with more connections than it can have descriptors for, and says how many it took."""
+    port = free_port()
+    code = f"""
+import os, resource, runpy, sys
+resource.setrlimit(resource.RLIMIT_NOFILE, ({files}, {files}))
+from pathlib import Path
+from detectctl.hosts.local import haproxy, ports
+folder = Path(sys.argv.pop())
+os.environ |= haproxy.prepare(folder, ports.choose(), "127.0.0.1", {port})
+{_WRITE_CONFIGURATION}
+os.execv(folder / "haproxy", [folder / "haproxy", "-db", "-f", folder / "haproxy.cfg"])
+"""
+    socket_file = tmp_path / "in" / "admin.sock"
+    command = [sys.executable, "-W", "ignore", "-c", code, str(port), str(free_port()), str(tmp_path / "in")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
+        try:
+            wait_until(lambda: socket_file.exists() or process.poll() is not None)
+            assert process.poll() is None, process.communicate()[1]
+            with socket.socket(socket.AF_UNIX) as admin:
+                admin.connect(str(socket_file))
+                admin.sendall(b"show info\n")
+                info = admin.makefile().read()
+        finally:
+            process.kill()
+    assert f"Maxconn: {(files - 128) * 2 // 5}\n" in info
+
+
 def test_every_address_of_a_service_passes_its_own_check(
     written: str, prepared: tuple[Path, int], tmp_path: Path
 ) -> None:

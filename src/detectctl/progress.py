@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-Step = Literal["lock", "resolve", "convert", "quantise", "start Ray", "deploy", "warm up", "drain", "stop"]
+Step = Literal["lock", "device", "resolve", "convert", "quantise", "start Ray", "deploy", "warm up", "drain", "stop"]
 
 
 @dataclass(frozen=True, slots=True)

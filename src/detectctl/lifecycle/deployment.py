@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 _SERVE_MAX_ONGOING = 4 * MAX_QUEUE
 # More than a replica can work on at once, less than anybody would wait for: above it, a second replica helps.
 _TARGET_ONGOING = 8
-# Room for replicas to be replaced one for one: CPU time is the scheduler's business, not Ray's.
-_REPLICA_CPUS = 0.01
+# Of a CPU or GPU, as Ray counts them: room for as many replicas as may be asked for, and to replace them one for one.
+# Their time is the scheduler's business, not Ray's.
+_REPLICA_SHARE = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +76,10 @@ class Deployment:
             "graceful_shutdown_timeout_s": 150,  # more than a replica may take for a request; `down` has its own limit
             "health_check_period_s": 1,  # a killed replica is noticed at the next look
             "health_check_timeout_s": 15,
-            "ray_actor_options": {"num_cpus": _REPLICA_CPUS},
+            "ray_actor_options": {"num_cpus": _REPLICA_SHARE},
         }
         if self.device == "cuda":
-            deployment["ray_actor_options"]["num_gpus"] = _REPLICA_CPUS
+            deployment["ray_actor_options"]["num_gpus"] = _REPLICA_SHARE
         if self.minimum == self.maximum:
             deployment["num_replicas"] = self.minimum
         else:

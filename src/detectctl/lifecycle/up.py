@@ -116,7 +116,7 @@ def begin(
     begun = time.monotonic()
     exposure.check(settings)
     parse_allow(settings.allow_url)
-    device = devices.choose(settings.device, settings.precision)
+    device = devices.choose(settings.device, settings.precision, environ, report)
     folder = InstanceFolder(paths.state, settings.name)
     with locked(folder, "up", settings.timeout, report), exposure.prepared(settings, folder, report) as exposed:
         deadline = Deadline.after(settings.timeout)

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from detectctl.files import reason
+from detectctl.hosts.local import limits
 from detectctl.serving import ingress
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ def prepare(folder: Path, ports: Ports, host: str, port: int) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "30",  # of silence; Serve's default is an hour
+        "RAY_SERVE_HAPROXY_MAXCONN": str(limits.connections()),  # it does not start if it could not have as many
         "RAY_SERVE_HAPROXY_NBTHREAD": "1",  # copies a few hundred requests a second with a tenth of one core
         "RAY_SERVE_HAPROXY_STATS_PORT": str(ports.haproxy_stats),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(ports.haproxy_metrics),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from detectctl import processes
 from detectctl.errors import NotReady
 from detectctl.files import describe, write_atomically
-from detectctl.hosts.local import haproxy
+from detectctl.hosts.local import haproxy, limits
 from detectctl.hosts.local.ports import Ports, choose, require_free
 from detectctl.paths import Paths
 from detectctl.progress import Progress
@@ -72,8 +72,12 @@ class HeadRecord:
 
 
 def plan(host: str, port: int) -> HeadRecord:
-    """Of a head that is to be started, for a service at this address; changes nothing. Raises as `require_free`."""
+    """Of a head that is to be started, for a service at this address; changes nothing.
+
+    Raises as `require_free`, and NotReady if the system's limits are too low.
+    """
     require_free(host, port)
+    limits.require()
     parent = "/tmp"  # noqa: S108 - an unguessable 0700 folder in it
     with contextlib.suppress(FileNotFoundError):  # every disk is full, as the first thing to be written will say
         # TMPDIR if socket paths fit below it: HAProxy takes 97 bytes, and Ray adds a folder of 56.
@@ -125,6 +129,10 @@ def _spawn(record: HeadRecord, ports: Ports, environ: Mapping[str, str]) -> proc
         f"--dashboard-agent-listen-port={ports.dashboard_agent}",
         *("--min-worker-port=0", "--max-worker-port=0"),
         f"--temp-dir={record.temp_dir / 'ray'}",  # below ours, because Ray opens its own (0777) to every user
+        # Not what Ray counts: what can run here has been decided before, and a replica that finds no room by Ray's
+        # count would wait without a word. Of half a CPU Ray makes none, and of 64 as many idle workers. Two have room
+        # for a thousand replicas and their successors, at a thousandth each.
+        *("--num-cpus=2", "--num-gpus=1"),
         f"--object-store-memory={_OBJECT_STORE_BYTES}",
         "--include-log-monitor=False",  # nobody reads the workers' output from the driver
         "--disable-usage-stats",
