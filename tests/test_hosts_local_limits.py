@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -49,23 +50,62 @@ def _may_mount() -> None:
         pytest.skip("this system lets nobody but root mount anything")
 
 
-def test_too_few_open_files_are_an_error_at_once(empty_home: Home) -> None:
-    """It names `ulimit -n`; nothing has been started or written."""
-    done = _within(empty_home, "ulimit -n 256", "up")
+_GROUP = "mount -t tmpfs none /sys/fs/cgroup; cd /sys/fs/cgroup; "
+TOO_LITTLE = {
+    "ulimit -n 256": ("a process may have 256 files open", "`ulimit -n`"),
+    _GROUP + "echo 400 > pids.max; echo 390 > pids.current": ("10 more threads may be started", "pids.max"),
+    _GROUP + "echo 805306368 > memory.max; echo 9 > memory.current": (
+        "768 MiB of memory",
+        "limit of its control group",
+    ),
+}
+"""What is done to the system, and which words tell of it."""
+
+
+@pytest.mark.parametrize("script", TOO_LITTLE)
+def test_too_little_is_an_error_at_once(empty_home: Home, script: str) -> None:
+    """It names the limit; nothing has been started or written."""
+    done = _within(empty_home, script, "up")
     assert done.returncode == 4
-    assert "a process may have 256 files open" in done.stderr
-    assert "`ulimit -n`" in done.stderr
+    for words in TOO_LITTLE[script]:
+        assert words in done.stderr
     assert empty_home.instance() is None
 
 
-# As of a container with `cpu: 500m`, 4096 open files as on Fargate, of which old programs see 256, Docker's default of
-# shared memory, and the device file of a GPU without a driver.
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user who runs nothing else")
+def test_a_users_limit_of_threads_counts_what_runs() -> None:
+    code = """
+import os, resource, threading
+from detectctl.errors import NotReady
+from detectctl.hosts.local import limits
+resource.setrlimit(resource.RLIMIT_NPROC, (340, 360))
+limits.require_threads()
+os.setuid(54321)
+limits.raise_soft()
+assert resource.getrlimit(resource.RLIMIT_NPROC) == (360, 360)
+limits.require_threads()
+stop = threading.Event()
+for _ in range(20):
+    threading.Thread(target=stop.wait).start()
+try:
+    limits.require_threads()
+except NotReady as error:
+    print(error.what_and_why)
+stop.set()
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.startswith("339 more threads may be started here")
+    assert "this user may have 360 (`ulimit -u`)" in done.stdout
+
+
+# As of a container with `cpu: 500m`, 4096 open files as on Fargate, of which old programs see 256, no shared memory,
+# and the device file of a GPU without a driver.
 _SMALL_CONTAINER = """
 mkdir dev
 mount -t tmpfs none dev
 touch dev/nvidiactl
 mkdir dev/shm
-mount -t tmpfs -o size=64m none dev/shm
+mount -t tmpfs -o ro none dev/shm
 for file in null zero random urandom; do
   touch dev/$file
   mount --bind /dev/$file dev/$file

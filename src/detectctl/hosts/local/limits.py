@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import resource
 
+import psutil
+
+from detectctl.cgroups import pairs
 from detectctl.errors import NotReady
 
 _ENOUGH_FILES = 65_536  # more than anything here needs; some programs count through all that they may open
 _LEAST_FILES = 512
 _OWN_FILES = 128  # of a HAProxy without connections: listeners, health checks, those that it hands on to its successor
 _MOST_CONNECTIONS = 4_096  # Serve's own limit
+# Measured with one replica on two cores: 275 threads, and 50 for the replica's successor. It starts with 1024 MiB, but
+# not with 900: pages of programs, which the system drops and reads again and again, are a third of that.
+_LEAST_THREADS = 350
+_LEAST_MEMORY = 1 << 30
 
 
 def require() -> None:
     """NotReady if an instance could not work within them."""
     require_open_files()
+    require_threads()
+    require_memory()
 
 
 def raise_soft() -> None:
@@ -24,6 +35,7 @@ def raise_soft() -> None:
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, _open_files()), hard))
+    resource.setrlimit(resource.RLIMIT_NPROC, (_user_threads(), _user_threads()))
 
 
 def connections() -> int:
@@ -31,9 +43,9 @@ def connections() -> int:
     return min(_MOST_CONNECTIONS, (_open_files() - _OWN_FILES) * 2 // 5)
 
 
-def _open_files() -> int:
-    """How many each process of an instance may have."""
-    return min(_ENOUGH_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+def may_share_memory() -> bool:
+    """Whether Ray can have its object store where it usually does; if there is only little room, it looks elsewhere."""
+    return os.access("/dev/shm", os.W_OK | os.X_OK)  # noqa: S108 - the system's own
 
 
 def require_open_files() -> None:
@@ -44,3 +56,57 @@ def require_open_files() -> None:
             why="that is the hard limit of `ulimit -n`",
             hint="raise it: `ulimit -Hn 4096`, `LimitNOFILE=4096` of systemd, or `--ulimit nofile=4096` of Docker",
         )
+
+
+def require_threads() -> None:
+    """NotReady if too few may be started beside those that run."""
+    allowed = [
+        (most - now, f"its control group may have {most} (pids.max)")
+        for most, now in pairs("pids", "pids.max", "pids.current")
+    ]
+    if os.getuid() != 0 and _user_threads() != resource.RLIM_INFINITY:
+        allowed.append((_user_threads() - _threads_of_user(), f"this user may have {_user_threads()} (`ulimit -u`)"))
+    left, why = min(allowed, default=(_LEAST_THREADS, ""))
+    if left < _LEAST_THREADS:
+        raise NotReady(
+            f"{max(left, 0)} more threads may be started here, and the service needs {_LEAST_THREADS}",
+            why=why,
+            hint="raise it: `ulimit -Hu 4096`, `TasksMax=4096` of systemd, or `--pids-limit 4096` of Docker and Podman",
+        )
+
+
+def require_memory() -> None:
+    """NotReady if there is too little."""
+    free = psutil.virtual_memory().available + psutil.swap_memory().free
+    limits = (
+        *pairs("memory", "memory.max", "memory.current"),
+        *pairs("memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    )
+    least, why = min(
+        (free, "the machine has no more available"),
+        *((limit, "that is the limit of its control group") for limit, _ in limits),
+    )
+    if least < _LEAST_MEMORY:
+        raise NotReady(
+            f"{least >> 20} MiB of memory may be used here, and the service needs {_LEAST_MEMORY >> 20}",
+            why=why,
+            hint="end other programs, or raise the limit: `MemoryMax=2G` of systemd, or `--memory 2g` of Docker",
+        )
+
+
+def _open_files() -> int:
+    """How many each process of an instance may have."""
+    return min(_ENOUGH_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+
+
+def _user_threads() -> int:
+    """How many the user may have, on the whole machine."""
+    return resource.getrlimit(resource.RLIMIT_NPROC)[1]
+
+
+def _threads_of_user() -> int:
+    count = 0
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            count += process.num_threads() if process.uids().real == os.getuid() else 0
+    return count

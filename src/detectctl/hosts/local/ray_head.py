@@ -134,6 +134,7 @@ def _spawn(record: HeadRecord, ports: Ports, environ: Mapping[str, str]) -> proc
         # for a thousand replicas and their successors, at a thousandth each.
         *("--num-cpus=2", "--num-gpus=1"),
         f"--object-store-memory={_OBJECT_STORE_BYTES}",
+        *(() if limits.may_share_memory() else (f"--plasma-directory={record.temp_dir / 'tmp'}",)),
         "--include-log-monitor=False",  # nobody reads the workers' output from the driver
         "--disable-usage-stats",
         "--no-monitor",  # Ray's own autoscaler, for clusters that can grow; Serve has another
