@@ -14,6 +14,8 @@ import httpx
 import psutil
 import pytest
 
+from detectctl import cgroups
+from detectctl.hosts.local import limits
 from installed import DETECTCTL, Home, free_port
 
 if TYPE_CHECKING:
@@ -70,6 +72,11 @@ def test_too_little_is_an_error_at_once(empty_home: Home, script: str) -> None:
     for words in TOO_LITTLE[script]:
         assert words in done.stderr
     assert empty_home.instance() is None
+
+
+def test_a_machine_without_limits_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroups, "ROOT", tmp_path)
+    limits.require()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user who runs nothing else")

@@ -82,10 +82,8 @@ def require_memory() -> None:
         *pairs("memory", "memory.max", "memory.current"),
         *pairs("memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
     )
-    least, why = min(
-        (free, "the machine has no more available"),
-        *((limit, "that is the limit of its control group") for limit, _ in limits),
-    )
+    allowed = [(limit, "that is the limit of its control group") for limit, _ in limits]
+    least, why = min([(free, "the machine has no more available"), *allowed])
     if least < _LEAST_MEMORY:
         raise NotReady(
             f"{least >> 20} MiB of memory may be used here, and the service needs {_LEAST_MEMORY >> 20}",
