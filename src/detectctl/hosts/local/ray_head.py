@@ -169,6 +169,8 @@ def _environment(environ: Mapping[str, str], record: HeadRecord, ports: Ports) -
         "DASHBOARD_METRIC_PORT": str(ports.dashboard_metrics),
         # Serve replaces an ingress after three failed checks, ten seconds apart by default.
         "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+        # With a fifth of a core it takes ten seconds to start one, which Serve would end after five.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
         "RAY_SERVE_LOG_TO_STDERR": "0",
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": ingress.IMPORT_PATH,
         # Ray's background work takes CPU time from requests, the more so the fewer cores there are. Measured on two: a
