@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from detectctl import limits
 from detectctl.cli.options import Session, asked, command
 from detectctl.keys import read_keys
 from detectctl.settings import OUTPUT, AnnotateSettings, DetectSettings, RequestSettings
@@ -78,7 +79,7 @@ def _client(session: Session, settings: RequestSettings) -> Client:
         api_key=None if key_file is None else read_keys(key_file)[0],
         timeout_s=settings.timeout,
         retries=settings.retries,
-        concurrency=settings.concurrency,
+        concurrency=min(settings.concurrency, limits.requests()),
         fetch=settings.fetch,
         wait_for_restart=settings.url is None,  # its head lives, so a service that does not answer now will again
     )

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 import detectctl
+from detectctl import limits
 from detectctl.cli.image_commands import annotate, detect
 from detectctl.cli.instance_commands import down, logs, status, up
 from detectctl.cli.models_command import models
@@ -74,6 +75,7 @@ app.callback(invoke_without_command=True)(taking([*GLOBAL_OPTIONS, _VERSION], _b
 def main() -> NoReturn:
     """The console script; every error of ours is reported here, and becomes its exit code."""
     unwind_when_signalled()
+    limits.raise_soft()
     session = Session()
     problem: DetectctlError
     try:

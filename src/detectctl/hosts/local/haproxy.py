@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from detectctl import limits
 from detectctl.files import reason
-from detectctl.hosts.local import limits
 from detectctl.serving import ingress
 
 if TYPE_CHECKING:

@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detectctl import processes
+from detectctl import limits, processes
 from detectctl.errors import NotReady
 from detectctl.files import describe, write_atomically
-from detectctl.hosts.local import haproxy, limits
+from detectctl.hosts.local import haproxy
 from detectctl.hosts.local.ports import Ports, choose, require_free
 from detectctl.paths import Paths
 from detectctl.progress import Progress

@@ -11,12 +11,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from detectctl.hosts.local import limits
-
 
 def main() -> None:
-    """Start Ray with its own command line, and with all that the limits of this process allow."""
-    limits.raise_soft()
+    """Start Ray with its own command line."""
     from ray._private import services
     from ray.scripts import scripts
 

@@ -1,4 +1,4 @@
-"""The system's limits on an instance, looked at before anything starts: Ray and HAProxy fail late and obscurely."""
+"""The system's limits on what a command starts, looked at before it does: Ray and HAProxy fail late and obscurely."""
 
 from __future__ import annotations
 
@@ -6,14 +6,12 @@ import contextlib
 import os
 import resource
 
-import psutil
-
 from detectctl.cgroups import pairs
 from detectctl.errors import NotReady
 
 _ENOUGH_FILES = 65_536  # more than anything here needs; some programs count through all that they may open
 _LEAST_FILES = 512
-_OWN_FILES = 128  # of a HAProxy without connections: listeners, health checks, those that it hands on to its successor
+_OWN_FILES = 128  # of a process without connections: of HAProxy listeners and health checks, of Python libraries
 _MOST_CONNECTIONS = 4_096  # Serve's own limit
 # Measured with one replica on two cores: 275 threads, and 50 for the replica's successor. It starts with 1024 MiB, but
 # not with 900: pages of programs, which the system drops and reads again and again, are a third of that.
@@ -22,7 +20,7 @@ _LEAST_MEMORY = 1 << 30
 
 
 def require() -> None:
-    """NotReady if an instance could not work within them."""
+    """NotReady if a service could not work within them."""
     require_open_files()
     require_threads()
     require_memory()
@@ -41,6 +39,11 @@ def raise_soft() -> None:
 def connections() -> int:
     """How many HAProxy may have: each takes two sockets, and every fourth a pipe with two ends for the data between."""
     return min(_MOST_CONNECTIONS, (_open_files() - _OWN_FILES) * 2 // 5)
+
+
+def requests() -> int:
+    """How many a client can have in flight: each takes a connection, perhaps a file, and for a moment a name lookup."""
+    return max(1, (_open_files() - _OWN_FILES) // 3)
 
 
 def may_share_memory() -> bool:
@@ -77,6 +80,8 @@ def require_threads() -> None:
 
 def require_memory() -> None:
     """NotReady if there is too little."""
+    import psutil  # here, because it takes time that commands without a service do not have
+
     free = psutil.virtual_memory().available + psutil.swap_memory().free
     limits = (
         *pairs("memory", "memory.max", "memory.current"),
@@ -93,7 +98,7 @@ def require_memory() -> None:
 
 
 def _open_files() -> int:
-    """How many each process of an instance may have."""
+    """How many each process may have."""
     return min(_ENOUGH_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
 
 
@@ -103,6 +108,8 @@ def _user_threads() -> int:
 
 
 def _threads_of_user() -> int:
+    import psutil
+
     count = 0
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):

@@ -14,13 +14,15 @@ import httpx
 import psutil
 import pytest
 
-from detectctl import cgroups
-from detectctl.hosts.local import limits
+from detectctl import cgroups, limits
 from installed import DETECTCTL, Home, free_port
+from served import served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from detectctl.engine.compiled import CompiledModel
 
 _UNSHARE = ("unshare", "--mount") if os.geteuid() == 0 else ("unshare", "--mount", "--map-root-user")
 
@@ -74,6 +76,22 @@ def test_too_little_is_an_error_at_once(empty_home: Home, script: str) -> None:
     assert empty_home.instance() is None
 
 
+def test_a_client_has_no_more_requests_in_flight_than_it_may_have_files(
+    empty_home: Home, yolov8n_compiled: CompiledModel, bus_jpg: Path
+) -> None:
+    """Many systems allow 1024 at first, which `--concurrency 1024` is more than."""
+    folder = empty_home.path / "photos"
+    folder.mkdir()
+    for number in range(200):
+        (folder / f"{number}.jpg").symlink_to(bus_jpg)
+    with served(yolov8n_compiled) as port:
+        url = f"http://127.0.0.1:{port}"
+        options = ("--url", url, "--concurrency", "200", "--format", "jsonl")
+        done = _within(empty_home, "ulimit -Sn 50; ulimit -Hn 72", "detect", "photos", *options)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('"found"') == 200
+
+
 def test_a_machine_without_limits_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cgroups, "ROOT", tmp_path)
     limits.require()
@@ -82,9 +100,9 @@ def test_a_machine_without_limits_is_enough(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user who runs nothing else")
 def test_a_users_limit_of_threads_counts_what_runs() -> None:
     code = """
-import os, resource, threading
+import os, psutil, resource, threading  # all that the other user may not be able to read
 from detectctl.errors import NotReady
-from detectctl.hosts.local import limits
+from detectctl import limits
 resource.setrlimit(resource.RLIMIT_NPROC, (340, 360))
 limits.require_threads()
 os.setuid(54321)
