@@ -7,6 +7,7 @@ import pty
 import re
 import subprocess
 import sys
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -82,3 +83,10 @@ def test_what_is_watched_is_redrawn_on_a_terminal_and_appended_elsewhere() -> No
         os.close(ours)
     between = shown.partition("no instance [a] is running")[2].partition("now it is")[0]
     assert re.search(r"\x1b\[2K", between), repr(shown)
+
+
+def test_what_was_left_out_is_one_line_on_stderr_unless_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    for quiet in (False, True):
+        Console(quiet=quiet).left_out(Counter({".txt": 12, "": 2, ".mp4": 0}))
+    Console().left_out(Counter())
+    assert capsys.readouterr() == ("", "left out, by kind: 12 .txt, 2 without a suffix\n")

@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import itertools
 import os
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from detectctl.errors import SourceUnreadable
-from detectctl.sources import MAX_FILE_BYTES, Source, resolve
+from detectctl.sources import LINKED_FOLDERS, MAX_FILE_BYTES, Source, resolve
 
 
 def touch(*paths: Path) -> None:
@@ -148,3 +151,121 @@ def test_a_name_that_is_not_utf8_can_be_read_and_printed(tmp_path: Path) -> None
     (source,) = resolve([str(tmp_path)])
     assert source.read() == b"image"
     assert source.name.encode() == f"{tmp_path}/caf�.jpg".encode()
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".jpe", ".mpo", ".avif", ".heic", ".jp2", ".HEIF"])
+def test_every_kind_of_image_is_taken_from_a_folder(tmp_path: Path, suffix: str) -> None:
+    touch(tmp_path / f"a{suffix}")
+    assert names(tmp_path) == [f"{tmp_path}/a{suffix}"]
+
+
+def test_what_is_left_out_of_folders_is_counted_by_kind(tmp_path: Path) -> None:
+    """Not what is hidden, nor what a glob does not match."""
+    touch(*(tmp_path / name for name in ("a.jpg", "b.txt", "c.TXT", "d.mp4", "e", ".f.txt", "below/g.txt", "x/y.pdf")))
+    (tmp_path / "x" / "linked").symlink_to(tmp_path / "below")
+    left_out: Counter[str] = Counter()
+    assert len(list(resolve([str(tmp_path)], left_out=left_out))) == 1
+    assert +left_out == {".txt": 2, ".mp4": 1, "": 1}
+    left_out.clear()
+    list(resolve([str(tmp_path), f"{tmp_path}/x/*"], recursive=True, left_out=left_out))
+    assert +left_out == {".txt": 3, ".mp4": 1, "": 1, ".pdf": 1, LINKED_FOLDERS: 1}
+
+
+@pytest.mark.parametrize(
+    ("target", "why"),
+    [
+        ("a.jpg", "Too many levels of symbolic links"),
+        ("gone.jpg", "it is a link, and nothing is at gone.jpg"),
+        ("b.jpg", "Too many levels of symbolic links"),
+    ],
+    ids=["to itself", "to nothing", "in a circle"],
+)
+@pytest.mark.parametrize("way", ["folder", "glob", "name"])
+def test_a_link_that_leads_nowhere_is_one_bad_source(tmp_path: Path, target: str, why: str, way: str) -> None:
+    (tmp_path / "a.jpg").symlink_to(target)
+    if target == "b.jpg":
+        (tmp_path / "b.jpg").symlink_to("a.jpg")
+    argument = {"folder": tmp_path, "glob": f"{tmp_path}/a*", "name": tmp_path / "a.jpg"}[way]
+    source = next(resolve([str(argument)]))
+    with pytest.raises(SourceUnreadable, match=r"a\.jpg cannot be read") as caught:
+        source.read()
+    assert caught.value.why == why
+
+
+def test_folders_that_are_linked_in_a_circle_end(tmp_path: Path) -> None:
+    touch(tmp_path / "below" / "a.jpg")
+    (tmp_path / "below" / "up").symlink_to(tmp_path)
+    assert names(tmp_path, recursive=True) == [f"{tmp_path}/below/a.jpg"]
+
+
+def test_a_pipe_in_a_folder_is_not_waited_for_but_one_named_outright_is_read(tmp_path: Path) -> None:
+    """As `detect <(curl …)` names it."""
+    os.mkfifo(tmp_path / "a.jpg")
+    for argument in (tmp_path, f"{tmp_path}/*"):
+        (source,) = resolve([str(argument)])
+        with pytest.raises(SourceUnreadable, match="is not read"):
+            source.read()
+    (source,) = resolve([str(tmp_path / "a.jpg")])
+    writer = threading.Thread(target=(tmp_path / "a.jpg").write_bytes, args=(b"image",))
+    writer.start()
+    assert source.read() == b"image"
+    writer.join()
+
+
+def test_a_socket_and_an_endless_device_are_bad_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detectctl.sources.MAX_FILE_BYTES", 1000)
+    monkeypatch.chdir(tmp_path)  # a socket's path must be short
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("a.jpg")
+        for argument in (".", "a.jpg", "/dev/zero"):
+            (source,) = resolve([argument])
+            with pytest.raises(SourceUnreadable):
+                source.read()
+
+
+@pytest.mark.parametrize(
+    ("argument", "within"),
+    [("photos", "x/a.jpg"), ("photos/x", "a.jpg"), ("photos/**/*.jpg", "x/a.jpg"), ("*/x/a.jpg", "photos/x/a.jpg")],
+)
+def test_what_was_searched_for_knows_where_it_was_found(
+    tmp_path: Path, argument: str, within: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    touch(tmp_path / "photos" / "x" / "a.jpg")
+    monkeypatch.chdir(tmp_path)
+    assert [source.within for source in resolve([argument], recursive=True)] == [Path(within)]
+    assert [source.within for source in resolve(["photos/x/a.jpg"])] == [None]
+
+
+@pytest.mark.parametrize(
+    ("argument", "why", "hint"),
+    [
+        ("s3://bucket/x.jpg", "an object in S3", "make a URL of it: `aws s3 presign s3://bucket/x.jpg`"),
+        ("s3://bucket/*.jpg", "an object in S3", "make a URL of it: `aws s3 presign 's3://bucket/*.jpg'`"),
+        ("hdfs://name/x.jpg", "begins with hdfs://", "download it first, and name the file"),
+        ("www.example.org/x.jpg", "no file or folder", "write it in full: `https://www.example.org/x.jpg`"),
+        ("localhost:8000/x.jpg", "no file or folder", "write it in full: `https://localhost:8000/x.jpg`"),
+        ("photos/x.jpg", "no file or folder", "name a file, a folder"),
+        (f"data:image/png;base64,{'a/b' * 5000}", "a data: URL", "base64 -d"),
+    ],
+)
+def test_an_address_of_another_kind_is_told_with_what_to_do(argument: str, why: str, hint: str) -> None:
+    (source,) = resolve([argument])
+    found = problem(source)
+    assert why in str(found.why)
+    assert hint in str(found.hint)
+    assert max(map(len, (source.name, found.what))) < 200
+    if "://" in argument:
+        assert Source.of(argument).problem is not None
+
+
+def test_a_file_may_be_called_like_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    touch(Path("C:\\me.jpg"), Path("s3:/b/x.jpg"))
+    assert [source.read() for source in resolve(["C:\\me.jpg", "s3://b/x.jpg"])] == [b"C:\\me.jpg", b"x.jpg"]
+
+
+def test_a_password_is_in_no_name() -> None:
+    url = "http://user:geheim@camera/x.jpg"
+    for source in (*resolve([url, "rtsp://user:geheim@camera/live"]), Source.of(url)):
+        assert "geheim" not in f"{source.name} {source!r} {source.problem and source.problem.what}"
+    assert Source.of(url).url == url

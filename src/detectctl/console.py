@@ -20,6 +20,7 @@ from rich.table import Table
 from detectctl.wire import versioned
 
 if TYPE_CHECKING:
+    from collections import Counter
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
@@ -180,6 +181,13 @@ class Console:
             table.add_row(row.command or "every", row.key, f"[{style}]{escape(row.words)}[/]", escape(row.origin))
         self.line(f"settings file: {'none' if file is None else escape(str(file))}")
         self.out.print(table)
+
+    def left_out(self, kinds: Counter[str]) -> None:
+        """How many files of folders are not sent, by kind: one line on stderr."""
+        if (+kinds) and not self.quiet:
+            words = ", ".join(f"{count} {kind or 'without a suffix'}" for kind, count in (+kinds).most_common(8))
+            more = ", …" if len(+kinds) > 8 else ""
+            self.err.print(f"[dim]left out, by kind:[/] {escape(words)}{more}", soft_wrap=True)
 
     def tracked(self, outcomes: Iterator[Outcome], total: int) -> Iterator[Outcome]:
         """The outcomes, with a progress bar up to `total` on a terminal; each failure is reported as it comes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,7 +31,7 @@ def detect(session: Session, settings: DetectSettings, sources: Sources, output:
     from detectctl.client import formats, outputs
     from detectctl.wire import DetectOptions
 
-    images = _images(sources, settings)
+    images = _images(session, sources, settings)
     shape = settings.format or ("table" if session.console.out.is_terminal and output is None else "jsonl")
     with _client(session, settings) as client, outputs.text_file(output) as stream:
         outcomes = client.detect_all(images, DetectOptions(settings.conf, settings.iou, settings.class_))
@@ -48,7 +49,7 @@ def annotate(session: Session, settings: AnnotateSettings, sources: Sources, out
     from detectctl.client import outputs
     from detectctl.wire import DetectOptions, DrawOptions
 
-    images = _images(sources, settings)
+    images = _images(session, sources, settings)
     jobs = list(zip(images, outputs.plan_outputs(images, output), strict=True))
     options = DetectOptions(settings.conf, settings.iou, settings.class_)
     drawing = DrawOptions(settings.labels, settings.line_width, settings.quality)
@@ -58,11 +59,14 @@ def annotate(session: Session, settings: AnnotateSettings, sources: Sources, out
     return outcomes.exit_code
 
 
-def _images(arguments: list[str], settings: RequestSettings) -> list[Source]:
+def _images(session: Session, arguments: list[str], settings: RequestSettings) -> list[Source]:
     from detectctl import sources
 
     stdin = sys.stdin.buffer.read() if "-" in arguments else None
-    return list(sources.resolve(arguments, recursive=settings.recursive, stdin=stdin))
+    left_out: Counter[str] = Counter()
+    found = list(sources.resolve(arguments, recursive=settings.recursive, stdin=stdin, left_out=left_out))
+    session.console.left_out(left_out)
+    return found
 
 
 def _client(session: Session, settings: RequestSettings) -> Client:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, TextIO
@@ -34,7 +35,8 @@ def image_format(path: Path) -> Literal["jpeg", "png", "webp"]:
     if found := FORMATS.get(path.suffix.lower()):
         return found
     why = f"its suffix is {path.suffix or 'missing'}"
-    raise UsageError(f"{path} cannot be written as an image", why=why, hint="end the name with .jpg, .png or .webp")
+    hint = f"end the name with .jpg, .png or .webp, or that of a folder with a slash: `-o {path}/`"
+    raise UsageError(f"{path} cannot be written as an image", why=why, hint=hint)
 
 
 def annotate_all(
@@ -75,7 +77,7 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        target = path.resolve()  # a link keeps pointing where it does
+        target = Path(os.path.realpath(path))  # a link keeps pointing where it does; `resolve` fails at a loop
         if target.exists() and not target.is_file():
             with target.open("wb") as file:  # /dev/stdout or a pipe: nothing to replace
                 yield file
@@ -89,47 +91,58 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
 def plan_outputs(sources: Sequence[Source], output: str) -> list[Path]:
     """Where each source's annotated image goes: `output` itself for one source, else a file in the folder `output`.
 
-    In a folder, a file keeps its name and its suffix if that is jpg, png or webp, else it becomes a `.jpg`; a name that
-    is taken already gets `-2`, `-3`, …, in the order of the sources. `output` is a folder if it exists as one, ends
-    with `/`, or has no suffix.
+    In a folder, a file keeps its name, its suffix if that is jpg, png or webp (else it becomes a `.jpg`), and the
+    folders below the one that was searched for it. A name that is taken already gets `-2`, `-3`, …, in the order of the
+    sources. `output` is a folder if it exists as one, ends with `/`, or has no suffix; for other than one image named
+    outright, also if its suffix is not an image's.
 
     Raises:
         UsageError: several sources for one file, an unknown suffix, or an original that would be overwritten.
     """
     target = Path(output)
-    if target.is_dir() or output.endswith("/") or not target.suffix:
+    one = sources[0] if len(sources) == 1 and sources[0].within is None and sources[0].problem is None else None
+    is_image = target.suffix.lower() in IMAGE_SUFFIXES
+    if os.path.isdir(output) or output.endswith("/") or not target.suffix or not (one or is_image):  # noqa: PTH112 - Path's raises
         return _plan_folder(sources, target)
     if len(sources) != 1:
         why = "it names a file, and there are several sources"
         raise UsageError(f"{output} cannot hold {len(sources)} images", why=why, hint="name a folder: `-o annotated/`")
     image_format(target)
-    original = sources[0].path
-    if original is not None and target.exists() and original.exists() and target.samefile(original):
+    if (original := sources[0].path) is not None and _is_same_file(original, target):
         hint = "choose another file: `-o`"
         raise UsageError(f"{output} would be overwritten", why="it is the source itself", hint=hint)
     return [target]
 
 
+def _is_same_file(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # one of them is not there, or cannot be seen
+        return False
+
+
 def _plan_folder(sources: Sequence[Source], folder: Path) -> list[Path]:
-    resolved = folder.resolve()
+    targets: dict[str, Path] = {}  # by path in lower case, because case-insensitive file systems would overwrite
     for source in sources:
-        if source.path is not None and source.path.resolve().parent == resolved:
+        below, stem, suffix = _output_name(source)
+        path, number = below / f"{stem}{suffix}", 1
+        while str(path).lower() in targets:
+            number += 1
+            path = below / f"{stem}-{number}{suffix}"
+        targets[str(path).lower()] = folder / path
+    planned = list(targets.values())
+    written = {os.path.realpath(parent) for parent in {path.parent for path in planned}}
+    for source in sources:
+        # Not `resolve`, which fails at a link to itself.
+        if source.path is not None and os.path.dirname(os.path.realpath(source.path)) in written:  # noqa: PTH120
             why = f"{source.name} is in it, and originals must not be overwritten"
             hint = "choose another folder: `-o annotated/`"
             raise UsageError(f"cannot write annotated images to {folder}", why=why, hint=hint)
-    targets: dict[str, Path] = {}  # by name in lower case, because case-insensitive file systems would overwrite
-    for source in sources:
-        stem, suffix = _output_name(source)
-        name, number = f"{stem}{suffix}", 1
-        while name.lower() in targets:
-            number += 1
-            name = f"{stem}-{number}{suffix}"
-        targets[name.lower()] = folder / name
-    return list(targets.values())
+    return planned
 
 
-def _output_name(source: Source) -> tuple[str, str]:
-    """Stem and suffix of the annotated image's file."""
+def _output_name(source: Source) -> tuple[Path, str, str]:
+    """Folder below the one for all, stem and suffix of the annotated image's file."""
     if source.url is not None:
         # By hand, because `urlsplit` raises for a malformed URL, which is one bad source among others.
         host, _, path = re.split("[?#]", source.url.partition("://")[2])[0].partition("/")
@@ -138,9 +151,19 @@ def _output_name(source: Source) -> tuple[str, str]:
         name = source.path.name
     else:
         name = "stdin"
-    name = "".join(letter if letter.isprintable() and letter not in '/\\:*?"<>|' else "_" for letter in name)
+    name = _cleaned(name)
     suffix = Path(name).suffix
     stem = name.removesuffix(suffix) if suffix.lower() in IMAGE_SUFFIXES else name
-    # 255 bytes is the limit of common file systems; the number and the temporary file's name need room too.
-    stem = stem.encode()[:200].decode(errors="ignore").lstrip(".") or "image"
-    return stem, suffix.lower() if suffix.lower() in FORMATS else ".jpg"
+    folders = () if source.within is None else source.within.parent.parts
+    below = Path(*(_bounded(_cleaned(folder)) or "_" for folder in folders))
+    return below, _bounded(stem) or "image", suffix.lower() if suffix.lower() in FORMATS else ".jpg"
+
+
+def _cleaned(name: str) -> str:
+    """A name that any common file system takes."""
+    return "".join(letter if letter.isprintable() and letter not in '/\\:*?"<>|' else "_" for letter in name)
+
+
+def _bounded(name: str) -> str:
+    """Not hidden, and not longer than 200 bytes: common file systems take 255, and what is added needs room too."""
+    return name.encode()[:200].decode(errors="ignore").lstrip(".")
