@@ -151,6 +151,33 @@ def test_a_service_that_says_when_to_come_back_is_asked_until_the_deadline() -> 
     assert len(service.requests) == 1
 
 
+@pytest.mark.usefixtures("quick")
+def test_an_images_server_that_says_when_to_come_back_is_asked_again_within_the_retries() -> None:
+    """It may say so for ever, which the service itself does not."""
+    busy = failing(502, "fetch_failed", Retry_After="0")
+    with bent(busy, busy, fine) as service:
+        assert ask(service.url, retries=2) == b"fine"
+    with bent(busy) as service, pytest.raises(FetchFailed):
+        ask(service.url, retries=2)
+    assert len(service.requests) == 3
+
+
+def test_the_pause_that_an_images_server_asks_for_is_kept() -> None:
+    with bent(failing(502, "fetch_failed", Retry_After="1"), fine) as service:
+        started = time.monotonic()
+        assert ask(service.url) == b"fine"
+        assert time.monotonic() - started >= 1
+    with bent(failing(502, "fetch_failed", Retry_After="60")) as service, pytest.raises(FetchFailed):
+        ask(service.url, timeout_s=50)
+    assert len(service.requests) == 1
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_rate_limiter_in_front_of_the_service_is_waited_for() -> None:
+    with bent(lambda request: request.answer(429, b"slow down", Retry_After="0"), fine) as service:
+        assert ask(service.url) == b"fine"
+
+
 def test_pauses_grow() -> None:
     times: list[float] = []
 
@@ -339,6 +366,18 @@ def download(url: str, *, timeout_s: float = 30) -> bytes:
 def test_a_download_is_tried_again(trouble: Callable[[Request], None]) -> None:
     with bent(trouble, fine) as service:
         assert download(service.url) == b"fine"
+
+
+def test_a_download_waits_as_long_as_its_server_asks_for() -> None:
+    with bent(lambda request: request.answer(429, b"", Retry_After="1"), fine) as service:
+        started = time.monotonic()
+        assert download(service.url) == b"fine"
+        assert time.monotonic() - started >= 1
+    with bent(lambda request: request.answer(503, b"", Retry_After="3600")) as service:
+        with pytest.raises(FetchFailed) as caught:
+            download(service.url)
+        assert caught.value.why == "its server answered 503, and asks to come back in 3600 s"
+    assert len(service.requests) == 1
 
 
 @pytest.mark.usefixtures("quick")

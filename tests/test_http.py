@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gzip
 import socket
 import ssl
 import threading
 import time
+import zlib
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import TYPE_CHECKING
@@ -150,7 +152,7 @@ def test_an_endless_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("value", "shortest", "longest"),
-    [(None, None, None), ("7", 7, 7), (" 7 ", 7, 7), ("soon", 0, 0), ("-1", 0, 0), ("", 0, 0)],
+    [(None, None, None), ("7", 7, 7), (" 7 ", 7, 7), ("0.5", 0.5, 0.5), ("soon", 0, 0), ("-1", 0, 0), ("", 0, 0)],
 )
 def test_retry_after_is_a_number_of_seconds(value: str | None, shortest: float | None, longest: float | None) -> None:
     headers = {} if value is None else {"retry-after": value}
@@ -199,6 +201,21 @@ def test_another_status_than_200_is_a_refusal() -> None:
     with bent(lambda request: request.answer(503, b"", Retry_After="7")) as service, pytest.raises(Refused) as caught:
         download(service.url)
     assert (caught.value.answer.status, caught.value.answer.retry_after_s, str(caught.value)) == (503, 7, "HTTP 503")
+
+
+@pytest.mark.parametrize("encoding", ["aws-chunked", "binary", "aws-chunked, gzip", "gzip", "deflate", "none"])
+def test_a_download_is_unpacked_where_it_is_packed(encoding: str) -> None:
+    body = (
+        gzip.compress(b"fine") if "gzip" in encoding else zlib.compress(b"fine") if encoding == "deflate" else b"fine"
+    )
+    with bent(lambda request: request.answer(200, body, Content_Encoding=encoding)) as service:
+        assert download(service.url) == b"fine"
+
+
+def test_a_compression_that_cannot_be_undone_is_named() -> None:
+    packed = bent(lambda request: request.answer(200, b"", Content_Encoding="aws-chunked, xz"))
+    with packed as service, pytest.raises(NoAnswer, match=r"not offered: xz$"):
+        download(service.url)
 
 
 def test_silence_ends_a_download_before_its_deadline() -> None:

@@ -203,13 +203,53 @@ def test_a_connection_that_the_server_closed_meanwhile_costs_nothing() -> None:
 
 @pytest.mark.parametrize(
     ("encoding", "pack"),
-    [("gzip", gzip.compress), ("x-gzip", gzip.compress), ("GZIP", gzip.compress), ("deflate", zlib.compress)],
+    [
+        ("gzip", gzip.compress),
+        ("x-gzip", gzip.compress),
+        ("GZIP", gzip.compress),
+        ("deflate", zlib.compress),
+        ("deflate", lambda data: zlib.compress(data, wbits=-15)),
+        ("aws-chunked,gzip", gzip.compress),
+        ("gzip, utf-8", gzip.compress),
+    ],
 )
 def test_a_compressed_answer_is_unpacked(encoding: str, pack: Callable[[bytes], bytes]) -> None:
     """A server that compresses although it was asked not to is understood."""
     body = bytes(range(256)) * 1000
     with RawServer(always(answer(pack(body), headers=[f"Content-Encoding: {encoding}"]))) as server:
         assert fetch(server.port) == body
+
+
+@pytest.mark.parametrize("encoding", ["aws-chunked", "identity", "", "binary", "UTF-8", "none, aws-chunked", "x-new"])
+def test_an_encoding_that_is_none_is_ignored(encoding: str) -> None:
+    """As uploaders leave them on stored objects, and as browsers read them."""
+    with RawServer(always(answer(b"image", headers=[f"Content-Encoding: {encoding}"]))) as server:
+        assert fetch(server.port) == b"image"
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip", "aws-chunked, br"])
+def test_a_compression_that_cannot_be_undone_is_named(encoding: str) -> None:
+    said, _ = fails(always(answer(b"image", headers=[f"Content-Encoding: {encoding}"])), FetchFailed)
+    assert said.endswith(f"not offered: {encoding.removeprefix('aws-chunked, ')}")
+
+
+@pytest.mark.parametrize(
+    ("status", "value", "seconds"),
+    [
+        ("429 Too Many Requests", "7", 7),
+        ("503 Busy", "0.2", 1),
+        ("503 Busy", "Wed, 21 Oct 2015 07:28:00 GMT", 0),
+        ("503 Busy", "soon", 0),
+        ("404 Not Found", None, None),
+    ],
+)
+def test_when_to_come_back_is_passed_on(status: str, value: str | None, seconds: int | None) -> None:
+    headers = [] if value is None else [f"Retry-After: {value}"]
+    with RawServer(always(answer(b"", status=status, headers=headers))) as server:
+        with pytest.raises(FetchFailed) as caught:
+            fetch(server.port)
+        assert caught.value.retry_after_s == seconds
+        assert (value is None) != ("asks to come back" in str(caught.value.why))
 
 
 def test_chunked_and_unmarked_bodies_arrive() -> None:

@@ -18,7 +18,6 @@ DetectctlError              exit code 1
 │   ├── ModelCorrupt
 │   ├── CheckpointRefused
 │   └── ConversionFailed
-├── SourcesFailed                     6
 ├── SourceUnreadable                  6
 └── RequestError                      6   one class for each code that the service answers with
 ```
@@ -112,18 +111,19 @@ class ConversionFailed(ModelError):
     """A sound checkpoint could not be converted for the engine."""
 
 
-class SourcesFailed(DetectctlError, exit_code=6):
-    """Some sources failed; the others are done."""
-
-
 class SourceUnreadable(DetectctlError, exit_code=6):
     """One source has no image in it, or is a file that cannot be read."""
 
 
 class RequestError(DetectctlError, exit_code=6):
-    """One request failed; raised in a replica, and again from its answer in the client."""
+    """One request failed; raised in a replica, and again from its answer in the client.
+
+    Attributes:
+        retry_after_s: when to come back, if that is known; the answer's `Retry-After`.
+    """
 
     status: ClassVar[int] = 500
+    retry_after_s: int | None = None
 
     def __init_subclass__(cls, *, status: int, exit_code: int | None = None) -> None:
         super().__init_subclass__(exit_code=exit_code)
@@ -187,7 +187,7 @@ class InternalError(RequestError, status=500):
 
 
 class FetchFailed(RequestError, status=502):
-    """The image's own server failed."""
+    """The image's own server failed; `Retry-After` says when to come back, if that server said so."""
 
 
 class BadGateway(RequestError, status=502, exit_code=4):
@@ -196,6 +196,8 @@ class BadGateway(RequestError, status=502, exit_code=4):
 
 class Overloaded(RequestError, status=503):
     """The queue is full; `Retry-After` says when to come back."""
+
+    retry_after_s = 1
 
 
 class Unavailable(RequestError, status=503, exit_code=4):

@@ -21,6 +21,7 @@ from urllib3.exceptions import HTTPError
 
 import detectctl
 from detectctl.files import reason
+from detectctl.headers import packings, retry_after_s
 from detectctl.tls import trusting_context
 
 if TYPE_CHECKING:
@@ -95,10 +96,7 @@ class Answer:
         """Seconds that the server asks to be left alone, as a number or a date; None if it does not say."""
         if (value := self.headers.get("retry-after")) is None:
             return None
-        try:
-            return urllib3.Retry().parse_retry_after(value)
-        except (theirs.InvalidHeader, ValueError, OverflowError):
-            return 0.0
+        return retry_after_s(value)
 
     def json(self) -> Any:
         """The body, or None if it is not JSON."""
@@ -180,8 +178,9 @@ class Downloads:
 
     def close(self) -> None:
         """Close the connections."""
-        for manager in self._managers.values():
-            manager.clear()
+        with self._lock:
+            for manager in self._managers.values():
+                manager.clear()
 
     def stream(
         self, url: str, deadline: Deadline, *, max_bytes: int, stall_s: float = float("inf")
@@ -236,6 +235,10 @@ class Downloads:
                         continue
                     if response.status != 200:
                         raise Refused(Answer(response.status, response.headers, b""))
+                    packed = packings(response.headers.get("Content-Encoding", ""))
+                    if unknown := set(packed).difference(response.CONTENT_DECODERS):
+                        raise NoAnswer(f"its server used a compression that was not offered: {', '.join(unknown)}")
+                    response.headers["Content-Encoding"] = ",".join(packed)  # urllib3 takes the rest for deflate
                     yield from _chunks(response, deadline, max_bytes)
                     return
             except (HTTPError, ValueError) as error:

@@ -18,6 +18,7 @@ from detectctl.errors import (
     Unauthorized,
     UsageError,
 )
+from detectctl.headers import come_back
 from detectctl.http import BadAddress, BrokenOff, NoAnswer, Refused, TooLarge, TooSlow, Unreachable, Untrusted
 from detectctl.wire import error_from_json
 
@@ -34,6 +35,9 @@ _HINTS = {
     "fetch_timeout": "download it yourself: `--fetch client`",
 }
 """In place of the service's own hint, which speaks of HTTP, where a client can do better."""
+
+MAY_PASS = frozenset({429, 500, 502, 503, 504})
+"""Of a server that may answer another time."""
 
 _BY_STATUS = {401: Unauthorized, 403: Unauthorized, 413: ImageTooLarge}
 """What the status of an answer means that is not the service's own, as a proxy's."""
@@ -58,8 +62,10 @@ def refused(answer: Answer, endpoint: str) -> Exception:
     problem = _sent_error(answer) or _guessed_error(answer, endpoint)
     problem.request_id = answer.headers.get("x-request-id")
     problem.hint = _HINTS.get(problem.code, problem.hint)
-    if answer.status in {500, 502, 503, 504} and not isinstance(problem, (FetchFailed, FetchTimeout)):
-        pause = answer.retry_after_s
+    pause = answer.retry_after_s
+    if isinstance(problem, (FetchFailed, FetchTimeout)):  # only the image's own server knows whether to come back
+        return problem if pause is None else TryAgain(problem, pause)
+    if answer.status in MAY_PASS:
         return TryAgain(problem, pause or 0.0, counts=pause is None)
     return problem
 
@@ -98,9 +104,8 @@ def not_downloaded(error: NoAnswer, url: str, deadline: Deadline) -> Exception:
             slow = FetchTimeout(f"{url} was not downloaded in time", why=why, hint="allow more time: `--timeout 60`")
             return slow if deadline.passed else TryAgain(slow)
         case Refused(answer=answer):
-            failed = _failed(url, f"its server answered {answer.status}")
-            again = answer.status in {429, 500, 502, 503, 504}
-            return TryAgain(failed, answer.retry_after_s or 0.0) if again else failed
+            failed = _failed(url, f"its server answered {answer.status}{come_back(answer.retry_after_s)}")
+            return TryAgain(failed, answer.retry_after_s or 0.0) if answer.status in MAY_PASS else failed
     failed = _failed(url, why)
     return TryAgain(failed) if isinstance(error, BrokenOff) else failed
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from detectctl.errors import DetectctlError, NotRunning, SourcesFailed, Unauthorized
+from detectctl.errors import DetectctlError, NotRunning, SourceUnreadable, Unauthorized
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
@@ -65,7 +65,7 @@ class Outcomes(Iterator[Outcome]):
     @property
     def exit_code(self) -> int:
         """Of those handed out: 0 if none failed, else 6; where all failed for one reason, that reason's own, 4 or 7."""
-        return SourcesFailed.exit_code if len(self._codes) > 1 else max(self._codes, default=0)
+        return SourceUnreadable.exit_code if len(self._codes) > 1 else max(self._codes, default=0)
 
 
 def work_on_all(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import socket
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from yarl import URL
 
 from detectctl import __version__
 from detectctl.errors import FetchFailed, FetchTimeout, ImageTooLarge, UrlNotAllowed
+from detectctl.headers import come_back, packings, retry_after_s
 from detectctl.serving.url_policy import Target, UrlPolicy, not_allowed, parse_url, redirected
 from detectctl.tls import trusting_context
 
@@ -43,6 +45,7 @@ DNS_THREADS = 16
 FLOOD_SLACK_BYTES = 512 * 1024
 """More than aiohttp buffers unparsed when its reader is slow, and more than headers may have."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_UNPACKED = frozenset({"gzip", "x-gzip", "deflate"})
 
 
 @dataclass(slots=True, eq=False)
@@ -140,22 +143,23 @@ class Fetcher:
                 if response.status == 200:
                     return await self._read(response, target)
                 if response.status not in _REDIRECTS or "Location" not in response.headers:
-                    raise _failed(target, f"its server answered with status {response.status}")
+                    raise _refused(response, target)
                 here = redirected(here, response.headers["Location"])
         raise _failed(target, f"its server redirected more than {MAX_REDIRECTS} times")
 
     async def _read(self, response: aiohttp.ClientResponse, target: Target) -> bytes:
-        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+        packed = packings(",".join(response.headers.getall("Content-Encoding", ())))
+        if len(packed) > 1 or not _UNPACKED.issuperset(packed):
+            raise _failed(target, f"its server used a compression that was not offered: {', '.join(packed)}")
         unpack = None
-        if encoding in {"gzip", "x-gzip", "deflate"}:
-            unpack = zlib.decompressobj(wbits=47)  # reads either header
-        elif encoding not in {"", "identity"}:
-            raise _failed(target, "its server used a compression that was not offered")
         if (response.content_length or 0) > self.max_bytes:
             raise _too_large(target, self.max_bytes)
         chunks: list[bytes] = []
         arrived = size = 0
         async for chunk in response.content.iter_any():
+            if packed and unpack is None:
+                bare = packed == ["deflate"] and chunk[0] & 15 != 8  # without the header that belongs there
+                unpack = zlib.decompressobj(wbits=-15 if bare else 47)  # 47 reads either header
             arrived += len(chunk)
             # One byte over the limit is enough to know, and all that a bomb is given.
             data = chunk if unpack is None else unpack.decompress(chunk, self.max_bytes - size + 1)
@@ -163,7 +167,7 @@ class Fetcher:
             if max(arrived, size) > self.max_bytes:
                 raise _too_large(target, self.max_bytes)
             chunks.append(data)
-        if unpack is not None and not unpack.eof:
+        if packed and (unpack is None or not unpack.eof):
             raise _failed(target, "its server's answer was incomplete")
         return b"".join(chunks)
 
@@ -276,6 +280,15 @@ def _failed(target: Target, why: str) -> FetchFailed:
     return FetchFailed(
         f"{target.shown} could not be downloaded", why=why, hint="check the URL, or send the image itself by POST"
     )
+
+
+def _refused(response: aiohttp.ClientResponse, target: Target) -> FetchFailed:
+    """With the time to come back, if the server gives one, so that the caller can."""
+    value = response.headers.get("Retry-After")
+    seconds = None if value is None else math.ceil(retry_after_s(value))
+    error = _failed(target, f"its server answered with status {response.status}{come_back(seconds)}")
+    error.retry_after_s = seconds
+    return error
 
 
 def _too_large(target: Target, max_bytes: int) -> ImageTooLarge:

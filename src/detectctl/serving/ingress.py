@@ -33,7 +33,11 @@ _ANSWERS: dict[int, RequestError] = {
     ),
 }
 _DROPPED = Overloaded("too many requests are waiting already", why="the queue is full", hint=_AGAIN)
-HEADERS = {"Content-Type": "application/json", "Retry-After": "1", "Cache-Control": "no-store"}
+HEADERS = {
+    "Content-Type": "application/json",
+    "Retry-After": str(Overloaded.retry_after_s),
+    "Cache-Control": "no-store",
+}
 """Of all of them."""
 IMPORT_PATH = "detectctl.serving.ingress:middlewares"
 """For Serve's RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH."""

@@ -73,7 +73,7 @@ def _error(status: int, codes: list[str]) -> dict[str, Any]:
         "properties": {"status": {"const": "error"}, "error": error},
     }
     answer: dict[str, Any] = {"description": ", ".join(codes), "content": _json(schema)}
-    if status == errors.Overloaded.status:
+    if status in {errors.Overloaded.status, errors.FetchFailed.status}:
         answer["headers"] = {"Retry-After": {"description": "seconds to wait", "schema": {"type": "integer"}}}
     return answer
 

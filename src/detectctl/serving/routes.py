@@ -186,7 +186,7 @@ def _methods(api: FastAPI, path: str) -> str:
 def _add_error_handlers(api: FastAPI, service: Service) -> None:
     @api.exception_handler(errors.RequestError)
     async def request_error(_: Request, error: errors.RequestError) -> Response:
-        return _answer(error, {"Retry-After": "1"} if isinstance(error, errors.Overloaded) else None)
+        return _answer(error, None if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)})
 
     @api.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
