@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 _SERVE_MAX_ONGOING = 4 * MAX_QUEUE
 # More than a replica can work on at once, less than anybody would wait for: above it, a second replica helps.
 _TARGET_ONGOING = 8
-# Of a CPU or GPU, as Ray counts them: room for as many replicas as may be asked for, and to replace them one for one.
-# Their time is the scheduler's business, not Ray's.
+# Of a CPU, as Ray counts them: room for as many replicas as may be asked for, and to replace them one for one. CPU time
+# is the scheduler's business, not Ray's, and so is the GPU: a replica uses the first one that it sees.
 _REPLICA_SHARE = 0.001
 
 
@@ -78,8 +78,6 @@ class Deployment:
             "health_check_timeout_s": 15,
             "ray_actor_options": {"num_cpus": _REPLICA_SHARE},
         }
-        if self.device == "cuda":
-            deployment["ray_actor_options"]["num_gpus"] = _REPLICA_SHARE
         if self.minimum == self.maximum:
             deployment["num_replicas"] = self.minimum
         else:

@@ -131,8 +131,9 @@ def _spawn(record: HeadRecord, ports: Ports, environ: Mapping[str, str]) -> proc
         f"--temp-dir={record.temp_dir / 'ray'}",  # below ours, because Ray opens its own (0777) to every user
         # Not what Ray counts: what can run here has been decided before, and a replica that finds no room by Ray's
         # count would wait without a word. Of half a CPU Ray makes none, and of 64 as many idle workers. Two have room
-        # for a thousand replicas and their successors, at a thousandth each.
-        *("--num-cpus=2", "--num-gpus=1"),
+        # for a thousand replicas and their successors, at a thousandth each. No replica asks Ray for a GPU: Ray may
+        # find none where PyTorch does.
+        *("--num-cpus=2", "--num-gpus=0"),
         f"--object-store-memory={_OBJECT_STORE_BYTES}",
         *(() if limits.may_share_memory() else (f"--plasma-directory={record.temp_dir / 'tmp'}",)),
         "--include-log-monitor=False",  # nobody reads the workers' output from the driver
