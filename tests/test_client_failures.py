@@ -25,6 +25,7 @@ from detectctl.errors import (
     Overloaded,
     RequestError,
     Unauthorized,
+    UnsupportedImage,
     UsageError,
 )
 from detectctl.sources import Source
@@ -33,6 +34,7 @@ from detectctl.wire import error_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 
 def fine(request: Request) -> None:
@@ -386,6 +388,17 @@ def test_a_download_that_was_refused_or_is_empty_is_not_tried_again(status: int)
     with bent(lambda request: request.answer(status, b"")) as service, pytest.raises(FetchFailed, match="downloaded"):
         download(service.url)
     assert len(service.requests) == 1
+
+
+@pytest.mark.parametrize(("body", "why"), [(b"<!doctype html>", "it is an HTML page"), (b'{"error": 1}', "it is JSON")])
+def test_a_page_in_place_of_an_image_is_not_sent_to_the_service(tmp_path: Path, body: bytes, why: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(body)
+    with bent(lambda request: request.answer(200, body)) as host, bent(fine) as service:
+        for image in (f"{host.url}/a.jpg", tmp_path / "a.jpg", body):
+            with Client(service.url, fetch="client") as client, pytest.raises(UnsupportedImage) as caught:
+                client.detect(image)
+            assert caught.value.why == why
+    assert service.requests == []
 
 
 def test_a_download_that_takes_too_long_is_reported_as_that() -> None:

@@ -278,7 +278,7 @@ def test_every_setting_is_listed_with_its_origin(tmp_path: Path) -> None:
     assert found["annotate", "retries"].origin == "detectctl.toml: retries"
     assert found["annotate", "conf"].origin == "DETECTCTL_ANNOTATE_CONF"
     assert (found["up", "conf"].value, found["up", "conf"].origin) == (0.25, "default")
-    assert found["detect", "url"].value == "https://…@host.example"
+    assert found["detect", "url"].value == "https://***@host.example"
     assert found["up", "max-image-bytes"].words == "20MiB"
     assert "secret" not in str(found)
     kinds: list[type[Settings]] = [GlobalSettings, *COMMANDS.values()]

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from detectctl import __version__
-from detectctl.errors import FetchFailed, FetchTimeout, ImageTooLarge, RequestError, UrlNotAllowed
+from detectctl.errors import FetchFailed, FetchTimeout, ImageTooLarge, RequestError, UnsupportedImage, UrlNotAllowed
 from detectctl.serving.fetch import Fetcher
 from detectctl.serving.url_policy import UrlPolicy
 from raw_server import Handler, RawServer, always, answer
@@ -250,6 +250,31 @@ def test_when_to_come_back_is_passed_on(status: str, value: str | None, seconds:
             fetch(server.port)
         assert caught.value.retry_after_s == seconds
         assert (value is None) != ("asks to come back" in str(caught.value.why))
+
+
+@pytest.mark.parametrize(
+    ("body", "media", "said"),
+    [
+        (b"<!doctype html><title>Sign in</title>", "text/html; charset=utf-8", "an HTML page (text/html)"),
+        (b'{"error": "gone"}', "application/json", "JSON (application/json)"),
+        (b"<svg/>", "image/svg+xml", "an SVG drawing (image/svg+xml)"),
+        (b"%PDF-1.7", "", "a PDF document (no type)"),
+        (b"Access denied", "text/plain", "text (text/plain)"),
+    ],
+)
+def test_a_page_in_place_of_an_image_is_told_as_that(body: bytes, media: str, said: str) -> None:
+    handler = always(answer(body, headers=[f"Content-Type: {media}"] if media else []))
+    what, _ = fails(handler, UnsupportedImage)
+    assert what.endswith(f"is not an image: its server sent {said}")
+
+
+def test_an_image_is_read_whatever_its_server_calls_it(bus_jpg: Path) -> None:
+    with RawServer(always(answer(bus_jpg.read_bytes(), headers=["Content-Type: text/html"]))) as server:
+        assert fetch(server.port) == bus_jpg.read_bytes()
+
+
+def test_nothing_in_place_of_an_image_is_a_failure_of_its_server() -> None:
+    assert fails(always(answer(b"")), FetchFailed)[0].endswith("its server sent nothing")
 
 
 def test_chunked_and_unmarked_bodies_arrive() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
@@ -159,6 +161,93 @@ def test_a_keyless_service_describes_its_refusals(yolov8n_compiled: CompiledMode
         "/detect",
         "/annotate",
     }
+
+
+S3 = "https://b.s3.amazonaws.com/x.jpg?X-Amz-Algorithm=A"
+
+
+@pytest.mark.parametrize(
+    "rest",
+    ["X-Amz-Signature=B", "sv=2022&sig=a%2Fb%3D", "class=banner", "conf=high", "class=bus&class=banner", "iou=1&iou=1"],
+)
+@pytest.mark.parametrize("path", ["/detect", "/annotate"])
+def test_an_image_url_that_was_not_encoded_is_told_as_that(client: httpx.Client, path: str, rest: str) -> None:
+    """Its own parameters arrive as ours; encoded, they are none of our business."""
+    answer = client.get(f"{path}?image_url={S3}&{rest}".replace("b.s3.amazonaws.com", "127.0.0.1"))
+    if answer.json()["error"]["code"] != "url_not_allowed":  # a class is looked up after the image was downloaded
+        assert _code(answer) == (422, "bad_parameter")
+        assert answer.json()["error"]["message"] == "image_url is not percent-encoded"
+        assert f"`curl -G …{path} --data-urlencode image_url=https://…`" in answer.json()["error"]["hint"]
+    else:
+        assert "class" in rest
+    encoded_url = client.get(path, params={"image_url": f"{S3}&{rest}".replace("b.s3.amazonaws.com", "127.0.0.1")})
+    assert _code(encoded_url) == (403, "url_not_allowed")
+    plain = client.get(f"{path}?image_url=https://127.0.0.1/x.jpg&confidence=1").json()["error"]
+    assert (plain["message"], "percent-encoded" in plain["hint"]) == ("a query parameter is unknown", True)
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("s3://bucket/x.jpg", "it is an object in S3"),
+        ("gs://bucket/x.jpg", "it is an object in Google"),
+        ("data:image/jpeg;base64," + "/9j/" * 3000, "it is a data: URL"),
+        ("file:///etc/passwd", "it is a file: URL"),
+        ("www.example.org/x.jpg", "it must begin with http:// or https://"),
+    ],
+)
+def test_an_address_of_another_kind_is_told_as_that(client: httpx.Client, url: str, why: str) -> None:
+    answer = client.get("/detect", params={"image_url": url})
+    assert _code(answer) == (400, "bad_url")
+    assert answer.json()["error"]["why"].startswith(why)
+    assert ("presign" in answer.json()["error"]["hint"]) == url.startswith("s3")
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b'{"image": "/9j/4AAQ"}', "JSON"),
+        (b'{"image_url": "https://h/x.jpg"}', "JSON"),
+        (base64.b64encode(GOOD), "an image in base64"),
+        (b"image=%2F9j%2F4AAQ", "a URL-encoded form"),
+        (b"data:image/jpeg;base64,/9j/", "a data: URL"),
+        (b"<html>", "an HTML page"),
+        (b"", "empty"),
+    ],
+)
+@pytest.mark.parametrize("form", [False, True])
+def test_what_is_sent_in_place_of_an_image_is_told_with_the_way_to_send_one(
+    client: httpx.Client, body: bytes, kind: str, form: bool
+) -> None:
+    answer = client.post("/detect", files={"file": body}) if form else client.post("/detect", content=body)
+    assert _code(answer) == (415, "unsupported_image")
+    error = answer.json()["error"]
+    assert error["message"] == f"what was sent is {kind}, not an image"
+    assert error["hint"] == "send the bytes as they are: `curl --data-binary @image.jpg …/detect`"
+
+
+def test_an_image_without_its_line_ends_is_answered_with_the_option_that_keeps_them(client: httpx.Client) -> None:
+    """`curl --data` drops them, and names the type of a form; so does `--data-binary`, which is fine."""
+    headers = {"Content-Type": "application/x-www-form-urlencoded"}
+    for image in (GOOD, encoded("PNG")):
+        assert client.post("/detect", content=image, headers=headers).status_code == 200
+        answer = client.post("/detect", content=re.sub(rb"[\r\n\0]", b"", image), headers=headers)
+        assert _code(answer) == (415, "unsupported_image")
+        assert "--data-binary" in answer.json()["error"]["hint"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ({"image": ("a.jpg", GOOD)}, "its fields are 'image', and the image is looked for in `file`"),
+        ({"file": (None, "a.jpg")}, "that field is text, without a file's name; with curl, an @ makes the difference"),
+    ],
+)
+def test_a_form_without_its_file_is_told_what_it_has(client: httpx.Client, fields: Any, why: str) -> None:
+    answer = client.post("/detect", files=fields)
+    assert _code(answer) == (415, "unsupported_image")
+    assert answer.json()["error"]["why"] == why
+    assert "curl -F file=@image.jpg" in answer.json()["error"]["hint"]
 
 
 def test_without_url_input_no_url_is_opened(yolov8n_compiled: CompiledModel) -> None:

@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
+from detectctl.addresses import masked
 from detectctl.defaults import CONCURRENCY, QUALITY, RETRIES, TIMEOUT_S
 from detectctl.engine import detector_settings as detection
 
@@ -350,7 +351,7 @@ class Setting:
         if isinstance(value, float):
             return f"{value:g}"
         text = ", ".join(value) if isinstance(value, tuple) else self.option.words(value)
-        return re.sub(r"//[^/]*@", "//…@", text)  # to the last @, as URLs are read
+        return masked(text)
 
 
 def settings_of(kind: type[Settings]) -> Iterator[Setting]:

@@ -12,6 +12,7 @@ from detectctl.client.outcomes import Outcomes, work_on_all
 from detectctl.defaults import CONCURRENCY, RETRIES, TIMEOUT_S
 from detectctl.errors import DetectctlError, FetchFailed, UnsupportedImage
 from detectctl.http import BadAddress, Downloads, NoAnswer, Server
+from detectctl.not_images import TEXT, kind_of
 from detectctl.sources import MAX_FILE_BYTES, Source
 from detectctl.waiting import Deadline
 from detectctl.wire import DetectionResult, DetectOptions, DrawOptions, ServiceInfo
@@ -177,17 +178,21 @@ class Client:
         return Deadline.after(self._timeout_s)
 
     def _bytes(self, source: Source, deadline: Deadline) -> bytes:
-        url = source.url
-        if url is None:
-            return source.read()
+        data = source.read() if source.url is None else self._download(source.url, source.name, deadline)
+        kind = kind_of(data)
+        if kind is not None and kind != TEXT:
+            hint = "see what it is: open it in a browser or an editor"
+            raise UnsupportedImage(f"{source.name} is not an image", why=f"it is {kind}", hint=hint)
+        return data
 
+    def _download(self, url: str, name: str, deadline: Deadline) -> bytes:
         def attempt() -> bytes:
             try:
                 data = b"".join(self._downloads.stream(url, deadline, max_bytes=MAX_FILE_BYTES))
             except NoAnswer as error:
-                raise not_downloaded(error, url, deadline) from error
+                raise not_downloaded(error, name, deadline) from error
             if not data:
-                raise FetchFailed(f"{url} cannot be downloaded", why="its server sent nothing", hint="check the URL")
+                raise FetchFailed(f"{name} cannot be downloaded", why="its server sent nothing", hint="check the URL")
             return data
 
         return self._attempts(attempt, deadline)

@@ -9,6 +9,7 @@ from fastapi import Request
 from starlette.exceptions import HTTPException
 
 from detectctl.errors import ImageTooLarge, RequestTimeout, UnsupportedImage
+from detectctl.not_images import kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,8 +23,16 @@ _MULTIPART_OVERHEAD: Final = 64 * 1024  # boundaries and headers around the file
 
 def source(request: Request) -> str:
     """`form` if the image is in a form's field, `body` if it is the body."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return "form" if kind == "multipart/form-data" else "body"
+    return "form" if _media_type(request) == "multipart/form-data" else "body"
+
+
+def is_curl_data(request: Request) -> bool:
+    """Whether the body has the type that `curl --data` gives it, which also drops the line ends of an image."""
+    return _media_type(request) == "application/x-www-form-urlencoded"
+
+
+def _media_type(request: Request) -> str:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 async def read_image(request: Request, limit: int) -> bytes:
@@ -31,7 +40,8 @@ async def read_image(request: Request, limit: int) -> bytes:
 
     Raises:
         ImageTooLarge: more than `limit`, announced or arrived.
-        UnsupportedImage: a form that is malformed, or without a file in its field `file`.
+        UnsupportedImage: a form that is malformed, or without a file in its field `file`; or no image, but JSON, base64
+            or the like.
         RequestTimeout: it did not arrive in `UPLOAD_S` seconds.
     """
     is_form = source(request) == "form"
@@ -51,7 +61,18 @@ async def read_image(request: Request, limit: int) -> bytes:
         ) from error
     if len(data) > limit:
         raise _too_long(limit)
+    if (kind := kind_of(data)) is not None:
+        raise UnsupportedImage(
+            f"what was sent is {kind}, not an image",
+            why="the body, or the form's file, must be an image's file as it is; a URL goes into the query of a GET",
+            hint=send_bytes(request),
+        )
     return data
+
+
+def send_bytes(request: Request) -> str:
+    """A hint for whoever sent something else, or changed the bytes by `curl --data`."""
+    return f"send the bytes as they are: `curl --data-binary @image.jpg …{request.scope['path']}`"
 
 
 async def _read_body(request: Request) -> bytes:
@@ -66,10 +87,12 @@ async def _read_form(request: Request) -> bytes:
         async with request.form(max_files=1, max_fields=8) as form:
             file = form.get("file")
             if file is None or isinstance(file, str):
+                names = ", ".join(form)[:80]
+                why = f"its fields are {names!a}, and the image is looked for in `file`" if form else "it has no field"
+                if file is not None:
+                    why = "that field is text, without a file's name; with curl, an @ makes the difference"
                 raise UnsupportedImage(
-                    "the form has no file in its field `file`",
-                    why="that is where this route looks for the image",
-                    hint="send it with `curl -F file=@image.jpg …`",
+                    "the form has no file in its field `file`", why=why, hint="send it with `curl -F file=@image.jpg …`"
                 )
             return await file.read()
     except HTTPException as error:  # how Starlette says that a form is malformed

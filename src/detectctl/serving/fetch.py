@@ -22,8 +22,8 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
-from detectctl import __version__
-from detectctl.errors import FetchFailed, FetchTimeout, ImageTooLarge, UrlNotAllowed
+from detectctl import __version__, not_images
+from detectctl.errors import FetchFailed, FetchTimeout, ImageTooLarge, UnsupportedImage, UrlNotAllowed
 from detectctl.headers import come_back, packings, retry_after_s
 from detectctl.serving.url_policy import Target, UrlPolicy, not_allowed, parse_url, redirected
 from detectctl.tls import trusting_context
@@ -80,7 +80,8 @@ class Fetcher:
             BadUrl: not http(s), no host, or malformed.
             UrlNotAllowed: image URLs are not accepted, or this one or a redirect leads to a forbidden target.
             ImageTooLarge: more than `max_bytes`.
-            FetchFailed: the name is unknown, the server cannot be reached, or answers with no image.
+            UnsupportedImage: what came is a page, a video, or the like.
+            FetchFailed: the name is unknown, the server cannot be reached, or answers with nothing or an error.
             FetchTimeout: it took longer than `connect_s` or `total_s`.
         """
         if not self.policy.enabled:
@@ -141,7 +142,9 @@ class Fetcher:
                 raise not_allowed(target)
             async with self._open_session().get(URL(here.url, encoded=True), allow_redirects=False) as response:
                 if response.status == 200:
-                    return await self._read(response, target)
+                    data = await self._read(response, target)
+                    _check(data, response.content_type if "Content-Type" in response.headers else "no type", target)
+                    return data
                 if response.status not in _REDIRECTS or "Location" not in response.headers:
                     raise _refused(response, target)
                 here = redirected(here, response.headers["Location"])
@@ -279,6 +282,20 @@ class _CountingHandler(ResponseHandler):
 def _failed(target: Target, why: str) -> FetchFailed:
     return FetchFailed(
         f"{target.shown} could not be downloaded", why=why, hint="check the URL, or send the image itself by POST"
+    )
+
+
+def _check(data: bytes, media_type: str, target: Target) -> None:
+    """Raise for what is plainly no image, while it is known what the server calls it."""
+    if not data:
+        raise _failed(target, "its server sent nothing")
+    kind = not_images.kind_of(data)
+    if kind is None or (kind == not_images.TEXT and not media_type.startswith("text/")):
+        return
+    raise UnsupportedImage(
+        f"{target.shown} is not an image",
+        why=f"its server sent {kind} ({ascii(media_type[:60])[1:-1]})",
+        hint="open it in a browser, and copy the address of the image itself",
     )
 
 

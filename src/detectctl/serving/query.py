@@ -59,6 +59,7 @@ class AnnotateUrlQuery(AnnotateQuery, _UrlQuery):
 
 Q = TypeVar("Q", bound=BaseModel)
 _DESCRIBED = "`/openapi.json` describes every parameter"
+_UNKNOWN = f"{_DESCRIBED}; what is part of an image's URL must be percent-encoded in it"
 
 
 def read(request: Request, kind: type[Q]) -> Q:
@@ -68,7 +69,7 @@ def read(request: Request, kind: type[Q]) -> Q:
     for name, value in request.query_params.multi_items():
         if name not in known:  # not repeated in the answer, because it may be anything
             raise BadParameter(
-                "a query parameter is unknown", why=f"this route takes {', '.join(sorted(known))}", hint=_DESCRIBED
+                "a query parameter is unknown", why=f"this route takes {', '.join(sorted(known))}", hint=_UNKNOWN
             )
         if name == "class":
             given.setdefault(name, []).append(value)
@@ -90,6 +91,21 @@ def read(request: Request, kind: type[Q]) -> Q:
             hint=f"add `?{wrong}=…`, or send the image itself by POST",
         )
     raise BadParameter(f"{wrong} is {str(problem['input'])[:80]!a}", why=problem["msg"], hint=_DESCRIBED)
+
+
+def explained(error: BadParameter, request: Request) -> BadParameter:
+    """The error, or another if an image URL with a query of its own was put into ours as it is.
+
+    Whatever encodes a parameter also encodes its question marks.
+    """
+    url = request.scope["query_string"].decode("latin-1").partition("image_url=")[2].partition("&")[0]
+    if "?" not in url:
+        return error
+    return BadParameter(
+        "image_url is not percent-encoded",
+        why=f"what follows an & in it is read as a parameter of this route: {error.what}",
+        hint=f"encode it, as `curl -G …{request.scope['path']} --data-urlencode image_url=https://…` does",
+    )
 
 
 def parameters(kind: type[BaseModel]) -> list[dict[str, Any]]:

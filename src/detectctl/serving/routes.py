@@ -185,7 +185,11 @@ def _methods(api: FastAPI, path: str) -> str:
 
 def _add_error_handlers(api: FastAPI, service: Service) -> None:
     @api.exception_handler(errors.RequestError)
-    async def request_error(_: Request, error: errors.RequestError) -> Response:
+    async def request_error(request: Request, error: errors.RequestError) -> Response:
+        if isinstance(error, errors.BadParameter):
+            error = query.explained(error, request)
+        elif isinstance(error, errors.UnsupportedImage) and body.is_curl_data(request):
+            error.hint = body.send_bytes(request)
         return _answer(error, None if error.retry_after_s is None else {"Retry-After": str(error.retry_after_s)})
 
     @api.exception_handler(HTTPException)

@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urljoin, urlsplit
 
+from detectctl.addresses import foreign, masked
 from detectctl.errors import BadUrl, UrlNotAllowed, UsageError
 
 if TYPE_CHECKING:
@@ -74,7 +75,6 @@ _INTERNAL = (
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]*\]|[^\[\]:]+)(?::(?P<port>[0-9]{1,5}))?")
-_USERINFO = re.compile(r"//[^/]*@")
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _KEPT_IN_PATH = "/%:@!$&'()*+,;=~-._"
@@ -113,6 +113,9 @@ def parse_url(url: str) -> Target:
     Raises:
         BadUrl: not http(s), no host, a user name, an odd spelling of an address, or malformed.
     """
+    if (other := foreign(url)) is not None:
+        hint = f"make a URL of it: `{other.signed}`" if other.signed else "send the image itself by POST"
+        raise _bad(url, f"it is {other.kind}, and must begin with http:// or https://", hint)
     if len(url) > MAX_URL_CHARS:
         raise BadUrl(
             "the image URL is too long",
@@ -213,7 +216,7 @@ def _punycode(name: str) -> str:
 
 
 def _bad(url: str, why: str, hint: str = "correct it, or send the image itself by POST") -> BadUrl:
-    start = _USERINFO.sub("//", url.partition("?")[0])[:80]
+    start = masked(url).partition("?")[0][:80]
     return BadUrl(f"the image URL {start!a} is not valid", why=why, hint=hint)
 
 

@@ -1,0 +1,45 @@
+"""What people and servers send in place of an image, told from its first bytes."""
+
+from __future__ import annotations
+
+import re
+
+TEXT = "text"
+"""The last resort: what nothing better is known of."""
+
+_HEAD_BYTES = 1024
+_MARKUP = (
+    (re.compile(rb"<(!doctype html|html|head|body|script|title|meta)\b"), "an HTML page"),
+    (re.compile(rb"<svg\b|<(\?xml|!--|!doctype svg)[^\0]*<svg\b"), "an SVG drawing"),
+    (re.compile(rb"<!--[^\0]*<html\b"), "an HTML page"),
+    (re.compile(rb"<(\?xml\b|[a-z][a-z0-9:_-]*[\s>])"), "XML"),
+    (re.compile(rb"(\{\s*[\"}]|\[\s*[\[{\"\d\]])"), "JSON"),
+    (re.compile(rb"version https://git-lfs"), "a pointer of Git LFS to a file that was not pulled"),
+    (re.compile(rb"data:[a-z]+/[a-z0-9.+-]+[;,]"), "a data: URL"),
+    (re.compile(rb"[a-z_][a-z0-9_.-]{0,40}=[a-z0-9%+*._/:=&-]*$"), "a URL-encoded form"),
+)
+"""Of the first bytes in lower case, without the space before them."""
+_MAGIC = (
+    (re.compile(rb"%PDF-"), "a PDF document"),
+    (re.compile(rb"PK\x03\x04"), "a ZIP archive"),
+    (re.compile(rb"\x1f\x8b"), "compressed by gzip"),
+    (re.compile(rb"....ftyp(?!avi[fs]|hei|hev|mif1|msf1|crx)", re.DOTALL), "a video"),
+    (re.compile(rb"\x1aE\xdf\xa3|RIFF....AVI |OggS|FLV|\0\0\x01\xba", re.DOTALL), "a video"),
+    # The first bytes of JPEG, PNG, GIF, WebP, TIFF and BMP.
+    (re.compile(rb"(/9j/|iVBORw0KGgo|R0lGOD|UklGR|SUkqA|TU0AK|Qk[0-3])[A-Za-z0-9+/=\s]*$"), "an image in base64"),
+    (re.compile(rb"\x89PNG\n?\x1a"), "a PNG whose line ends were changed on the way"),
+)
+
+
+def kind_of(data: bytes) -> str | None:
+    """In words that complete `it is …`; None for what may be an image."""
+    if not data:
+        return "empty"
+    head = data[:_HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip()
+    for form, kind in _MAGIC:
+        if form.match(head):
+            return kind
+    for form, kind in _MARKUP:
+        if form.match(head.lower()):
+            return kind
+    return TEXT if head.isascii() and not re.search(rb"[\0-\x08\x0e-\x1f]", head) else None
