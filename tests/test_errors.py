@@ -137,6 +137,7 @@ def test_a_hint_says_what_to_do_next() -> None:
 def test_the_contracts_exit_codes() -> None:
     """Each kind of failure has one, whichever of its classes is raised; refusals by the service are 7."""
     contract = {DetectctlError: 1, UsageError: 2, NotRunning: 3, NotReady: 4, ModelError: 5, errors.SourceUnreadable: 6}
+    contract[errors.FallbackServed] = 8
     assert {kind: kind.exit_code for kind in contract} == contract
     for kind in (NotReady, ModelError):
         assert {each.exit_code for each in TREE.values() if issubclass(each, kind)} == {kind.exit_code}

@@ -195,7 +195,7 @@ def test_a_rejected_version_is_never_deployed(
         yield scene.job(scene.state(v0) if running else None)
 
     monkeypatch.setattr(follow, "begin", begin)
-    monkeypatch.setattr(follow, "resolve", lambda _: model)
+    monkeypatch.setattr(follow, "resolve", lambda *_, **__: model)
     monkeypatch.setattr(follow, "deployment_of", lambda *_: v1)
     monkeypatch.setattr(follow, "apply", apply)
     scene.follower._good = v0

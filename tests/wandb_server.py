@@ -39,7 +39,7 @@ OPERATIONS = {
     "FetchOrgInfoFromEntity": "org",
     "ArtifactMembershipByName": "artifact",
     "FetchArtifactManifest": "manifest",
-    "GetArtifactMembershipFileUrls": "file_urls",
+    "ArtifactMembershipFiles": "file_urls",
     "ProjectArtifacts": "list",
 }
 """GraphQL operation → the short name that `fail` and `requests` use. "manifest_file" and "file" are plain GETs."""
@@ -59,6 +59,7 @@ class Fault:
 
     kind: FaultKind
     status: int = 500
+    retry_after: str | None = None
     times: int | None = None
     bytes_per_s: int = 100_000
 
@@ -115,10 +116,12 @@ class WandbServer:
 
     def __init__(self, port: int = 0, org: str = "Acme", org_entity: str = "acme-org", entity: str = "acme") -> None:
         self.org, self.org_entity, self.entity = org, org_entity, entity
+        self.other_orgs: list[str] = []  # with any, `entity` is a person who belongs to all of them
         self.collections: dict[tuple[str, str, str], Collection] = {}
         self.artifacts: dict[str, Artifact] = {}
         self.faults: dict[str, Fault] = {}
         self.requests: list[str] = []
+        self.asked_at: list[float] = []  # of each of `requests`, on the monotonic clock
         self.seen_authorization: dict[str, set[str | None]] = {}
         self._stopped = threading.Event()
         self._http = _Http(("127.0.0.1", port), _Handler)
@@ -252,7 +255,8 @@ class WandbServer:
 
     def _organization(self, _: dict[str, Any]) -> dict[str, Any]:
         org = {"name": self.org, "orgEntity": {"name": self.org_entity}}
-        return {"entity": {"organization": org, "user": {"organizations": [org]}}}
+        others = [{"name": name, "orgEntity": {"name": f"{name.lower()}-org"}} for name in self.other_orgs]
+        return {"entity": {"organization": None if others else org, "user": {"organizations": [*others, org]}}}
 
     def _manifest_url(self, variables: dict[str, Any]) -> dict[str, Any]:
         url = f"{self.url}/manifest/{urllib.parse.quote(variables['id'])}?Signature=signed-secret"
@@ -322,11 +326,16 @@ class WandbServer:
             return None
         artifact = collection.versions[index]
         edges = []
-        for path in artifact.files:
+        for number, path in enumerate(artifact.files):
+            if path not in variables["fileNames"]:
+                continue
             place = f"{urllib.parse.quote(artifact.id)}/{urllib.parse.quote(path)}"
             url = f"{self.files_at}/files/{place}?Signature=signed-secret"
-            edges.append({"node": {"__typename": "File", "name": path, "directUrl": url}})
-        files = {"pageInfo": _PAGE_INFO, "edges": edges}
+            about = dict.fromkeys(("url", "storagePath", "mimetype", "updatedAt", "digest", "md5"))
+            size = len(artifact.files[path])
+            node = {"__typename": "File", "id": f"F{number}", "name": path, "sizeBytes": size, "directUrl": url}
+            edges.append({"node": node | about})
+        files = {"pageInfo": _PAGE_INFO, "edges": edges, "totalCount": len(edges)}
         typename = "ArtifactPortfolio" if collection.portfolio else "ArtifactSequence"
         return {"artifactCollection": {"__typename": typename, "artifactMembership": {"files": files}}}
 
@@ -445,6 +454,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def begin(self, operation: str, *groups: str) -> Fault | None:
         self.wandb.requests.append(operation)
+        self.wandb.asked_at.append(time.monotonic())
         self.wandb.seen_authorization.setdefault(operation, set()).add(self.headers.get("Authorization"))
         return self.wandb.take_fault(operation, *groups)
 
@@ -460,7 +470,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def misbehave(self, fault: Fault, data: bytes) -> None:
         if fault.kind == "status":
-            self.reply(fault.status, json.dumps({"errors": [{"message": f"fault {fault.status}"}]}).encode())
+            body = json.dumps({"errors": [{"message": f"fault {fault.status}"}]}).encode()
+            self.reply(fault.status, body, retry_after=fault.retry_after)
         elif fault.kind == "hang":
             self.wandb.hang()
             self.close_connection = True
@@ -480,8 +491,10 @@ class _Handler(BaseHTTPRequestHandler):
                 if self.wandb._stopped.wait(0.1):
                     return
 
-    def reply(self, status: int, data: bytes, length: int | None = None) -> None:
+    def reply(self, status: int, data: bytes, length: int | None = None, retry_after: str | None = None) -> None:
         self.send_response(status)
+        if retry_after is not None:
+            self.send_header("Retry-After", retry_after)
         self.send_header("Content-Length", str(len(data) if length is None else length))
         self.end_headers()
         self.send(data)

@@ -28,10 +28,10 @@ class Site:
         self.env = {"WANDB_BASE_URL": wandb.url, "WANDB_API_KEY": API_KEY, "DETECTCTL_PORT": self.port}
 
     def up(self, *options: str, code: int = 0) -> Any:
-        """The JSON of `up`; what it said on stderr if it is to fail."""
+        """The JSON of `up`; what it said on stderr if it has printed none."""
         done = self.home.run("up", "--model", WANTED, "--json", *options, **self.env)
         assert done.returncode == code, done.stderr
-        return json.loads(done.stdout) if code == 0 else done.stderr
+        return json.loads(done.stdout) if done.stdout else done.stderr
 
     def model(self) -> Any:
         return httpx.get(f"{self.url}/info", timeout=30).json()["model"]

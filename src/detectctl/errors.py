@@ -15,9 +15,11 @@ DetectctlError              exit code 1
 │   ├── ModelNotFound
 │   ├── ModelAccessDenied
 │   ├── RegistryUnreachable
+│   │   └── RegistryTimedOut
 │   ├── ModelCorrupt
 │   ├── CheckpointRefused
 │   └── ConversionFailed
+├── FallbackServed                    8
 ├── SourceUnreadable                  6
 └── RequestError                      6   one class for each code that the service answers with
 ```
@@ -96,7 +98,11 @@ class ModelAccessDenied(ModelError):
 
 
 class RegistryUnreachable(ModelError):
-    """W&B could not be reached, failed or took too long; trying again later may help."""
+    """W&B, or the server of base models, could not be reached, failed or took too long."""
+
+
+class RegistryTimedOut(RegistryUnreachable):
+    """The network or W&B failed until `--model-timeout` had passed; the one error that a fallback may stand in for."""
 
 
 class ModelCorrupt(ModelError):
@@ -109,6 +115,10 @@ class CheckpointRefused(ModelError):
 
 class ConversionFailed(ModelError):
     """A sound checkpoint could not be converted for the engine."""
+
+
+class FallbackServed(DetectctlError, exit_code=8):
+    """The service runs, but with base YOLOv8n: W&B did not deliver the requested model in time."""
 
 
 class SourceUnreadable(DetectctlError, exit_code=6):

@@ -198,7 +198,9 @@ class UpSettings(InstanceSettings):
         "REF",
         names=("--model", "-m"),
     )
-    fallback: bool = option(True, MODEL, "If the model is unavailable, serve stock YOLOv8n instead and say so")
+    fallback: bool = option(
+        True, MODEL, "If W&B does not deliver the model in time, serve stock YOLOv8n instead, and exit with 8"
+    )
     model_timeout: float = _model_timeout()
     trust_checkpoint: bool = option(
         False, MODEL, "Load the checkpoint even if it runs code of its own; only if you trust its author"

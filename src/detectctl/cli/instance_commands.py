@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from detectctl.cli.options import Every, Json, Session, asked, command
-from detectctl.errors import DetectctlError, NotReady, NotRunning, UsageError
+from detectctl.errors import DetectctlError, FallbackServed, NotReady, NotRunning, UsageError
 from detectctl.settings import SERVICE, DownSettings, LogsSettings, StatusSettings, UpSettings
 from detectctl.signals import Interrupted
 
@@ -30,6 +30,12 @@ def up(session: Session, settings: UpSettings, as_json: Json = False) -> None:
         result = bring_up(settings, session.paths, os.environ, report)
     session.console.json(asdict(result)) if as_json else session.console.up(result)
     if not settings.follow:
+        if result.model.fallback:  # the service runs, but whatever comes next was not meant for this model
+            raise FallbackServed(
+                f"{result.model.reference} is not served: {result.model.name} stands in for it",
+                why="W&B did not deliver it within `--model-timeout`, and `--fallback` is in effect",
+                hint="run the same `detectctl up` again later; with `--no-fallback` it starts nothing instead",
+            )
         return
     from detectctl.lifecycle.follow import Follower
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from detectctl.settings import UpSettings
 
 _LOOK_S = 2.0
+_PATIENCE_S = 5.0
+"""With a W&B that fails while the instance runs: there will be another look, and `down` waits for this one."""
 TRIAL_S = 300.0
 """How long a new version is watched."""
 _LEAST_ERRORS = 5
@@ -118,7 +121,7 @@ class Follower:
         """What `up` does, except that a rejected model is never deployed; None if the instance stays as it is."""
         settings, paths, environ = self.settings, self.paths, self.environ
         with begin(settings, paths, environ, self._report_news, may_start=may_start) as job:
-            model = resolve(job)
+            model = resolve(job, patience_s=_PATIENCE_S if job.running else math.inf)
             digest, good = model.served.digest, self._good
             if digest in self._rejected:
                 if job.running:

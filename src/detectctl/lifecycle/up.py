@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import time
 from dataclasses import dataclass, field, replace
@@ -152,9 +153,9 @@ def _can_change(state: InstanceState, folder: InstanceFolder, report: Report) ->
     return False
 
 
-def resolve(job: UpJob) -> ModelVersion:
-    """The model that the reference means now; raises as `up`."""
-    settings = job.settings
+def resolve(job: UpJob, *, patience_s: float = math.inf) -> ModelVersion:
+    """The model that the reference means now; raises as `up`. While W&B fails, it is asked again for `patience_s`."""
+    settings, served = job.settings, job.state.last_good
     job.report(Progress("resolve", settings.model))
     with _noting_failure(job, digest=None):
         model = resolve_reference(
@@ -163,8 +164,10 @@ def resolve(job: UpJob) -> ModelVersion:
             environ=job.environ,
             timeout_s=settings.model_timeout,
             within_s=job.deadline.left_s,
+            patience_s=patience_s,
             fallback=settings.fallback,
-            serving=job.running,
+            # One that serves the base model as a fallback has nothing to lose, and `up` may be repeated.
+            serving=job.running and not (served is not None and served.config.model.fallback),
             assets_url=settings.assets_url,
             report=job.report,
         )

@@ -4,15 +4,16 @@ In this order:
 
 1. the requested version, verified;
 2. if W&B cannot be reached: the version that this reference last resolved to, from the store, marked `stale`;
-3. if an instance is serving already: an error, and the instance stays as it is;
-4. the base model YOLOv8n, marked `fallback`.
+3. if it failed for as long as was allowed, and no instance serves anything better: the base model YOLOv8n, marked
+   `fallback`.
 
-Steps 2 to 4 are for what an operator cannot fix at once: W&B unreachable, the artifact gone, access withdrawn.
-These are always errors instead:
+All else is an error, because whoever asked can do something about it:
 
-- a wrong reference or path (`UsageError`), and any local file: somebody has mistyped something;
-- wrong bytes (`ModelCorrupt`), and an artifact without a checkpoint to serve (`CheckpointRefused`): W&B has answered,
-  and another model in place of a damaged one would hide that;
+- a mistyped reference, path, entity or organization; an artifact or alias that is gone; a key that is missing, wrong,
+  or may not read it; another server, or one whose certificate is not trusted: W&B has answered, or never would;
+- a download that was only slow, or that another process has begun: more time is needed;
+- wrong bytes (`ModelCorrupt`), and an artifact without a checkpoint to serve (`CheckpointRefused`): another model in
+  place of a damaged one would hide that;
 - a base model that was requested by name: another size is not what was requested;
 - a store that cannot be written.
 """
@@ -23,7 +24,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from detectctl.errors import ModelAccessDenied, ModelCorrupt, ModelNotFound, RegistryUnreachable
+from detectctl.errors import ModelCorrupt, ModelNotFound, RegistryTimedOut, RegistryUnreachable
 from detectctl.progress import silent
 from detectctl.registry import wandb_source
 from detectctl.registry.base_weights import base_model
@@ -46,6 +47,7 @@ def resolve(
     environ: Mapping[str, str],
     timeout_s: float,
     within_s: float | None = None,
+    patience_s: float = math.inf,
     fallback: bool = True,
     serving: bool = False,
     assets_url: str | None = None,
@@ -57,11 +59,12 @@ def resolve(
         reference: as the user wrote it.
         cache: detectctl's cache folder.
         environ: the environment for W&B's SDK.
-        timeout_s: seconds for the requested model; if step 4 has to download, at most as many for that.
+        timeout_s: seconds for the requested model; if step 3 has to download, at most as many for that.
         within_s: seconds for everything; None for no further limit.
+        patience_s: seconds for which W&B may fail before step 2 or an error; step 3 needs all of `timeout_s`.
         fallback: False allows step 1 only. A stale version is refused too: without W&B nobody knows whether it is
             still what the reference means.
-        serving: whether an instance is serving already, which is better left alone than given a base model.
+        serving: whether an instance serves something better than a base model, so that it is left alone.
         assets_url: where base models come from, instead of Ultralytics' release.
         report: called at each step, and with the progress of a download.
 
@@ -81,11 +84,13 @@ def resolve(
             return ModelVersion(str(wanted), "file", path.stem, None, stored.sha256, stored.path, stored.size)
     site = _site(wanted, environ)
     try:
-        model = wandb_source.fetch(wanted, store, environ=environ, timeout_s=first_s, report=report)
-    except (RegistryUnreachable, ModelNotFound, ModelAccessDenied) as error:
-        if fallback and isinstance(error, RegistryUnreachable) and (last := store.recall(str(wanted), site=site)):
+        model = wandb_source.fetch(
+            wanted, store, environ=environ, timeout_s=first_s, patience_s=patience_s, report=report
+        )
+    except RegistryUnreachable as error:
+        if fallback and (last := store.recall(str(wanted), site=site)):
             return replace(last, stale=True, reason=error.what_and_why)
-        if serving or not fallback:
+        if serving or not fallback or not isinstance(error, RegistryTimedOut):
             raise
         seconds = min(timeout_s, deadline.left_s)
         try:

@@ -5,7 +5,9 @@ The SDK never runs in this process: its transfers have no deadline and ignore Ct
 
 from __future__ import annotations
 
+import math
 import tempfile
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,7 @@ from detectctl.errors import ModelError, RegistryUnreachable
 from detectctl.files import describe
 from detectctl.progress import silent
 from detectctl.registry.model_version import ModelVersion
-from detectctl.registry.wandb_source_child import one_line, without_secrets
+from detectctl.registry.wandb_conversation import LONGEST_PAUSE_S, one_line, without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -27,32 +29,49 @@ if TYPE_CHECKING:
 _SETTINGS = {
     "WANDB_SILENT": "true",
     "WANDB_ERROR_REPORTING": "false",  # no telemetry either
-    # With its defaults the SDK hides the cause of a failure behind half a minute of retries.
-    "WANDB_HTTP_TIMEOUT": "15",
-    "WANDB__GRAPHQL_RETRY_MAX": "1",
+    "WANDB_HTTP_TIMEOUT": "15",  # of one try
+    # The SDK is to try again until our deadline, and not for as long as it thinks right.
+    "WANDB__GRAPHQL_RETRY_MAX": "1000000",
     "WANDB__GRAPHQL_RETRY_WAIT_MIN_SECONDS": "1",
-    "WANDB__GRAPHQL_RETRY_WAIT_MAX_SECONDS": "1",
+    "WANDB__GRAPHQL_RETRY_WAIT_MAX_SECONDS": f"{LONGEST_PAUSE_S:g}",
 }
+_GRACE_S = 1.0
+"""After the deadline, for the child to say what it waited for."""
 
 
 def fetch(
-    reference: Artifact, store: Store, *, environ: Mapping[str, str], timeout_s: float, report: Report = silent
+    reference: Artifact,
+    store: Store,
+    *,
+    environ: Mapping[str, str],
+    timeout_s: float,
+    patience_s: float = math.inf,
+    report: Report = silent,
 ) -> ModelVersion:
     """Resolve a reference to the version it means now, with its checkpoint verified and in the store.
 
     Its alias is resolved once, here. The SDK reads `WANDB_*`, proxies, and `HOME` for its login, from `environ`.
-    `timeout_s`, in seconds, is for everything, including the wait for another process that downloads the same.
+
+    Args:
+        reference: of the artifact.
+        store: where the checkpoint goes; nothing else of the artifact is downloaded.
+        environ: the environment for the SDK.
+        timeout_s: seconds for everything, including the wait for another process that downloads the same.
+        patience_s: seconds for which one step is tried again while the network or W&B fails.
+        report: called with each step, with its progress, and with what is in its way.
 
     Raises:
-        RegistryUnreachable: network, server, or `timeout_s` passed.
+        RegistryTimedOut: network and server failed until `timeout_s` had passed.
+        RegistryUnreachable: they failed in a way that does not pass, or for `patience_s`.
         ModelNotFound: no such entity, project, collection, alias, or file in the artifact.
         ModelAccessDenied: no key, a wrong one, or one that may not read this.
         ModelCorrupt: a byte or a digest is wrong.
-        CheckpointRefused: the artifact has no checkpoint, several, or references to files outside W&B.
-        ModelError: the store cannot be written.
-        UsageError: the reference is a page of another W&B server than the configured one.
+        CheckpointRefused: the artifact has no checkpoint, several, or one that lies outside W&B.
+        ModelError: the store cannot be written; or all that is wrong is that `timeout_s` was too short.
+        UsageError: the reference is a page of another W&B server than the configured one, or does not tell which
+            organization's registry it means.
     """
-    pin = _ask(reference, {"do": "fetch", "cache": str(store.cache)}, store, environ, timeout_s, report)
+    pin = _ask(reference, {"do": "fetch", "cache": str(store.cache)}, store, environ, timeout_s, patience_s, report)
     stored = store.open(pin["sha256"])
     name, version, digest = pin["name"], pin["version"], pin["artifact_digest"]
     artifact = f"{pin['artifact']}:{version}#{pin['member']}"
@@ -65,7 +84,7 @@ def list_versions(
     reference: Artifact, store: Store, *, environ: Mapping[str, str], timeout_s: float
 ) -> tuple[str, list[dict[str, Any]]]:
     """The collection's full path and its versions, newest first, as the child has them; raises as `fetch`."""
-    answer = _ask(reference, {"do": "list"}, store, environ, timeout_s, silent)
+    answer = _ask(reference, {"do": "list"}, store, environ, timeout_s, math.inf, silent)
     return answer["artifact"], answer["versions"]
 
 
@@ -75,8 +94,10 @@ def _ask(
     store: Store,
     environ: Mapping[str, str],
     timeout_s: float,
+    patience_s: float,
     report: Report,
 ) -> child.Message:
+    until = time.monotonic() + timeout_s  # a clock that all processes share
     try:
         # The SDK's own temporary files outlive a killed process; the path of its socket must be short.
         with (
@@ -85,14 +106,21 @@ def _ask(
         ):
             return child.run(
                 "detectctl.registry.wandb_source_child",
-                {**request, "reference": asdict(reference), "scratch": str(scratch)},
-                timeout_s=timeout_s,
+                {
+                    **request,
+                    "reference": asdict(reference),
+                    "scratch": str(scratch),
+                    "until": until,
+                    "timeout_s": timeout_s,
+                    "patience_s": patience_s,
+                },
+                timeout_s=timeout_s + _GRACE_S,
                 env={**_environment(environ, scratch), "TMPDIR": temporary},
                 report=report,
             )
     except child.ChildTimeout as error:
         raise RegistryUnreachable(
-            f"W&B could not be reached for {reference}",
+            f"W&B did not deliver {reference} in time",
             why=f"still {error.last.message if error.last else 'starting the SDK'} after {timeout_s:g} s",
             hint="retry, or raise `--model-timeout` (and keep `--timeout` at least as high)",
         ) from error

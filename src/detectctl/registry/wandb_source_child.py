@@ -7,17 +7,15 @@
   the fields of its `Origin`, and `sha256`.
 - `list`: the versions of the collection, newest first.
 
-It reports each step in words that go with "still": `downloading a/b/c:v1 (10 of 20 bytes)`. The SDK's errors become
-ours here, where their types are known.
+It has until the moment `until` of the monotonic clock, which is `timeout_s` after the caller began. The SDK's errors
+become ours here, where their types are known.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import threading
+import time
 import urllib.parse
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,45 +23,93 @@ from typing import TYPE_CHECKING, Any
 
 from detectctl import child
 from detectctl.errors import (
-    CheckpointRefused,
     ModelAccessDenied,
     ModelCorrupt,
     ModelError,
     ModelNotFound,
-    RegistryUnreachable,
     UsageError,
 )
 from detectctl.files import reason
-from detectctl.progress import Progress
-from detectctl.registry.reference import Artifact
+from detectctl.registry.artifact_content import served_file
+from detectctl.registry.reference import REGISTRY_PREFIX, Artifact
 from detectctl.registry.store import Origin, Store
+from detectctl.registry.wandb_conversation import LONGEST_PAUSE_S, Conversation, not_understood, one_line, pauses_s
+from detectctl.waiting import Deadline
 
 if TYPE_CHECKING:
     from detectctl.progress import Report
 
-_SAMPLE_S = 0.2
-
 
 def work(request: child.Message, report: Report) -> child.Message:
     """Do what the request asks, see the module; raises as `wandb_source.fetch`."""
+    import wandb  # noqa: F401 - here rather than below, where its half a second would look like W&B's
+
+    reference = Artifact(**request["reference"])
+    conversation = Conversation(
+        str(reference),
+        Path(request["scratch"]) / "wandb_cache_dir",
+        Deadline(request["until"]),
+        timeout_s=request["timeout_s"],
+        patience_s=request["patience_s"],
+        report=report,
+    )
+    _hear_storage(conversation)
+    return conversation.watch(lambda: _talk(request, reference, conversation))
+
+
+def _hear_storage(conversation: Conversation) -> None:
+    """From now on, `conversation` is told of each transfer in this process that `urllib3` is to try again.
+
+    A certificate that is not trusted ends it at once, and no pause is longer than `LONGEST_PAUSE_S`, unless the server
+    asks for that: the SDK's own policy is silent, and comes to pauses of two minutes.
+    """
+    from urllib3.exceptions import SSLError
+    from urllib3.util.retry import Retry
+
+    plain_increment, plain_backoff = Retry.increment, Retry.get_backoff_time
+
+    def increment(self: Retry, *request: Any, response: Any = None, error: Any = None, **more: Any) -> Retry:
+        if isinstance(error, SSLError):
+            raise error
+        conversation.hinder(one_line(str(error)) if response is None else f"HTTP {response.status}")
+        method, url = request
+        return plain_increment(self, method, url, response=response, error=error, **more)
+
+    def get_backoff_time(self: Retry) -> float:
+        return min(LONGEST_PAUSE_S, plain_backoff(self))
+
+    Retry.increment = increment  # type: ignore[assignment, method-assign]
+    Retry.get_backoff_time = get_backoff_time  # type: ignore[method-assign]
+
+
+def _talk(request: child.Message, reference: Artifact, conversation: Conversation) -> child.Message:
+    """Try until it works, or fails in a way that will not change; somebody else watches the deadline."""
+    for pause_s in pauses_s():
+        try:
+            return _try(request, reference, conversation)
+        except _sdk_errors() as error:
+            if not _may_pass(error):
+                raise _by_cause(error, reference) from error
+            conversation.hinder(one_line(str(error)))
+        except OSError as error:
+            raise ModelError(
+                "the model could not be stored", why=reason(error), hint="check the cache folder's owner and free space"
+            ) from error
+        time.sleep(pause_s)
+    raise AssertionError  # the pauses do not end
+
+
+def _try(request: child.Message, reference: Artifact, conversation: Conversation) -> child.Message:
     import wandb
     from wandb.sdk import wandb_setup
 
-    reference = Artifact(**request["reference"])
-    report(Progress("resolve", "connecting to W&B"))
-    try:
-        _check_host(reference.page_host, wandb_setup.singleton().settings.app_url)
-        api = wandb.Api()
-        report(Progress("resolve", f"looking up {reference.path}:{reference.alias}"))
-        if request["do"] == "list":
-            return _list(api, reference)
-        return _fetch(api, reference, request, report)
-    except _sdk_errors() as error:
-        raise _by_cause(error, reference) from error
-    except OSError as error:
-        raise ModelError(
-            "the model could not be stored", why=reason(error), hint="check the cache folder's owner and free space"
-        ) from error
+    _check_host(reference.page_host, wandb_setup.singleton().settings.app_url)
+    # How long the SDK waits for its helper process, which does not give up earlier.
+    api = wandb.Api(timeout=conversation.deadline.left_s + 1)
+    conversation.begin(f"looking up {reference.path}:{reference.alias}")
+    if request["do"] == "list":
+        return _list(api, reference)
+    return _fetch(api, reference, request, conversation)
 
 
 def _check_host(wanted: str | None, app_url: str) -> None:
@@ -100,125 +146,92 @@ def _list(api: Any, reference: Artifact) -> child.Message:
     }
 
 
-def _fetch(api: Any, reference: Artifact, request: child.Message, report: Report) -> child.Message:
+def _fetch(api: Any, reference: Artifact, request: child.Message, conversation: Conversation) -> child.Message:
     artifact = _look_up(api, reference)
     # The SDK recomputes the digest once it has the manifest, so keep what the server said first.
-    digest, size = artifact.digest, artifact.size
+    digest = artifact.digest
     manifest = artifact.manifest
-    _check_manifest(reference, artifact, manifest, digest)
-    member = reference.checkpoint or choose_checkpoint(list(manifest.entries), f"{reference.path}:{reference.alias}")
-    if member not in manifest.entries:
-        raise _missing(reference, f"the artifact has no file {member!r} ({_listing(manifest.entries)})")
+    if manifest.digest() != digest:
+        why = f"W&B's record says {digest}, its manifest {manifest.digest()}"
+        raise _corrupt(reference, f"the artifact's manifest does not have the digest it should ({why})")
+    member = served_file({path: entry.ref for path, entry in manifest.entries.items()}, reference)
     origin = Origin(artifact.name.split(":")[0], _path(artifact), artifact.version, digest, member)
     store = Store(Path(request["cache"]))
     version = f"{origin.artifact}:{origin.version}"
-    report(Progress("resolve", f"waiting for another process that downloads {version}"))
+    conversation.begin(f"waiting for another process that downloads {version}", here=True)
     with store.lock(f"{origin.artifact} {digest}"):
         stored = store.find(origin)
         if stored is None:
-            scratch = Path(request["scratch"])
-            _download(artifact, scratch / "artifact", scratch / "wandb_cache_dir", size, version, report)
-            report(Progress("resolve", f"verifying {version}"))
-            _verify(reference, artifact, manifest, scratch / "artifact")
-            stored = store.add(scratch / "artifact" / member, origin)
+            entry = artifact.get_entry(member)
+            conversation.begin(f"downloading {version}", total=entry.size)
+            file = _download(reference, artifact, entry, Path(request["scratch"]) / "artifact")
+            conversation.received()
+            conversation.begin(f"verifying {version}", here=True)
+            _verify(reference, entry, file)
+            stored = store.add(file, origin)
     return {**asdict(origin), "sha256": stored.sha256}
 
 
 def _look_up(api: Any, reference: Artifact) -> Any:
     """The artifact: only here does a plain ValueError of the SDK mean that it was not found."""
+    if reference.project.startswith(REGISTRY_PREFIX):
+        _check_organization(api, reference)
     try:
         return api.artifact(f"{reference.path}:{reference.alias}")
     except _sdk_errors() as error:
+        if _may_pass(error):
+            raise
         raise _by_cause(error, reference, looking_up=True) from error
+
+
+def _check_organization(api: Any, reference: Artifact) -> None:
+    """Ask what the SDK would ask to find a registry's organization, so that its errors can be told from the others."""
+    from wandb.sdk.artifacts._gqlutils import org_info_from_entity
+
+    account = api.settings["entity"] or api.default_entity
+    named = reference.entity or api.settings["organization"]
+    try:
+        api._resolve_org_entity_name(non_org_entity=account, org_or_entity=named)
+    except ValueError as error:
+        user = getattr(org_info_from_entity(api._service_api, account), "user", None) if account else None
+        names = sorted(organization.name for organization in getattr(user, "organizations", None) or ())
+        if named:
+            what = f"{reference} is of an organization that {account} does not belong to"
+        else:
+            what = f"{reference} does not say of which organization"
+        raise UsageError(
+            what,
+            why=f"{account} belongs to {', '.join(names)}" if names else one_line(str(error)),
+            hint=f"put the organization in front: `--model '{names[0] if names else 'ORGANIZATION'}/"
+            f"{reference.project}/{reference.collection}:{reference.alias}'`",
+        ) from error
 
 
 def _path(artifact: Any) -> str:
     return f"{artifact.entity}/{artifact.project}/{artifact.name.split(':')[0]}"
 
 
-def _check_manifest(reference: Artifact, artifact: Any, manifest: Any, digest: str) -> None:
-    if manifest.digest() != digest:
-        why = f"W&B's record says {digest}, its manifest {manifest.digest()}"
-        raise _corrupt(reference, f"the artifact's manifest does not have the digest it should ({why})")
-    for path, entry in manifest.entries.items():
-        if entry.ref is not None:
-            raise CheckpointRefused(
-                f"{artifact.name} has references to files outside W&B",
-                why=f"{path} points to {entry.ref}, whose content no digest verifies",
-                hint="log the artifact with the files themselves",
-            )
+def _download(reference: Artifact, artifact: Any, entry: Any, root: Path) -> Path:
+    """The one file, into a root that is ours alone; its signed address is asked for as the SDK's own download does."""
+    found = next(iter(artifact.files(names=[str(entry.path)], per_page=1)), None)
+    if found is None:
+        raise _corrupt(reference, f"{entry.path} is in the artifact's manifest, but W&B has no such file")
+    entry._download_url = found.direct_url
+    return Path(entry.download(root=str(root)))
 
 
-def choose_checkpoint(paths: list[str], reference: str) -> str:
-    """The path of the only `.pt`, or of `best.pt` where there are several; CheckpointRefused if that is not one."""
-    checkpoints = sorted(path for path in paths if path.endswith(".pt"))
-    if not checkpoints:
-        raise CheckpointRefused(
-            f"{reference} has no .pt checkpoint",
-            why=_listing(paths),
-            hint="log an artifact with the .pt that Ultralytics saved, and give its reference",
-        )
-    best = [path for path in checkpoints if Path(path).name == "best.pt"]
-    for candidates in (checkpoints, best):
-        if len(candidates) == 1:
-            return candidates[0]
-    raise CheckpointRefused(
-        f"{reference} has {len(checkpoints)} checkpoints",
-        why=_listing(checkpoints),
-        hint=f"name one: `--model '{reference}#{(best or checkpoints)[0]}'`",
-    )
-
-
-def _listing(paths: Any) -> str:
-    there = sorted(paths)
-    more = f" and {len(there) - 10} more" if len(there) > 10 else ""
-    return f"it has {', '.join(there[:10]) or 'nothing'}{more}"
-
-
-def _download(artifact: Any, root: Path, cache: Path, total: int, version: str, report: Report) -> None:
-    """Into a root and a cache that are ours alone: the SDK trusts any file of the right size in a shared one."""
-    finished = threading.Event()
-
-    def tell(done: int) -> None:
-        words = f"downloading {version} ({done} of {total} bytes)"
-        report(Progress("resolve", words, fraction=done / total if total else None))
-
-    def sample() -> None:
-        while not finished.wait(_SAMPLE_S):
-            tell(min(total, _bytes_below(cache)))
-
-    tell(0)
-    reporter = threading.Thread(target=sample, daemon=True)
-    reporter.start()
-    try:
-        artifact.download(root=str(root))
-    finally:
-        finished.set()
-        reporter.join()
-    tell(total)
-
-
-def _bytes_below(folder: Path) -> int:
-    total = 0
-    for file in (Path(parent, name) for parent, _, names in os.walk(folder) for name in names):
-        with contextlib.suppress(FileNotFoundError):  # renamed since
-            total += file.stat().st_size
-    return total
-
-
-def _verify(reference: Artifact, artifact: Any, manifest: Any, root: Path) -> None:
+def _verify(reference: Artifact, entry: Any, file: Path) -> None:
     """Check every byte: `download` checks no digest, and reports success even without a file."""
-    for path, entry in manifest.entries.items():
-        file = root / path
-        if not file.is_file():
-            raise _corrupt(reference, f"{path} is missing after the download")
-        if file.stat().st_size != entry.size:
-            why = f"it has {file.stat().st_size} bytes instead of {entry.size}"
-            raise _corrupt(reference, f"{path} is not the file it should be ({why})")
-    try:
-        artifact.verify(str(root))
-    except ValueError as error:
-        raise _corrupt(reference, f"a file is not what the artifact's manifest promises ({error})") from error
+    from wandb.sdk.lib.hashutil import md5_file_b64, xxh128_file_b64
+
+    if not file.is_file():
+        raise _corrupt(reference, f"{entry.path} is missing after the download")
+    if file.stat().st_size != entry.size:
+        why = f"it has {file.stat().st_size} bytes instead of {entry.size}"
+        raise _corrupt(reference, f"{entry.path} is not the file it should be ({why})")
+    hashed = xxh128_file_b64 if entry.digest_algorithm().value.endswith("XXH128") else md5_file_b64
+    if hashed(str(file)) != entry.digest:
+        raise _corrupt(reference, f"{entry.path} does not have the digest that the artifact's manifest promises")
 
 
 def _sdk_errors() -> tuple[type[Exception], ...]:
@@ -254,9 +267,24 @@ def _by_cause(error: Exception, reference: Artifact, *, looking_up: bool = False
     unreadable = isinstance(causes[-1], (json.JSONDecodeError, UnicodeDecodeError))
     if not looking_up and (unreadable or type(causes[-1]) is ValueError):
         return _corrupt(reference, f"what came cannot be read ({message})")
-    return RegistryUnreachable(
-        f"W&B could not be reached for {reference}", why=message, hint="retry once the network and W&B are available"
-    )
+    return not_understood(str(reference), with_status)
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether it was the network, or a server that broke off, beneath the tries that the SDK makes by itself."""
+    import requests
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+
+    causes = _causes(error)
+    if any(isinstance(cause, requests.exceptions.SSLError) for cause in causes):
+        return False
+    for cause in causes:
+        if isinstance(cause, WandbApiFailedError):
+            # Errors of GraphQL begin like this, and Go's about certificates have that in them.
+            return _status(cause) is None and not re.match("input:|.*x509: ", str(cause), re.DOTALL)
+    passing = requests.exceptions
+    broken_off = (passing.ConnectionError, passing.ChunkedEncodingError, passing.Timeout, passing.RetryError)
+    return any(isinstance(cause, broken_off) for cause in causes)
 
 
 def _missing(reference: Artifact, why: str) -> ModelNotFound:
@@ -291,19 +319,6 @@ def _status(error: BaseException) -> int | None:
         if isinstance(status, int) and status:
             return status
     return None
-
-
-def one_line(text: str) -> str:
-    """`text` as one line without secrets: a signed URL has its signature after the question mark."""
-    # What precedes these words, which the transport below may say too, repeats what follows them.
-    text = re.sub(r'^.* while retrying: (Post "[^"]*": )?', "", " ".join(text.split()))
-    return without_secrets(text)[:300]
-
-
-def without_secrets(text: str) -> str:
-    """`text` without keys and signatures."""
-    text = re.sub(r"\?[^\s'\")>]+", "?…", text)
-    return re.sub(r"\b(?:local-)?[0-9a-f]{40,}\b|\bwandb_v1_\w+", "…", text)
 
 
 if __name__ == "__main__":
