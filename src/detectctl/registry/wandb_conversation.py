@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from detectctl.errors import ModelError, RegistryTimedOut, RegistryUnreachable
-from detectctl.progress import Progress
+from detectctl.progress import Progress, silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -102,11 +102,15 @@ class Conversation:
                 outcome.set_exception(error)
 
         threading.Thread(target=run, daemon=True).start()
-        while not wait([outcome], timeout=_LOOK_S).done:
-            self._look()
-            if self.deadline.passed:
-                raise self._late()
-        return outcome.result()
+        try:
+            while not wait([outcome], timeout=_LOOK_S).done:
+                self._look()
+                if self.deadline.passed:
+                    raise self._late()
+            return outcome.result()
+        finally:
+            with self._lock:  # who is left behind has nothing more to say
+                self._report = silent
 
     def _look(self) -> None:
         for record in self._records():
