@@ -59,6 +59,8 @@ class Conversation:
         self._lock = threading.Lock()
         self._read = 0
         self._told: Progress | None = None
+        self._broken_off: str | None = None
+        self._since = 0.0
         self.begin("connecting to W&B")
 
     def begin(self, step: str, *, total: int | None = None, here: bool = False) -> None:
@@ -67,8 +69,7 @@ class Conversation:
             self._step, self._total, self._here = step, total, here
             self._before = 0 if total is None else _bytes_below(self._cache)
             self._done, self._arrived_at = 0, -math.inf
-            self._trouble: str | None = None
-            self._since = 0.0
+            self._trouble = None if here else self._broken_off
             self._tell()
 
     def received(self) -> None:
@@ -77,12 +78,14 @@ class Conversation:
             self._done, self._trouble = self._total or 0, None
             self._tell()
 
-    def hinder(self, trouble: str) -> None:
-        """Something is in the way of the step, and it will be tried again."""
+    def hinder(self, trouble: str, *, broken_off: bool = False) -> None:
+        """Something is in the way of the step, which will be tried again; or of all of it, from the first step on."""
         with self._lock:
             if self._trouble is None:
                 self._since = time.monotonic()
             self._trouble = trouble
+            if broken_off:
+                self._broken_off = trouble
             self._tell()
 
     def watch(self, talk: Callable[[], T]) -> T:

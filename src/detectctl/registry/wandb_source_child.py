@@ -71,7 +71,7 @@ def _hear_storage(conversation: Conversation) -> None:
     def increment(self: Retry, *request: Any, response: Any = None, error: Any = None, **more: Any) -> Retry:
         if isinstance(error, SSLError):
             raise error
-        conversation.hinder(one_line(str(error)) if response is None else f"HTTP {response.status}")
+        conversation.hinder(_in_words(error) if response is None else f"HTTP {response.status}")
         method, url = request
         return plain_increment(self, method, url, response=response, error=error, **more)
 
@@ -90,7 +90,7 @@ def _talk(request: child.Message, reference: Artifact, conversation: Conversatio
         except _sdk_errors() as error:
             if not _may_pass(error):
                 raise _by_cause(error, reference) from error
-            conversation.hinder(one_line(str(error)))
+            conversation.hinder(_in_words(error), broken_off=True)
         except OSError as error:
             raise ModelError(
                 "the model could not be stored", why=reason(error), hint="check the cache folder's owner and free space"
@@ -285,6 +285,14 @@ def _may_pass(error: Exception) -> bool:
     passing = requests.exceptions
     broken_off = (passing.ConnectionError, passing.ChunkedEncodingError, passing.Timeout, passing.RetryError)
     return any(isinstance(cause, broken_off) for cause in causes)
+
+
+def _in_words(error: BaseException) -> str:
+    """What is in a message that `requests` and `urllib3` have wrapped, and in the system's error beside it."""
+    while error.args and isinstance(error.args[0], BaseException):
+        error = error.args[0]
+    told = [arg.strerror for arg in error.args[1:] if isinstance(arg, OSError) and arg.strerror]
+    return one_line(str((*told, *error.args, error)[0]))
 
 
 def _missing(reference: Artifact, why: str) -> ModelNotFound:
