@@ -74,6 +74,10 @@ UNUSABLE = {
         "raise RuntimeError('CUDA error: no kernel image is available\\nFor debugging, …')",
         "no kernel image is available",
     ),
+    "an abbreviation": (
+        "raise RuntimeError('CUDA unknown error, e.g. a driver. Setting none')",
+        "error, e.g. a driver",
+    ),
     "no libcuda": ("raise OSError('libcuda.so.1: cannot open shared object file')", "libcuda.so.1: cannot open"),
     "an error without words": ("raise MemoryError", "MemoryError"),
     "a driver that crashes": ("os.abort()", "crashed when it tried to use the GPU: "),

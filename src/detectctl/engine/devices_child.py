@@ -24,7 +24,7 @@ def attempt(_request: Message, _report: Report) -> Message:
         torch.nn.functional.conv2d(one, one).item()
     except Exception as error:  # noqa: BLE001 - whatever an unusable GPU, or a torch without its libraries, leads to
         # Advice follows in further sentences: for the author of a program, not for its user.
-        words = re.split(r"\.?\s*\n|\.\s", str(error).strip())[0].removesuffix(".")
+        words = re.split(r"\.?\s*\n|\.\s+(?=[A-Z])", str(error).strip())[0].removesuffix(".")
         return {"failure": words or type(error).__name__}
     return {"failure": None}
 
