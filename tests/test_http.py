@@ -13,9 +13,6 @@ from email.utils import format_datetime
 from typing import TYPE_CHECKING
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from bent_service import Request, bent
 from detectctl.http import (
@@ -32,6 +29,7 @@ from detectctl.http import (
     Untrusted,
 )
 from detectctl.waiting import Deadline
+from self_signed import untrusted_tls
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -326,19 +324,7 @@ def test_a_malformed_url_is_a_bad_address(url: str) -> None:
 
 def test_a_server_with_an_untrusted_certificate_gets_no_request(tmp_path: Path) -> None:
     """TLS is verified: the server sees a handshake fail, and nothing after it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "detectctl test")])
-    now = datetime.now(UTC)
-    certificate = x509.CertificateBuilder(
-        name, name, key.public_key(), 1, now - timedelta(hours=1), now + timedelta(hours=1)
-    ).sign(key, hashes.SHA256())
-    pem = tmp_path / "server.pem"
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    pem.write_bytes(private + certificate.public_bytes(serialization.Encoding.PEM))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
+    context = untrusted_tls(tmp_path)
     failures: list[str] = []
 
     def serve(server: socket.socket) -> None:

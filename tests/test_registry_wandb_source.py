@@ -34,6 +34,7 @@ from detectctl.registry import wandb_source
 from detectctl.registry.artifact_content import choose_checkpoint
 from detectctl.registry.reference import Artifact, parse
 from detectctl.registry.store import Store
+from self_signed import untrusted_tls
 from wandb_forks import FORKED
 from wandb_server import API_KEY, FaultKind, WandbServer
 
@@ -488,6 +489,23 @@ def test_retry_after_is_waited_for(quick_site: Site, operation: str, form: str) 
     asked = zip(quick_site.server.requests, quick_site.server.asked_at, strict=True)
     first, second = (at for what, at in asked if what == operation)
     assert second - first > 3
+
+
+@pytest.mark.parametrize("which", ["API", "storage"])
+def test_a_certificate_that_is_not_trusted_is_not_waited_for(quick_site: Site, which: str, tmp_path: Path) -> None:
+    """It would not change; so it ends at once, and not as a failure that a base model stands in for."""
+    with WandbServer() as other:
+        other._http.socket = untrusted_tls(tmp_path).wrap_socket(
+            other._http.socket, server_side=True, do_handshake_on_connect=False
+        )
+        secured = other.url.replace("http://", "https://")
+        if which == "API":
+            quick_site.environ["WANDB_BASE_URL"] = secured
+        quick_site.server.files_at = secured
+        with pytest.raises(RegistryUnreachable, match="could not be asked") as caught:
+            quick_site.fetch()
+    assert type(caught.value) is RegistryUnreachable
+    assert "certificate" in str(caught.value.why)
 
 
 def test_impatience_ends_with_the_true_reason(quick_site: Site) -> None:
