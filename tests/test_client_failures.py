@@ -390,6 +390,21 @@ def test_a_download_that_was_refused_or_is_empty_is_not_tried_again(status: int)
     assert len(service.requests) == 1
 
 
+def test_a_password_in_a_url_is_told_to_nobody_but_its_server() -> None:
+    """Neither to the service, nor in an error; one word says how to use it."""
+    with bent(fine) as service, Client(service.url) as client:
+        for ask in (client.detect, client.annotate):
+            with pytest.raises(BadUrl) as caught:
+                ask("http://user:geheim@camera/x.jpg")
+            assert caught.value.what == "http://***@camera/x.jpg is not given to the service"
+            assert caught.value.hint == "download it yourself: `--fetch client`"
+    assert service.requests == []
+    with bent(lambda request: request.answer(401, b"")) as host, pytest.raises(FetchFailed) as refused:
+        download(host.url.replace("://", "://user:geheim@"))
+    assert "geheim" not in f"{refused.value.what_and_why} {refused.value.hint}"
+    assert "USER:PASSWORD@" in str(refused.value.hint)
+
+
 @pytest.mark.parametrize(("body", "why"), [(b"<!doctype html>", "it is an HTML page"), (b'{"error": 1}', "it is JSON")])
 def test_a_page_in_place_of_an_image_is_not_sent_to_the_service(tmp_path: Path, body: bytes, why: str) -> None:
     (tmp_path / "a.jpg").write_bytes(body)

@@ -6,12 +6,14 @@ raise `NoAnswer`: the caller says what that means to a user.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import ipaddress
 import json
 import queue
+import re
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -20,6 +22,7 @@ from urllib3 import exceptions as theirs
 from urllib3.exceptions import HTTPError
 
 import detectctl
+from detectctl.addresses import masked
 from detectctl.files import reason
 from detectctl.headers import packings, retry_after_s
 from detectctl.tls import trusting_context
@@ -167,8 +170,10 @@ class Server:
 class Downloads:
     """Files from anywhere: without any key of ours, through redirects, and through the proxies of the environment.
 
-    `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` are honoured as everywhere, in capitals or not; this machine
-    is never asked through a proxy. At most `connections` are kept open for each host. Safe to use from several threads.
+    `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` are honoured as everywhere, in capitals or not; `NO_PROXY`
+    may also name networks. This machine is never asked through a proxy. A user name and password in a URL are sent to
+    its own origin only, as HTTP's Basic or, if that asks for it, Digest authentication. At most `connections` are kept
+    open for each host. Safe to use from several threads.
     """
 
     def __init__(self, *, connections: int = 1) -> None:
@@ -208,7 +213,7 @@ class Downloads:
                 steps.put(error)
 
         # In a thread: looking a name up, and trying its addresses one after another, have no deadline of their own.
-        threading.Thread(target=work, daemon=True, name=f"download {url}").start()
+        threading.Thread(target=work, daemon=True, name=f"download {masked(url)}").start()
         try:
             while (step := steps.get(timeout=min(deadline.left_s, stall_s))) is not None:
                 if isinstance(step, BaseException):
@@ -220,16 +225,21 @@ class Downloads:
             cancelled.set()
 
     def _open(self, url: str, deadline: Deadline, max_bytes: int, stall_s: float) -> Generator[bytes]:
+        login: Login | None = None
         for _ in range(MAX_REDIRECTS + 1):
             proxy = None
             try:
+                url, login = _split_login(url, login)
                 scheme = urlsplit(url).scheme
                 if scheme not in {"http", "https"}:
                     raise BadAddress("it is not an http:// or https:// URL")
                 proxy = _proxy_for(url)
                 manager = self._manager(scheme, proxy)
-                response = manager.request("GET", url, timeout=_timeout(deadline, stall_s), **_ONCE)
+                headers = _HEADERS | (login.headers(url) if login else {})
+                response = manager.request("GET", url, headers=headers, timeout=_timeout(deadline, stall_s), **_ONCE)
                 with contextlib.closing(response):
+                    if response.status == 401 and login and login.may_answer(response.headers):
+                        continue
                     if location := response.get_redirect_location():
                         url = urljoin(url, location)
                         continue
@@ -242,6 +252,8 @@ class Downloads:
                     yield from _chunks(response, deadline, max_bytes)
                     return
             except (HTTPError, ValueError) as error:
+                if isinstance(error, ValueError) and "@" in url:  # in whose text may be a part of a password
+                    raise BadAddress(_MALFORMED_LOGIN) from None
                 raise _no_answer(error, proxy) from error
         raise NoAnswer(f"its server redirected more than {MAX_REDIRECTS} times")
 
@@ -259,6 +271,61 @@ class Downloads:
 
 
 _TOO_SLOW = "it took too long"
+_MALFORMED_LOGIN = "it is malformed; in a password, signs such as / ? # @ must be percent-encoded"
+
+
+@dataclass(slots=True)
+class Login:
+    """A user name and password for one origin.
+
+    Attributes:
+        origin: scheme, host and port, as the URL spells them.
+        challenges: those for Digest authentication (RFC 7616) that are to be answered; Basic is used until there are.
+    """
+
+    origin: str
+    user: str
+    password: str = field(repr=False)
+    challenges: list[str] = field(default_factory=list)
+
+    def headers(self, url: str) -> dict[str, str]:
+        """What a request for `url` is sent with."""
+        if self.challenges:
+            answers = (self._digest(challenge, url) for challenge in self.challenges)
+            return next(({"Authorization": f"Digest {answer}"} for answer in answers if answer), {})
+        return {"Authorization": "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()}
+
+    def may_answer(self, headers: Mapping[str, str]) -> bool:
+        """Whether the answer asks for Digest for the first time; the next request will have it."""
+        asked = re.split(r",\s*(?=digest )", headers.get("www-authenticate", ""), flags=re.IGNORECASE)
+        found = [each for each in asked if each.lower().startswith("digest ")]
+        is_first = bool(found) and not self.challenges
+        self.challenges = found
+        return is_first
+
+    def _digest(self, challenge: str, url: str) -> str | None:
+        """The standard library's answer; None for an algorithm that it does not know."""
+        from urllib import request
+
+        keeper = request.HTTPPasswordMgrWithDefaultRealm()
+        keeper.add_password(None, self.origin, self.user, self.password)
+        try:
+            asked = request.parse_keqv_list(list(filter(None, request.parse_http_list(challenge.partition(" ")[2]))))
+            asking = request.Request(urllib3.util.parse_url(url).url)  # noqa: S310 - http or https, and never opened
+            return request.AbstractDigestAuthHandler(keeper).get_authorization(asking, asked)
+        except (KeyError, ValueError, OSError):
+            return None
+
+
+def _split_login(url: str, known: Login | None) -> tuple[str, Login | None]:
+    """The URL without user name and password, and these, or the known ones, if they are for its origin."""
+    parts = urlsplit(url)
+    login, _, host = parts.netloc.rpartition("@")
+    origin = f"{parts.scheme}://{host}"
+    if login:
+        user, _, password = login.partition(":")
+        return parts._replace(netloc=host).geturl(), Login(origin, unquote(user), unquote(password))
+    return url, known if known and known.origin == origin else None
 
 
 def _proxy_for(url: str) -> str | None:
@@ -266,14 +333,22 @@ def _proxy_for(url: str) -> str | None:
     from urllib.request import getproxies, proxy_bypass
 
     parts = urlsplit(url)
-    is_here = parts.hostname == "localhost"
-    with contextlib.suppress(ValueError):
-        is_here = ipaddress.ip_address(parts.hostname or "").is_loopback
     proxies = getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
-    if not proxy or is_here or proxy_bypass(parts.netloc.rpartition("@")[2]):
+    exempt = proxies.get("no", "").replace("*.", ".")  # as Go and others read it
+    is_direct = parts.hostname == "localhost" or proxy_bypass(parts.netloc, {"no": exempt})
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(parts.hostname or "")
+        is_direct = is_direct or address.is_loopback or any(address in network for network in _networks(exempt))
+    if not proxy or is_direct:
         return None
     return proxy if "://" in proxy else f"http://{proxy}"
+
+
+def _networks(no_proxy: str) -> Generator[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    for entry in no_proxy.split(","):
+        with contextlib.suppress(ValueError):
+            yield ipaddress.ip_network(entry.strip(" []"), strict=False)
 
 
 def _timeout(deadline: Deadline, stall_s: float = float("inf")) -> urllib3.Timeout:

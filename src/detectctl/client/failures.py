@@ -105,6 +105,8 @@ def not_downloaded(error: NoAnswer, url: str, deadline: Deadline) -> Exception:
             return slow if deadline.passed else TryAgain(slow)
         case Refused(answer=answer):
             failed = _failed(url, f"its server answered {answer.status}{come_back(answer.retry_after_s)}")
+            if answer.status == 401:
+                failed.hint = "give the user name and password that it asks for: `http://USER:PASSWORD@…`"
             return TryAgain(failed, answer.retry_after_s or 0.0) if answer.status in MAY_PASS else failed
     failed = _failed(url, why)
     return TryAgain(failed) if isinstance(error, BrokenOff) else failed

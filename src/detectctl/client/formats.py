@@ -97,7 +97,7 @@ def write_coco(outcomes: Iterable[Outcome], stream: TextIO, labels: Labels) -> N
             errors.append({"source": source.name, **error_json(outcome.error)})
         if result is None:
             continue
-        url = {} if source.url is None else {"coco_url": source.url}
+        url = {} if source.url is None else {"coco_url": source.name}  # which has no password in it
         image = {"id": len(images) + 1, "file_name": source.name, "width": result.width, "height": result.height}
         images.append(image | url)
         models[result.model] = None

@@ -7,10 +7,11 @@ import threading
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from urllib.parse import urlencode
 
+from detectctl.addresses import masked
 from detectctl.client.failures import TryAgain, not_an_endpoint, not_downloaded, refused, unanswered, unexpected_answer
 from detectctl.client.outcomes import Outcomes, work_on_all
 from detectctl.defaults import CONCURRENCY, RETRIES, TIMEOUT_S
-from detectctl.errors import DetectctlError, FetchFailed, UnsupportedImage
+from detectctl.errors import BadUrl, DetectctlError, FetchFailed, UnsupportedImage
 from detectctl.http import BadAddress, Downloads, NoAnswer, Server
 from detectctl.not_images import TEXT, kind_of
 from detectctl.sources import MAX_FILE_BYTES, Source
@@ -124,7 +125,7 @@ class Client:
             DetectctlError: as for `info`.
         """
         source, query, deadline = Source.of(image), (options or DetectOptions()).parameters(), self._deadline()
-        if source.url is not None and self._fetch == "server":
+        if source.url is not None and self._is_for_service(source.url):
             answer = self._ask("GET", "/detect", deadline, [("image_url", source.url), *query])
             return self._read(answer, DetectionResult.from_json)
         return self._detect(self._bytes(source, deadline), query, deadline)
@@ -152,7 +153,7 @@ class Client:
         """
         source, drawing, deadline = Source.of(image), drawing or DrawOptions(), self._deadline()
         query = (options or DetectOptions()).parameters()
-        if source.url is not None and self._fetch == "server":
+        if source.url is not None and self._is_for_service(source.url):
             media = f"image/{image_format}"
             query = [("image_url", source.url), *query, *drawing.parameters()]
             answer = self._ask("GET", "/annotate", deadline, query, headers={"Accept": media})
@@ -173,6 +174,16 @@ class Client:
                 hint="convert it to a PNG or JPEG file first",
             )
         return annotated(picture, result, image_format, drawing), result
+
+    def _is_for_service(self, url: str) -> bool:
+        """Whether the service downloads an image; raises BadUrl rather than tell it a password."""
+        if self._fetch == "server" and masked(url) != url:
+            raise BadUrl(
+                f"{masked(url)} is not given to the service",
+                why="it contains a password, and only its own server may have that",
+                hint="download it yourself: `--fetch client`",
+            )
+        return self._fetch == "server"
 
     def _deadline(self) -> Deadline:
         return Deadline.after(self._timeout_s)
