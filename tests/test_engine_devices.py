@@ -62,6 +62,11 @@ def test_a_precision_that_the_gpu_lacks_is_refused_and_one_of_the_cpu_only_is_no
         devices.choose("cuda", "int8", {}, silent)
 
 
+@pytest.mark.usefixtures("device_file")
+def test_auto_takes_the_cpu_for_a_precision_that_the_gpu_lacks() -> None:
+    assert devices.choose("auto", "int8", {}, silent) == "cpu"
+
+
 @pytest.mark.parametrize(("asked", "device"), [("auto", "cuda"), ("cuda", "cuda"), ("cpu", "cpu")])
 @pytest.mark.usefixtures("device_file")
 def test_a_gpu_that_computes_is_used(torch_doing: Callable[[str], dict[str, str]], asked: str, device: str) -> None:

@@ -106,7 +106,7 @@ from detectctl import limits
 resource.setrlimit(resource.RLIMIT_NPROC, (340, 360))
 limits.require_threads()
 os.setuid(54321)
-limits.raise_soft()
+limits.set_soft()
 assert resource.getrlimit(resource.RLIMIT_NPROC) == (360, 360)
 limits.require_threads()
 stop = threading.Event()

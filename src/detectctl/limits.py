@@ -9,12 +9,12 @@ import resource
 from detectctl.cgroups import pairs
 from detectctl.errors import NotReady
 
-_ENOUGH_FILES = 65_536  # more than anything here needs; some programs count through all that they may open
+_ENOUGH_FILES = 65_536  # what Ray's own drivers raise it to
 _LEAST_FILES = 512
 _OWN_FILES = 128  # of a process without connections: of HAProxy listeners and health checks, of Python libraries
 _MOST_CONNECTIONS = 4_096  # Serve's own limit
 # Measured with one replica on two cores: 275 threads, and 50 for the replica's successor. It starts with 1024 MiB, but
-# not with 900: pages of programs, which the system drops and reads again and again, are a third of that.
+# with 900 the system does nothing but reclaim memory.
 _LEAST_THREADS = 350
 _LEAST_MEMORY = 1 << 30
 
@@ -26,13 +26,14 @@ def require() -> None:
     require_memory()
 
 
-def raise_soft() -> None:
-    """As far as the hard ones: many systems have a soft limit of 1024 open files for the sake of old programs.
+def set_soft() -> None:
+    """As far as the hard ones, but no further than is of use; for this process and those that it starts.
 
-    For this process and those that it starts.
+    Many systems have a soft limit of 1024 open files for the sake of old programs, and Docker may have one of a
+    thousand million, which others count through.
     """
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, _open_files()), hard))
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (_open_files(), hard))
     resource.setrlimit(resource.RLIMIT_NPROC, (_user_threads(), _user_threads()))
 
 
@@ -57,7 +58,7 @@ def require_open_files() -> None:
         raise NotReady(
             f"a process may have {_open_files()} files open, and the service needs {_LEAST_FILES}",
             why="that is the hard limit of `ulimit -n`",
-            hint="raise it: `ulimit -Hn 4096`, `LimitNOFILE=4096` of systemd, or `--ulimit nofile=4096` of Docker",
+            hint="raise it: `ulimit -Hn 4096` as root, `LimitNOFILE=4096` of systemd, `--ulimit nofile=4096` of Docker",
         )
 
 
@@ -74,7 +75,7 @@ def require_threads() -> None:
         raise NotReady(
             f"{max(left, 0)} more threads may be started here, and the service needs {_LEAST_THREADS}",
             why=why,
-            hint="raise it: `ulimit -Hu 4096`, `TasksMax=4096` of systemd, or `--pids-limit 4096` of Docker and Podman",
+            hint="raise it: `ulimit -Hu 4096` as root, `TasksMax=4096` of systemd, `--pids-limit 4096` of Docker",
         )
 
 

@@ -75,7 +75,7 @@ app.callback(invoke_without_command=True)(taking([*GLOBAL_OPTIONS, _VERSION], _b
 def main() -> NoReturn:
     """The console script; every error of ours is reported here, and becomes its exit code."""
     unwind_when_signalled()
-    limits.raise_soft()
+    limits.set_soft()
     session = Session()
     problem: DetectctlError
     try:

@@ -23,7 +23,7 @@ _HIDING = ("", "-1", "NoDevFiles")  # CUDA sees the GPUs before the first of the
 
 
 def choose(device: str, precision: str, environ: Mapping[str, str], report: Report) -> Device:
-    """The device for `--device` and `--precision`: `auto` is the GPU if there is one that PyTorch can use.
+    """The device for `--device` and `--precision`: `auto` is the GPU if PyTorch can use one for it.
 
     Neither torch nor, without need, OpenVINO is imported: that takes seconds. Only where the system has a device file
     of a GPU is torch asked, in a child process that inherits `environ`; `report` is told if it cannot use the GPU.
@@ -32,7 +32,7 @@ def choose(device: str, precision: str, environ: Mapping[str, str], report: Repo
         UsageError: there is no such device, or it does not compute in that precision.
     """
     chosen: Device = "cpu"
-    if device != "cpu":
+    if device == "cuda" or (device == "auto" and precision != "int8"):  # which only the engine for CPUs computes in
         lack = lack_of_gpu(environ)
         if lack is None:
             chosen = "cuda"
