@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import detectctl
+from bent_service import INFO, Request, bent
 from detectctl.settings import COMMANDS
 from installed import DETECTCTL, Home
 
@@ -296,3 +297,44 @@ def test_a_settings_file_can_be_quiet_about_tracebacks_and_loud(home: Home) -> N
     assert "Traceback" not in home.run("status", DETECTCTL_VERBOSE="false").stderr
     done = home.run("status", DETECTCTL_VERBOSE="perhaps")
     assert (done.returncode, "true or false" in done.stderr) == (2, True)
+
+
+def test_a_password_in_a_url_is_in_no_output(home: Home) -> None:
+    """Of any format, whether the image was downloaded or not; it reaches the camera."""
+    seen: list[str | None] = []
+
+    def camera(request: Request) -> None:
+        seen.append(request.headers.get("authorization"))
+        request.answer(404 if "gone" in request.path else 200, b"\xff\xd8image")
+
+    def service(request: Request) -> None:
+        request.answer(200, INFO.to_json()) if request.path == "/info" else request.found()
+
+    with bent(camera) as host, bent(service) as asked:
+        urls = [f"{host.url.replace('://', '://admin:geheim@')}/{name}.jpg" for name in ("a", "gone")]
+        for kind in ("table", "json", "jsonl", "csv", "coco"):
+            done = home.run("detect", *urls, "--fetch", "client", "--url", asked.url, "--format", kind, "--verbose")
+            assert done.returncode == 6
+            assert "geheim" not in done.stdout + done.stderr
+            assert "***@" in (done.stderr if kind == "table" else done.stdout)
+    assert seen == ["Basic YWRtaW46Z2VoZWlt"] * 10
+
+
+def test_a_variable_that_is_an_error_is_not_a_warning_too(home: Home) -> None:
+    done = home.run("detect", "a.jpg", DETECTCTL_API_KEY_FILE="/keys")
+    assert done.returncode == 2
+    assert "warning" not in done.stderr
+    assert done.stderr.startswith("error: DETECTCTL_API_KEY_FILE no longer says")
+    assert "warning: unknown environment variable DETECTCTL_X" in home.run("down", DETECTCTL_X="1").stderr
+
+
+def test_what_a_folder_has_beside_images_is_said_once(home: Home) -> None:
+    folder = home.path / "photos"
+    folder.mkdir()
+    (folder / "a.jpg").symlink_to("a.jpg")
+    (folder / "notes.txt").touch()
+    with bent(lambda request: request.found()) as asked:
+        done = home.run("annotate", str(folder), "-o", str(home.path / "out_2024.06"), "--url", asked.url)
+    assert done.returncode == 6
+    assert done.stderr.startswith("left out, by kind: 1 .txt\n")
+    assert "why: Too many levels of symbolic links" in done.stderr

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from detectctl.addresses import masked
-from detectctl.defaults import CONCURRENCY, QUALITY, RETRIES, TIMEOUT_S
+from detectctl.defaults import CONCURRENCY, LABELS, MAX_LINE_WIDTH, MAX_QUALITY, QUALITY, RETRIES, TIMEOUT_S
 from detectctl.engine import detector_settings as detection
 
 PREFIX = "DETECTCTL_"
@@ -106,7 +106,7 @@ def _mebibytes(size: int) -> str:
 
 
 def _line_width(value: object) -> int | None:
-    return None if value == "auto" else _number(value, int, 1, 1000)
+    return None if value == "auto" else _number(value, int, 1, MAX_LINE_WIDTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,9 +271,9 @@ class DetectSettings(RequestSettings):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnnotateSettings(RequestSettings):
     command: ClassVar[str] = "annotate"
-    labels: bool = option(True, OUTPUT, "Label each box with class and confidence")
+    labels: bool = option(LABELS, OUTPUT, "Label each box with class and confidence")
     line_width: int | None = option(None, OUTPUT, "Width of a box's line", "PIXELS", parse=_line_width, default="auto")
-    quality: int = option(QUALITY, OUTPUT, "JPEG and WebP quality, 1 to 100", "N", low=1, high=100)
+    quality: int = option(QUALITY, OUTPUT, f"JPEG and WebP quality, 1 to {MAX_QUALITY}", "N", low=1, high=MAX_QUALITY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

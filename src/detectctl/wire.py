@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any, Literal, TypedDict, TypeVar
 
-from detectctl.defaults import QUALITY
+from detectctl.defaults import LABELS, QUALITY
 from detectctl.errors import REQUEST_ERRORS, DetectctlError, RequestError
 
 SCHEMA = 1
@@ -182,7 +182,7 @@ class DrawOptions:
         quality: of a JPEG or WebP, 1 to 100.
     """
 
-    labels: bool = True
+    labels: bool = LABELS
     line_width: int | None = None
     quality: int = QUALITY
 

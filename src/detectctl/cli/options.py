@@ -81,9 +81,9 @@ class Session:
     def load(self, kind: type[S], flags: Mapping[str, Any]) -> S:
         """The settings of the command; also sets the global ones, and warns of variables that nothing reads."""
         self.common, _ = self.sources.load(GlobalSettings, self.flags)
-        for warning in self.sources.warnings():
-            self.console.warning(warning)
         settings, origins = self.sources.load(kind, flags)
+        for warning in self.sources.warnings():  # after what may be an error about the same variable
+            self.console.warning(warning)
         if issubclass(kind, RequestSettings):
             self.sources.refuse_to_send_keys(origins)
         return settings

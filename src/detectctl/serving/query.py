@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from detectctl.defaults import QUALITY
+from detectctl.defaults import LABELS, MAX_LINE_WIDTH, MAX_QUALITY, QUALITY
 from detectctl.errors import BadParameter
 from detectctl.wire import DetectOptions, DrawOptions
 
@@ -36,9 +36,11 @@ class DetectQuery(BaseModel):
 class AnnotateQuery(DetectQuery):
     """Of `POST /annotate`."""
 
-    labels: bool = Field(True, description="label each box with class and confidence")
-    line_width: int | None = Field(None, ge=1, le=1000, description="pixels; grows with the image if left out")
-    quality: int = Field(QUALITY, ge=1, le=100, description="JPEG or WebP quality")
+    labels: bool = Field(LABELS, description="label each box with class and confidence")
+    line_width: int | None = Field(
+        None, ge=1, le=MAX_LINE_WIDTH, description="pixels; grows with the image if left out"
+    )
+    quality: int = Field(QUALITY, ge=1, le=MAX_QUALITY, description="JPEG or WebP quality")
 
     def drawing(self) -> DrawOptions:
         """How the picture should look."""
