@@ -405,6 +405,14 @@ def test_a_password_in_a_url_is_told_to_nobody_but_its_server() -> None:
     assert "USER:PASSWORD@" in str(refused.value.hint)
 
 
+def test_a_file_that_is_not_found_may_have_a_number_sign_in_its_name() -> None:
+    with bent(lambda request: request.answer(404, b"")) as host:
+        for name, told in (("a#1.jpg", True), ("a%231.jpg", False)):
+            with pytest.raises(FetchFailed) as caught:
+                download(f"{host.url}/{name}")
+            assert ("as %23" in str(caught.value.why)) == told
+
+
 @pytest.mark.parametrize(("body", "why"), [(b"<!doctype html>", "it is an HTML page"), (b'{"error": 1}', "it is JSON")])
 def test_a_page_in_place_of_an_image_is_not_sent_to_the_service(tmp_path: Path, body: bytes, why: str) -> None:
     (tmp_path / "a.jpg").write_bytes(body)

@@ -277,6 +277,14 @@ def test_nothing_in_place_of_an_image_is_a_failure_of_its_server() -> None:
     assert fails(always(answer(b"")), FetchFailed)[0].endswith("its server sent nothing")
 
 
+@pytest.mark.parametrize(("path", "told"), [("/a#1.jpg", True), ("/a%231.jpg", False)])
+def test_a_file_that_is_not_found_may_have_a_number_sign_in_its_name(path: str, told: bool) -> None:
+    with RawServer(always(answer(b"", status="404 Not Found"))) as server:
+        with pytest.raises(FetchFailed) as caught:
+            fetch(server.port, path)
+        assert ("as %23" in str(caught.value.why)) == told
+
+
 def test_chunked_and_unmarked_bodies_arrive() -> None:
     """A body in chunks, and one that ends with the connection, arrive whole."""
     chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nima\r\n2\r\nge\r\n0\r\n\r\n"

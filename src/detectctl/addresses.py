@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from urllib.parse import unquote
 
 MAX_SHOWN_CHARS = 120
+NO_FRAGMENT = "; what follows a # is not sent: in a file's name, write it as %23"
+"""Added to the reason why a URL was not found."""
 
 _LOGIN = re.compile(r"//(?:[^/]*|[^/\[]*:[^/]*[^/0-9][^/]*/.*)@")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):(/*)", re.IGNORECASE)

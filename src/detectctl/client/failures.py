@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from detectctl.addresses import NO_FRAGMENT
 from detectctl.errors import (
     BadUrl,
     DeadlineExceeded,
@@ -104,7 +105,8 @@ def not_downloaded(error: NoAnswer, url: str, deadline: Deadline) -> Exception:
             slow = FetchTimeout(f"{url} was not downloaded in time", why=why, hint="allow more time: `--timeout 60`")
             return slow if deadline.passed else TryAgain(slow)
         case Refused(answer=answer):
-            failed = _failed(url, f"its server answered {answer.status}{come_back(answer.retry_after_s)}")
+            more = NO_FRAGMENT if answer.status == 404 and "#" in url else come_back(answer.retry_after_s)
+            failed = _failed(url, f"its server answered {answer.status}{more}")
             if answer.status == 401:
                 failed.hint = "give the user name and password that it asks for: `http://USER:PASSWORD@…`"
             return TryAgain(failed, answer.retry_after_s or 0.0) if answer.status in MAY_PASS else failed

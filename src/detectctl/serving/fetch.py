@@ -15,6 +15,7 @@ import socket
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -23,6 +24,7 @@ from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from detectctl import __version__, not_images
+from detectctl.addresses import NO_FRAGMENT
 from detectctl.errors import FetchFailed, FetchTimeout, ImageTooLarge, UnsupportedImage, UrlNotAllowed
 from detectctl.headers import come_back, packings, retry_after_s
 from detectctl.serving.url_policy import Target, UrlPolicy, not_allowed, parse_url, redirected
@@ -303,7 +305,8 @@ def _refused(response: aiohttp.ClientResponse, target: Target) -> FetchFailed:
     """With the time to come back, if the server gives one, so that the caller can."""
     value = response.headers.get("Retry-After")
     seconds = None if value is None else math.ceil(retry_after_s(value))
-    error = _failed(target, f"its server answered with status {response.status}{come_back(seconds)}")
+    more = NO_FRAGMENT if target.had_fragment and response.status == HTTPStatus.NOT_FOUND else come_back(seconds)
+    error = _failed(target, f"its server answered with status {response.status}{more}")
     error.retry_after_s = seconds
     return error
 

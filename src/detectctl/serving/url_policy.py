@@ -92,6 +92,7 @@ class Target:
         host: lower-case ASCII name, or an address in canonical form, without brackets.
         address: the host's address if the URL holds one instead of a name.
         url: the whole URL in ASCII, percent-encoded, without fragment.
+        had_fragment: whether it was given with one, which no server is asked for.
     """
 
     scheme: str
@@ -99,6 +100,7 @@ class Target:
     port: int
     address: IPAddress | None
     url: str
+    had_fragment: bool = False
 
     @property
     def shown(self) -> str:
@@ -143,7 +145,7 @@ def parse_url(url: str) -> Target:
     canonical += quote(parts.path, safe=_KEPT_IN_PATH) or "/"
     if parts.query:
         canonical += f"?{quote(parts.query, safe=_KEPT_IN_QUERY)}"
-    return Target(parts.scheme, host, port, address, canonical)
+    return Target(parts.scheme, host, port, address, canonical, had_fragment=bool(parts.fragment))
 
 
 def redirected(target: Target, location: str) -> Target:
