@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -12,6 +13,7 @@ from detectctl.engine.detector import Detector
 from detectctl.engine.detector_settings import MAX_IMAGE_BYTES, DetectorSettings
 from detectctl.serving.admission import Service
 from detectctl.serving.fetch import Fetcher
+from detectctl.serving.guard import KeyRing
 from detectctl.serving.routes import create_app
 from detectctl.serving.service_config import ServiceConfig
 from detectctl.serving.url_policy import UrlPolicy
@@ -20,25 +22,34 @@ from installed import free_port, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from detectctl.engine.compiled import CompiledModel
 
 
+BASE = ModelInfo("yolov8n", None, "sha256:0", reference="base")
+
+
 @contextlib.contextmanager
 def served(
-    model: CompiledModel, *, max_image_bytes: int = MAX_IMAGE_BYTES, stats_file: Path | None = None, **config: Any
+    model: CompiledModel,
+    *,
+    max_image_bytes: int = MAX_IMAGE_BYTES,
+    stats_file: Path | None = None,
+    imgsz: int = 64,
+    info: ModelInfo = BASE,
+    **config: Any,
 ) -> Iterator[int]:
-    """A service's port; `config` are fields of its `ServiceConfig`."""
+    """A service's port; `info` is what it says of its model, and `config` are fields of its `ServiceConfig`."""
     settings = DetectorSettings(
-        str(model.directory), model.checkpoint_sha256, imgsz=64, max_image_bytes=max_image_bytes
+        str(model.directory), model.checkpoint_sha256, imgsz=imgsz, max_image_bytes=max_image_bytes
     )
-    made = ServiceConfig("", "0", ModelInfo("yolov8n", None, "sha256:0", reference="base"), settings, **config)
+    made = ServiceConfig("", "0", info, settings, **config)
     detector = Detector.load(settings)
-    fetcher = Fetcher(UrlPolicy(enabled=made.url_input), max_bytes=max_image_bytes)
+    fetcher = Fetcher(UrlPolicy(made.allow_url, made.url_input), max_bytes=max_image_bytes)
     service = Service(made, detector, fetcher, request_id=lambda: "1", stats_file=stats_file)
     port = free_port()
-    server = uvicorn.Server(uvicorn.Config(create_app(service, None), port=port, ws="none", log_config=None))
+    keys = None if made.api_key_file is None else KeyRing(Path(made.api_key_file))
+    server = uvicorn.Server(uvicorn.Config(create_app(service, keys), port=port, ws="none", log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.cluster
 
 
-def test_every_route_but_two_wants_the_key(edge: Edge, bus_jpg: Path) -> None:
-    """Both headers are accepted; without a key, or with another, every route but the health checks is closed."""
+def test_every_route_but_health_checks_and_page_wants_the_key(edge: Edge, bus_jpg: Path) -> None:
+    """Both headers are accepted; without a key, or with another, every route but these is closed."""
     with httpx.Client(base_url=edge.url, trust_env=False, timeout=30) as client:
         for method, route in (
             ("GET", "/detect?image_url=http://127.0.0.1/"),
@@ -43,7 +43,14 @@ def test_every_route_but_two_wants_the_key(edge: Edge, bus_jpg: Path) -> None:
                 assert refused.json()["error"]["code"] == "unauthorized"
                 assert refused.headers["www-authenticate"].startswith("Bearer")
                 assert refused.headers["x-request-id"]
-        for route in ("/healthz", "/readyz", "/-/healthz", "/-/routes"):  # the last two are answered by HAProxy
+        for route in (
+            "/healthz",
+            "/readyz",
+            "/",
+            "/page/app.js",
+            "/-/healthz",
+            "/-/routes",
+        ):  # the last two are HAProxy's
             assert client.get(route).status_code == 200
         assert client.get("/-/routes").json() == {"/": "detectctl"}
         for headers in ({"X-API-Key": edge.key}, {"Authorization": f"Bearer {edge.key}"}):

@@ -25,5 +25,6 @@ def test_the_wheel_has_every_module_and_the_command(tmp_path: Path) -> None:
         (entry_points,) = (name for name in packed if name.endswith("entry_points.txt"))
         assert "detectctl = detectctl.cli:main" in archive.read(entry_points).decode()
     modules = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.py")}
+    modules |= {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src/detectctl/serving/page").iterdir()}
     assert modules <= packed
     assert any(name.endswith("licenses/LICENSE") for name in packed)

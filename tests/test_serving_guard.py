@@ -100,13 +100,24 @@ def test_two_different_keys_are_refused(guard: Guard) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/detect", "/annotate", "/info", "/docs", "/openapi.json", "/", "/nowhere", "/healthz/", "//healthz", "/HEALTHZ"],
+    [
+        "/detect",
+        "/annotate",
+        "/info",
+        "/docs",
+        "/openapi.json",
+        "/page/",
+        "/nowhere",
+        "/healthz/",
+        "//healthz",
+        "/HEALTHZ",
+    ],
 )
-def test_all_routes_but_two_are_closed(guard: Guard, path: str) -> None:
+def test_all_routes_but_the_health_checks_and_the_page_are_closed(guard: Guard, path: str) -> None:
     assert ask(guard, path)[0] == 401
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/"])
 def test_load_balancers_need_no_key(guard: Guard, path: str) -> None:
     assert ask(guard, path)[0] == 200
 

@@ -15,6 +15,7 @@ from broken_images import encoded
 from detectctl.errors import REQUEST_ERRORS
 from detectctl.lifecycle.deployment import plan
 from detectctl.registry.model_version import ModelVersion
+from detectctl.serving import page_files
 from detectctl.serving.request_stats import read_all
 from detectctl.settings import UpSettings
 from served import served
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 ORIGIN = "https://app.example.org"
 GOOD = encoded("JPEG")
+TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+STAGES = ("fetch", "decode", "infer", "render")
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +115,53 @@ def test_a_health_check_may_ask_for_the_head_only_and_is_not_counted(
         assert httpx.get(f"http://127.0.0.1:{port}/nowhere", trust_env=False).status_code == 404
     stats = read_all(tmp_path)
     assert (stats.requests, stats.errors) == (1, {"not_found": 1})
+
+
+def test_the_page_is_open_small_kept_by_its_etag_and_not_counted(
+    yolov8n_compiled: CompiledModel, tmp_path: Path
+) -> None:
+    """Also where a key is required: the page holds nothing of the service, and asks for the key itself."""
+    stats_file, size = tmp_path / "stats.json", 0
+    (tmp_path / "keys").touch(mode=0o600)
+    with (
+        served(yolov8n_compiled, stats_file=stats_file, api_key_file=str(tmp_path / "keys")) as port,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client,
+    ):
+        page = client.get("/")
+        links = re.findall(r'(?:src|href)="(page/[^"]+)"', page.text)
+        scripts = [path.name for path in Path(page_files.__file__).with_name("page").glob("*.js")]
+        assert len(links) == 3
+        assert not re.search(r"<style|<script(?! type=.module. src=)| style=| on[a-z]+=|https?://(?!…)", page.text)
+        for path in ("/", *(f"/{link}" for link in links), *(f"/page/{name}" for name in scripts)):
+            answer = client.get(path)
+            assert answer.status_code == 200, path
+            assert answer.headers["content-type"].partition(";")[0] == TYPES.get(Path(path).suffix, "text/html")
+            assert "unsafe" not in answer.headers["content-security-policy"]
+            assert client.head(path).content == b""
+            again = client.get(path, headers={"If-None-Match": f'"another", W/{answer.headers["etag"]}'})
+            assert (again.status_code, again.content) == (304, b"")
+            # A browser puts the headers of a 304 in place of those that it kept.
+            assert again.headers["content-security-policy"] == answer.headers["content-security-policy"]
+            size += len(answer.content)
+        assert client.get("/info").status_code == 401
+    assert size < 60_000
+    assert read_all(tmp_path).requests == 1
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_without_the_page_load_balancers_still_get_200(yolov8n_compiled: CompiledModel, method: str) -> None:
+    with served(yolov8n_compiled, page=False) as port:
+        url = f"http://127.0.0.1:{port}/"
+        answer = httpx.request(method, url, trust_env=False)
+        assert answer.status_code == 200
+        assert answer.text == ("" if method == "HEAD" else '{"status":"ok"}')
+        assert httpx.get(f"{url}page/app.js", trust_env=False).status_code == 404
+
+
+def test_answers_tell_how_long_each_stage_took(client: httpx.Client) -> None:
+    for route, stages in (("/detect", ["fetch", "decode", "infer"]), ("/annotate", [*STAGES])):
+        timing = client.post(route, content=GOOD).headers["server-timing"]
+        assert [name for name in re.findall(r"(\w+);dur=\d+\.\d", timing) if name in stages] == stages
 
 
 def test_classes_may_be_repeated(client: httpx.Client) -> None:

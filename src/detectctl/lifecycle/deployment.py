@@ -125,6 +125,7 @@ def plan(
         own_host=settings.host if api_key_file is None and not settings.no_auth else None,
         cors_origin=settings.cors_origin,
         docs=settings.docs,
+        page=settings.page,
     )
     minimum, maximum = settings.replicas.minimum, settings.replicas.maximum
     # The wording of a reason is not a change; everything else is.

@@ -54,6 +54,11 @@ class Turn:
     objects: int = 0
     stages_ms: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
 
+    def server_timing(self) -> dict[str, str]:
+        """The header that tells browsers, and whoever else asks, how long each stage took."""
+        passed = [f"{stage};dur={ms:.1f}" for stage, ms in self.stages_ms.items() if ms]
+        return {"Server-Timing": ", ".join(passed)}
+
     async def detect(
         self, data: bytes, options: DetectOptions, render: Render | None = None
     ) -> tuple[DetectionResult, bytes]:

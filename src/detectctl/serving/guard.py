@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse
 
 from detectctl.errors import HostNotKnown, RequestError, Unauthorized, UsageError
 from detectctl.keys import read_keys
+from detectctl.serving import page_files
 from detectctl.serving.request_log import LOGGER
 from detectctl.wire import error_body
 
@@ -21,10 +22,11 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-OPEN_ROUTES: Final = frozenset({"/healthz", "/readyz"})
-"""For load balancers, which have no key; their answers reveal nothing but that the service is there."""
+OPEN_ROUTES: Final = frozenset({"/healthz", "/readyz", *page_files.FILES})
+"""For load balancers, which have no key; their answers reveal nothing but that the service is there. So does the page
+at `/`, which is the same at every service and asks for a key itself."""
 
-# No answer is a page, except /docs, which has a policy of its own: so nothing may be run, framed or guessed at.
+# No answer is a page, except / and /docs, which have their own policies: so nothing may be run, framed or guessed at.
 _HEADERS: Final = {
     b"x-content-type-options": b"nosniff",
     b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",

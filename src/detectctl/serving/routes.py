@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from detectctl import errors
-from detectctl.serving import body, docs_page, openapi, query
+from detectctl.serving import body, docs_page, openapi, page_files, query
 from detectctl.serving.guard import Guard, with_security_headers
 from detectctl.wire import error_body
 
@@ -40,7 +40,7 @@ def create_app(service: Service, keys: KeyRing | None) -> Any:
         allow_origins=service.config.cors_origin,
         allow_methods=("GET", "POST"),
         allow_headers=("Authorization", "X-API-Key", "Content-Type"),
-        expose_headers=("X-Request-ID", "Retry-After"),
+        expose_headers=("X-Request-ID", "Retry-After", "Server-Timing"),
     )
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,6 +69,7 @@ def create_api(service: Service) -> FastAPI:
     _add_error_handlers(api, service)
     _add_images(api, service)
     _add_descriptions(api, service)
+    _add_page(api, service.config.page)
     return api
 
 
@@ -80,14 +81,14 @@ def _add_images(api: FastAPI, service: Service) -> None:
         async with service.turn(request.scope["path"], "url") as turn:
             asked = query.read(request, query.DetectUrlQuery)
             result, _ = await turn.detect(await service.fetcher.fetch(asked.image_url), asked.options())
-        return JSONResponse(result.to_json())
+        return JSONResponse(result.to_json(), headers=turn.server_timing())
 
     @api.post("/detect", summary="Detect on the image in the body", **openapi.DETECT_BODY)
     async def detect_body(request: Request) -> Response:
         async with service.turn(request.scope["path"], body.source(request)) as turn:
             asked = query.read(request, query.DetectQuery)
             result, _ = await turn.detect(await _read_image(request, service), asked.options())
-        return JSONResponse(result.to_json())
+        return JSONResponse(result.to_json(), headers=turn.server_timing())
 
     @api.get("/annotate", summary="Draw the detections on the image at a URL", **openapi.ANNOTATE_URL)
     async def annotate_url(request: Request) -> Response:
@@ -95,7 +96,7 @@ def _add_images(api: FastAPI, service: Service) -> None:
             asked, media = query.read(request, query.AnnotateUrlQuery), _media_type(request)
             render = partial(_render, media, asked.drawing())
             _, picture = await turn.detect(await service.fetcher.fetch(asked.image_url), asked.options(), render)
-        return Response(picture, media_type=media)
+        return Response(picture, media_type=media, headers=turn.server_timing())
 
     @api.post("/annotate", summary="Draw the detections on the image in the body", **openapi.ANNOTATE_BODY)
     async def annotate_body(request: Request) -> Response:
@@ -103,7 +104,7 @@ def _add_images(api: FastAPI, service: Service) -> None:
             asked, media = query.read(request, query.AnnotateQuery), _media_type(request)
             render = partial(_render, media, asked.drawing())
             _, picture = await turn.detect(await _read_image(request, service), asked.options(), render)
-        return Response(picture, media_type=media)
+        return Response(picture, media_type=media, headers=turn.server_timing())
 
 
 def _add_descriptions(api: FastAPI, service: Service) -> None:
@@ -138,6 +139,22 @@ def _add_descriptions(api: FastAPI, service: Service) -> None:
         @api.get("/docs", include_in_schema=False)
         async def docs() -> Response:
             return HTMLResponse(page, headers={"Content-Security-Policy": docs_page.CONTENT_SECURITY_POLICY})
+
+
+def _add_page(api: FastAPI, page: bool) -> None:
+    """The page at `/`; without it, `/` still answers 200, because load balancers ask it."""
+
+    async def file(request: Request) -> Response:
+        return page_files.answer(request.scope["path"], request.headers.get("if-none-match", ""))
+
+    async def there(_: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    # Routes of Starlette's, which answer HEAD too.
+    for path in page_files.FILES if page else ():
+        api.add_route(path, file, include_in_schema=False)
+    if not page:
+        api.add_route("/", there, include_in_schema=False)
 
 
 async def _read_image(request: Request, service: Service) -> bytes:

@@ -41,6 +41,7 @@ class ServiceConfig:
     own_host: str | None = None
     cors_origin: tuple[str, ...] = ()
     docs: bool = True
+    page: bool = True
     max_queue: int = MAX_QUEUE
     stats_dir: str | None = None
 

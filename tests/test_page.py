@@ -1,0 +1,401 @@
+"""The page at `/` in a real Chromium, in front of a real detector."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
+from playwright.sync_api import expect, sync_playwright
+
+from detectctl.errors import REQUEST_ERRORS
+from detectctl.wire import ModelInfo, error_body
+from served import served
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from playwright.sync_api import Browser, Page, Route
+
+    from detectctl.engine.compiled import CompiledModel
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: `apt-get install chromium`"),
+]
+ARGUMENTS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+    *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
+)
+KEY = "key-of-the-page-tests"
+FALLBACK = ModelInfo("yolov8n", "v3", "sha256:" + "ab" * 32, fallback=True, reason="W&B is away", reference="a/b/c:d")
+REFUSED = "Failed to load resource"
+"""What Chromium writes to the console for each answer that is an error."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=list(ARGUMENTS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def url(yolov8n_compiled: CompiledModel) -> Iterator[str]:
+    with served(yolov8n_compiled, imgsz=640, allow_url=("127.0.0.9", "127.0.0.1")) as port:
+        yield f"http://127.0.0.1:{port}/"
+
+
+@pytest.fixture
+def asked() -> list[str]:
+    """Method and URL of what the page asked for; a test may clear it."""
+    return []
+
+
+@pytest.fixture
+def page(browser: Browser, url: str, asked: list[str]) -> Iterator[Page]:
+    """The page, loaded; afterwards nothing was written to the console, and nobody else was asked."""
+    context = browser.new_context(viewport={"width": 1240, "height": 860}, permissions=["clipboard-read"])
+    page = context.new_page()
+    wrong: list[str] = []
+    elsewhere: list[str] = []
+    page.on("console", lambda said: wrong.append(said.text) if REFUSED not in said.text else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("request", lambda request: asked.append(f"{request.method} {request.url}"))
+    page.on("request", lambda request: elsewhere.append(request.url) if _is_elsewhere(request.url) else None)
+    page.goto(url)
+    expect(page.locator("#model")).to_contain_text("yolov8n")
+    yield page
+    context.close()
+    assert wrong == []
+    assert elsewhere == []
+
+
+def _is_elsewhere(url: str) -> bool:
+    return not url.startswith(("http://127.0.0.1:", "blob:http://127.0.0.1:"))
+
+
+def _pick(page: Page, *pictures: Path) -> None:
+    page.set_input_files("#files", list(pictures))
+    expect(page.locator("#picture")).to_be_visible()
+    expect(page.locator("#objects > div").first).to_be_visible()
+
+
+def _slide(page: Page, slider: str, value: float) -> None:
+    page.locator(slider).fill(str(value))
+
+
+def _answer(page: Page) -> dict[str, object]:
+    page.locator("#tab-json").click()
+    answer: dict[str, object] = json.loads(page.locator("#code").inner_text())
+    return answer
+
+
+_BRING = """([kind, name, base64, type]) => {
+  const data = new DataTransfer();
+  if (base64) {
+    const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt());
+    data.items.add(new File([bytes], name, { type }));
+  } else data.setData(kind === "paste" ? "text/plain" : "text/uri-list", name);
+  const made = kind === "paste" ? new ClipboardEvent(kind, { clipboardData: data, bubbles: true })
+    : new DragEvent(kind, { dataTransfer: data, bubbles: true, cancelable: true });
+  document.body.dispatchEvent(made);
+}"""
+
+
+@pytest.mark.parametrize("way", ["pick", "drop", "paste", "url", "drop a url", "paste a url"])
+def test_each_way_to_bring_a_picture_finds_what_is_in_it(
+    page: Page, bus_jpg: Path, photo_server: str, way: str
+) -> None:
+    import base64
+
+    there = f"{photo_server}/bus.jpg"
+    if way == "pick":
+        _pick(page, bus_jpg)
+    elif way == "url":
+        page.get_by_label("URL of a picture").fill(there)
+        page.get_by_role("button", name="Fetch").click()
+    elif way.endswith("url"):
+        page.evaluate(_BRING, [way.split(maxsplit=1)[0], there, None, None])
+    else:
+        picture = base64.b64encode(bus_jpg.read_bytes()).decode()
+        page.evaluate(_BRING, [way, "bus.jpg", picture, "image/jpeg"])
+    expect(page.locator("#summary")).to_contain_text("1 bus")
+    expect(page.locator("#picture")).to_be_visible()
+    expect(page.locator("#overlay .object")).to_have_count(page.locator("#objects > div").count())
+    assert page.locator("#picture").evaluate("(one) => one.naturalWidth") == 810
+    expect(page.locator("#timing")).to_contain_text("inference")
+
+
+def test_the_webcam_is_watched_until_it_is_stopped(page: Page) -> None:
+    page.get_by_role("button", name="Use webcam").click()
+    expect(page.locator("#timing")).to_be_visible()
+    first = page.locator("#picture").get_attribute("src")
+    expect(page.locator("#picture")).not_to_have_attribute("src", first or "")
+    page.get_by_role("button", name="Stop webcam").click()
+    expect(page.get_by_role("button", name="Use webcam")).to_be_visible()
+
+
+def test_a_picture_that_the_browser_cannot_show_comes_from_the_service(
+    page: Page, bus_jpg: Path, tmp_path: Path
+) -> None:
+    with Image.open(bus_jpg) as image:
+        image.save(tmp_path / "bus.tiff")
+    _pick(page, tmp_path / "bus.tiff")
+    assert page.locator("#picture").evaluate("(one) => one.naturalWidth") == 810
+
+
+def test_confidence_and_classes_are_filtered_without_asking_again(
+    page: Page, bus_jpg: Path, asked: list[str], url: str
+) -> None:
+    """And the filtered answer is what the service itself gives for these settings."""
+    _pick(page, bus_jpg)
+    asked.clear()
+    for confidence in (0.5, 0.1, 0.84):
+        _slide(page, "#conf", confidence)
+        mine = _answer(page)
+        theirs = page.request.post(f"{url}detect?conf={confidence}&iou=0.7", data=bus_jpg.read_bytes()).json()
+        assert mine == theirs
+    page.get_by_role("checkbox", name="person").uncheck()
+    expect(page.locator("#summary")).to_have_text("1: 1 bus")
+    assert [one for one in asked if "/detect" in one] == []
+
+
+def test_another_overlap_or_a_lower_confidence_asks_again(page: Page, bus_jpg: Path, asked: list[str]) -> None:
+    _pick(page, bus_jpg)
+    asked.clear()
+    _slide(page, "#iou", 0.3)
+    expect(page.locator("#stage")).not_to_have_class("busy")
+    _slide(page, "#conf", 0)
+    expect(page.locator("#objects > div")).to_have_count(300)
+    assert [one.partition("?")[2] for one in asked if "/detect" in one] == ["conf=0.05&iou=0.3", "conf=0&iou=0.3"]
+
+
+def test_of_300_objects_each_is_linked_with_its_row(page: Page, bus_jpg: Path, url: str) -> None:
+    """And one class of an answer that was cut is asked for again, because what was cut may be of it."""
+    _pick(page, bus_jpg)
+    _slide(page, "#conf", 0)
+    rows, shapes = page.locator("#objects > div"), page.locator("#overlay .object")
+    expect(rows).to_have_count(300)
+    expect(shapes).to_have_count(300)
+    rows.nth(299).hover()
+    expect(page.locator("#overlay .lit")).to_have_attribute("data-index", "299")
+    expect(page.locator("#overlay .lit .tag")).to_be_visible()
+    page.mouse.move(0, 0)
+    expect(page.locator(".lit")).to_have_count(0)
+    for box in page.locator("#class-list input").all()[1:]:
+        box.uncheck()
+    name = page.locator("#class-list input").first.input_value()
+    theirs = page.request.post(f"{url}detect?conf=0&iou=0.7&class={name}", data=bus_jpg.read_bytes()).json()
+    expect(rows).to_have_count(len(theirs["objects"]))
+    assert _answer(page) == theirs
+
+
+def test_hovering_over_an_object_shows_its_row(page: Page, bus_jpg: Path) -> None:
+    _pick(page, bus_jpg)
+    page.locator("#overlay .object").last.locator(".shape").hover(position={"x": 5, "y": 200})
+    expect(page.locator("#objects .lit")).to_have_attribute("data-index", "0")
+
+
+def test_the_keyboard_reaches_everything(page: Page, bus_jpg: Path, zidane_jpg: Path) -> None:
+    _pick(page, bus_jpg, zidane_jpg)
+    page.evaluate("document.activeElement.blur()")
+    reached = []
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        told = page.evaluate("document.activeElement.id || document.activeElement.closest('[id]')?.id || ''")
+        reached.append(told)
+        if told == "code":
+            break
+    wanted = ["files", "camera", "url", "shelf", "conf", "iou", "class-list", "objects", "tab-json", "copy", "code"]
+    assert [name for name in dict.fromkeys(reached) if name in wanted] == wanted
+    page.locator("#objects > div").first.focus()
+    page.keyboard.press("ArrowDown")
+    expect(page.locator("#overlay .lit")).to_have_attribute("data-index", "1")
+    page.keyboard.press("End")
+    expect(page.locator("#objects > div").last).to_be_focused()
+    page.locator("#conf").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#conf-value")).to_have_text("0.26")
+    page.locator("#tab-json").focus()
+    page.keyboard.press("ArrowRight")
+    expect(page.locator("#code")).to_contain_text("curl")
+    page.get_by_role("button", name="zidane.jpg").press("Enter")
+    expect(page.locator("#summary")).to_contain_text("tie")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [320, 1240])
+def test_axe_finds_nothing_and_nothing_is_wider_than_the_screen(
+    page: Page, bus_jpg: Path, scheme: str, width: int
+) -> None:
+    page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+    page.set_viewport_size({"width": width, "height": 640})
+    assert Axe().run(page).response["violations"] == []
+    page.set_input_files("#files", {"name": "text.jpg", "mimeType": "image/jpeg", "buffer": b"text"})
+    expect(page.locator("#error")).to_contain_text("unsupported_image")
+    assert Axe().run(page).response["violations"] == []
+    _pick(page, bus_jpg)
+    assert Axe().run(page).response["violations"] == []
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+
+
+def test_a_photograph_of_24_megapixels(page: Page, bus_jpg: Path, tmp_path: Path) -> None:
+    """Turned by its EXIF data: boxes lie where they lie in the upright picture."""
+    with Image.open(bus_jpg) as image:
+        turned = image.resize((4000, 6000)).transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "large.jpg", exif=exif)
+    _pick(page, tmp_path / "large.jpg")
+    image_json = _answer(page)["image"]
+    assert image_json == {"width": 4000, "height": 6000}
+    picture, overlay = page.locator("#picture").bounding_box(), page.locator("#overlay").bounding_box()
+    assert picture is not None
+    assert overlay == pytest.approx(picture, abs=0.1)
+    assert picture["height"] > picture["width"]
+
+
+@pytest.mark.parametrize("code", sorted(REQUEST_ERRORS.keys() - {"unauthorized"}))
+def test_every_error_is_shown_whole(page: Page, bus_jpg: Path, code: str) -> None:
+    kind = REQUEST_ERRORS[code]
+    error = kind("what went wrong", why="the cause of it", hint="what to do")
+
+    def refuse(route: Route) -> None:
+        route.fulfill(status=kind.status, json=error_body(error), headers={"X-Request-ID": "id-7"})
+
+    page.route("**/detect?*", refuse)
+    page.set_input_files("#files", bus_jpg)
+    for words in ("what went wrong", "the cause of it", "what to do", code, str(kind.status), "id-7"):
+        expect(page.locator("#error")).to_contain_text(words)
+    page.unroute("**/detect?*")
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator("#summary")).to_contain_text("1 bus")
+    expect(page.locator("#error")).to_be_empty()
+
+
+@pytest.mark.parametrize(
+    ("address", "code"),
+    [
+        ("http://10.1.2.3/a.jpg", "url_not_allowed"),
+        ("http://user@a.example/", "bad_url"),
+        ("http://127.0.0.9:1/", "fetch_failed"),
+    ],
+)
+def test_an_address_that_the_service_refuses(page: Page, address: str, code: str) -> None:
+    page.get_by_label("URL of a picture").fill(address)
+    page.get_by_role("button", name="Fetch").click()
+    expect(page.locator("#error")).to_contain_text(code)
+
+
+def test_a_service_that_has_gone(page: Page, bus_jpg: Path) -> None:
+    page.route("**/detect?*", lambda route: route.abort())
+    page.set_input_files("#files", bus_jpg)
+    expect(page.locator("#error")).to_contain_text("detectctl status")
+
+
+def test_masks_keypoints_corners_and_captions_are_drawn(page: Page, bus_jpg: Path) -> None:
+    """As the contract has them, for models of other tasks."""
+    one = {"class": "bus", "coordinates": [10, 10, 400, 400], "confidence": 0.9, "class_id": 5}
+    objects = [
+        {**one, "mask": [[10, 10, 200, 10, 200, 200], [300, 300, 400, 300, 400, 400]]},
+        {**one, "keypoints": [[20 + 10 * n, 50 + 5 * n, 0.9 if n else 0.1] for n in range(17)]},
+        {**one, "corners": [[50, 10], [90, 50], [50, 90], [10, 50]], "angle": 0.7},
+    ]
+    answer = {"status": "found", "objects": objects, "image": {"width": 810, "height": 1080}}
+    model = ModelInfo("many", "v1", "sha256:0").to_json()
+    page.route("**/detect?*", lambda route: route.fulfill(json={**answer, "model": model}))
+    _pick(page, bus_jpg)
+    expect(page.locator("#overlay .mask")).to_have_count(2)
+    expect(page.locator("#overlay circle")).to_have_count(16)
+    assert len((page.locator("#overlay .object").first.locator(".shape").get_attribute("points") or "").split()) == 4
+    page.unroute("**/detect?*")
+    model["task"] = "classify"
+    page.route("**/detect?*", lambda route: route.fulfill(json={**answer, "objects": [one], "model": model}))
+    _slide(page, "#iou", 0.5)
+    expect(page.locator("#overlay .shape")).to_have_count(0)
+    expect(page.locator("#overlay text")).to_have_text("bus 0.90")
+
+
+def test_the_same_request_by_other_means_gives_the_same(page: Page, bus_jpg: Path, tmp_path: Path) -> None:
+    shutil.copyfile(bus_jpg, tmp_path / "a bus's.jpg")
+    _pick(page, tmp_path / "a bus's.jpg")
+    _slide(page, "#conf", 0.5)
+    page.get_by_role("checkbox", name="person").uncheck()
+    mine = _answer(page)
+    path = f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"  # noqa: PTH120 - not a path of ours
+
+    def said(*command: str) -> str:
+        done = subprocess.run(
+            command, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    page.locator("#tab-curl").click()
+    assert json.loads(said("sh", "-c", page.locator("#code").inner_text())) == mine
+    page.locator("#tab-python").click()
+    (found,) = said(sys.executable, "-c", page.locator("#code").inner_text()).splitlines()
+    assert found.startswith("bus 0.87")
+    page.locator("#tab-detectctl").click()
+    assert '"bus"' in (text := said("sh", "-c", page.locator("#code").inner_text()))
+    assert '"person"' not in text
+
+
+def test_a_key_is_asked_for_and_kept_for_the_tab_only(
+    browser: Browser, yolov8n_compiled: CompiledModel, bus_jpg: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "keys").write_text(KEY + "\n")
+    (tmp_path / "keys").chmod(0o600)
+    with served(yolov8n_compiled, imgsz=640, info=FALLBACK, api_key_file=str(tmp_path / "keys")) as port:
+        context = browser.new_context()
+        page = context.new_page()
+        urls: list[str] = []
+        page.on("request", lambda request: urls.append(request.url))
+        page.goto(f"http://127.0.0.1:{port}/")
+        expect(page.get_by_label("API key")).to_be_focused()
+        page.get_by_label("API key").fill("a-wrong-one")
+        page.keyboard.press("Enter")
+        expect(page.locator("#error")).to_contain_text("the API key is wrong")
+        page.get_by_label("API key").fill(KEY)
+        page.keyboard.press("Enter")
+        expect(page.locator("#model")).to_contain_text("yolov8n v3")
+        _pick(page, bus_jpg)
+        for place in ("#warning", "#strip"):  # as on annotated pictures
+            expect(page.locator(place)).to_contain_text("fallback: yolov8n v3 (W&B is away)")
+        page.locator("#tab-curl").click()
+        expect(page.locator("#code")).to_contain_text("$DETECTCTL_KEY")
+        page.reload()
+        expect(page.locator("#model")).to_contain_text("yolov8n v3")
+        assert KEY not in page.content()
+        other = context.new_page()
+        other.goto(f"http://127.0.0.1:{port}/")
+        expect(other.get_by_label("API key")).to_be_visible()
+        page.get_by_role("button", name="Forget key").click()
+        expect(page.get_by_label("API key")).to_be_visible()
+        assert context.cookies() == []
+        assert [one for one in urls if KEY in one] == []
+        context.close()
+
+
+def test_the_page_works_below_a_prefix(page: Page, url: str, bus_jpg: Path) -> None:
+    """As behind a proxy that takes the prefix away."""
+    page.route(
+        f"{url}a/prefix/**",
+        lambda route: route.fulfill(response=route.fetch(url=route.request.url.replace("/a/prefix", ""))),
+    )
+    page.goto(f"{url}a/prefix/")
+    expect(page.locator("#model")).to_contain_text("yolov8n")
+    _pick(page, bus_jpg)
+    page.locator("#tab-detectctl").click()
+    expect(page.locator("#code")).to_contain_text(f"{url}a/prefix ")
