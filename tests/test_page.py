@@ -399,3 +399,25 @@ def test_the_page_works_below_a_prefix(page: Page, url: str, bus_jpg: Path) -> N
     _pick(page, bus_jpg)
     page.locator("#tab-detectctl").click()
     expect(page.locator("#code")).to_contain_text(f"{url}a/prefix ")
+
+
+def test_a_picture_of_more_bytes_than_the_service_takes_is_not_sent(
+    page: Page, asked: list[str], tmp_path: Path
+) -> None:
+    """The service would hang up in the middle of it, and the browser could not say why."""
+    with (tmp_path / "long.bmp").open("wb") as file:
+        file.truncate(21 * 2**20)
+    asked.clear()
+    page.set_input_files("#files", tmp_path / "long.bmp")
+    expect(page.locator("#error")).to_contain_text("image_too_large")
+    assert [one for one in asked if not one.startswith("GET blob:")] == []
+
+
+def test_a_model_that_becomes_stale_is_named_with_the_next_answer(page: Page, bus_jpg: Path) -> None:
+    model = ModelInfo("yolo", "v3", "sha256:0", stale=True, reason="W&B is away", reference="a/b/c:d").to_json()
+    _pick(page, bus_jpg)
+    expect(page.locator("#strip")).to_be_hidden()
+    page.route("**/detect?*", lambda route: route.fulfill(json={**route.fetch().json(), "model": model}))
+    _slide(page, "#iou", 0.5)
+    for place in ("#warning", "#strip"):
+        expect(page.locator(place)).to_contain_text("stale: yolo v3 (W&B is away)")
