@@ -33,22 +33,22 @@ class Command:
     peak_mb: float
 
 
-def detect_many(home: Path, url: str, image: Path) -> Command:
+def detect_many(home: Path, url: str, image: Path, detectctl: Path = instance.DETECTCTL) -> Command:
     """So many files in one folder; all are the same image, as the load generator's are."""
     with tempfile.TemporaryDirectory(prefix="images-") as folder:
         for number in range(IMAGES):
             (Path(folder) / f"{number:04}.jpg").symlink_to(image)
-        return _run(home, ["--concurrency", "8", "--url", url, folder], IMAGES)
+        return _run(detectctl, home, ["--concurrency", "8", "--url", url, folder], IMAGES)
 
 
-def detect_one(home: Path, url: str, image: Path) -> Command:
+def detect_one(home: Path, url: str, image: Path, detectctl: Path = instance.DETECTCTL) -> Command:
     """One file."""
-    return _run(home, ["--url", url, str(image)], 1)
+    return _run(detectctl, home, ["--url", url, str(image)], 1)
 
 
-def _run(home: Path, arguments: Sequence[str], count: int) -> Command:
+def _run(detectctl: Path, home: Path, arguments: Sequence[str], count: int) -> Command:
     """RuntimeError unless every image was answered."""
-    command = [str(instance.DETECTCTL), "detect", "--format", "jsonl", *arguments]
+    command = [str(detectctl), "detect", "--format", "jsonl", *arguments]
     with tempfile.TemporaryFile() as answers:
         begun = time.monotonic()
         process = subprocess.Popen(command, env=instance.environment(home), stdout=answers)

@@ -148,10 +148,12 @@ def peer(who: str, model: Path, script: str, *options: str) -> Iterator[Running]
 
 
 @contextlib.contextmanager
-def service(home: Path, options: Sequence[str] = ()) -> Iterator[tuple[Running, instance.Up]]:
+def service(
+    home: Path, options: Sequence[str] = (), detectctl: Path = instance.DETECTCTL
+) -> Iterator[tuple[Running, instance.Up]]:
     """The service from `up` to `down`."""
     try:
-        started = instance.up(home, pictures.free_port(), *options)
+        started = instance.up(home, pictures.free_port(), *options, detectctl=detectctl)
         yield Running("detectctl", started.url, Group(started.instance_id)), started
     finally:
-        instance.down(home)
+        instance.down(home, detectctl)

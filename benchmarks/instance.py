@@ -55,9 +55,9 @@ def temporary_home() -> Iterator[Path]:
         yield Path(folder)
 
 
-def up(home: Path, port: int, *options: str) -> Up:
+def up(home: Path, port: int, *options: str, detectctl: Path = DETECTCTL) -> Up:
     """Run `detectctl up`; RuntimeError with what it said if it fails."""
-    command: list[str | Path] = [DETECTCTL, "up", "--port", str(port), "--allow-url", "127.0.0.1", *options]
+    command: list[str | Path] = [detectctl, "up", "--port", str(port), "--allow-url", "127.0.0.1", *options]
     begun = last = time.monotonic()
     steps: dict[str, float] = {}
     said = ""
@@ -81,10 +81,10 @@ def up(home: Path, port: int, *options: str) -> Up:
     return Up(f"http://127.0.0.1:{port}", last + steps["end"] - begun, steps, state["instance_id"], detector)
 
 
-def down(home: Path) -> float:
+def down(home: Path, detectctl: Path = DETECTCTL) -> float:
     """Run `detectctl down`; the seconds it took."""
     begun = time.monotonic()
-    subprocess.run([DETECTCTL, "--quiet", "down"], env=environment(home), check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([detectctl, "--quiet", "down"], env=environment(home), check=True, stdout=subprocess.DEVNULL)
     return time.monotonic() - begun
 
 

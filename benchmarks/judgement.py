@@ -34,6 +34,7 @@ class Round:
         objects: contestant → image → what it finds.
         detect_many: image → the command `detect` on many files of it.
         detect_one: image → the same on one file.
+        before: the same of an earlier version of the service, without its limit and its peers.
     """
 
     measurements: list[Measurement] = field(default_factory=list)
@@ -47,6 +48,7 @@ class Round:
     objects: dict[str, dict[str, Any]] = field(default_factory=dict)
     detect_many: dict[str, Command] = field(default_factory=dict)
     detect_one: dict[str, Command] = field(default_factory=dict)
+    before: Round | None = None
 
     def of(self, image: str, who: str, way: str, clients: int) -> Measurement:
         """KeyError if that was not measured."""
@@ -140,6 +142,37 @@ def judge(rounds: Sequence[Round]) -> list[Verdict]:
         _answers(rounds),
         _agreement(rounds),
     ]
+
+
+def against_before(rounds: Sequence[Round]) -> dict[str, dict[str, Spread]]:
+    """Figure of the service → image → by that of the version before; empty if that was not measured."""
+
+    def load(way: str, clients: int, attribute: str) -> _Figure:
+        return lambda one, image: float(getattr(one.of(image, "detectctl", way, clients), attribute))
+
+    measured = {(one.way, one.clients) for one in rounds[0].measurements if one.who == "detectctl"}
+    figures: dict[str, _Figure] = {}
+    for way, clients in sorted(measured):
+        figures[f"{way}, {clients} clients: requests/s"] = load(way, clients, "requests_per_s")
+        figures[f"{way}, {clients} clients: p50"] = load(way, clients, "p50_ms")
+        figures[f"{way}, {clients} clients: CPU"] = load(way, clients, "all_cpu_ms")
+    figures |= {
+        "detect on 1,000 files: images/s": lambda one, image: one.detect_many[image].images_per_s,
+        "detect on one file: CPU": lambda one, image: one.detect_one[image].cpu_s,
+        "up": lambda one, _: one.up_s,
+        "down": lambda one, _: one.down_s,
+        "RSS of the replica": lambda one, _: one.memory["replica"]["rss"],
+        "RSS of all processes": lambda one, _: sum(kind["rss"] for kind in one.memory.values()),
+    }
+    pairs = [(one, one.before) for one in rounds if one.before is not None]
+    images = sorted({one.image for one in rounds[0].measurements})
+    return {
+        name: {
+            image: Spread.of([figure(now, image) / figure(before, image) for now, before in pairs]) for image in images
+        }
+        for name, figure in figures.items()
+        if pairs
+    }
 
 
 def _verdict(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from accounting import installed_bytes
-from judgement import Spread, judge
+from judgement import Spread, against_before, judge
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +34,12 @@ def tables(rounds: Sequence[Round]) -> Iterator[Table | str]:
         kept = "-" if verdict.kept is None else "yes" if verdict.kept else "NO"
         table.add_row(verdict.promise, verdict.wanted, verdict.measured, kept)
     yield table
+    if compared := against_before(rounds):
+        images = sorted({one.image for one in rounds[0].measurements})
+        table = Table("figure", *images, title="By that of the version before: medians (min-max)")
+        for figure, spreads in compared.items():
+            table.add_row(figure, *(str(spreads[image]) for image in images))
+        yield table
     if (busy := max(one.others_percent for one in rounds)) > 5:
         yield f"warning: other programs used up to {busy:.0f} % of the CPU; measure again on a quiet machine"
 
@@ -43,6 +49,10 @@ def summary(rounds: Sequence[Round]) -> dict[str, Any]:
     return {
         "judgement": [asdict(verdict) for verdict in judge(rounds)],
         "installed_bytes": installed_bytes(),
+        "against_before": {
+            figure: {image: asdict(spread) for image, spread in spreads.items()}
+            for figure, spreads in against_before(rounds).items()
+        },
         "rounds": [asdict(one) for one in rounds],
     }
 

@@ -55,6 +55,8 @@ class Plan:
         options: of `detectctl up`.
         detector: what its replicas load.
         model: what the peers load.
+        before: the command of an earlier version to be measured beside, or None.
+        home_before: where its model is cached.
     """
 
     seconds: float
@@ -65,6 +67,8 @@ class Plan:
     options: Sequence[str]
     detector: dict[str, Any]
     model: Path
+    before: Path | None
+    home_before: Path
 
 
 def limit(plan: Plan, done: Round) -> None:
@@ -82,20 +86,27 @@ def peers(plan: Plan, done: Round) -> None:
 
 
 def service(plan: Plan, done: Round) -> None:
-    """The service, from its start to its end."""
+    """The service, and that of the version before, from start to end."""
     done.bare_ray_s = startup.bare_ray()
     with pictures.served(plan.images[0].parent) as url:
-        with contestants.service(plan.home, plan.options) as (running, up):
-            done.up_s, done.up_steps = up.seconds, up.steps
-            done.idle = running.idle_ms_per_s()
-            _load(plan, done, running, plan.clients)
-            for image in plan.images:
-                done.detect_many[image.name] = client.detect_many(plan.home, running.url, image)
-                done.detect_one[image.name] = client.detect_one(plan.home, running.url, image)
-            _load(plan, done, running, plan.clients, url)
-            done.memory = running.group.memory()
-            last = time.monotonic()
-        done.down_s = time.monotonic() - last
+        _whole_life(plan, done, url, plan.home, instance.DETECTCTL)
+        if plan.before is not None:
+            done.before = Round(bare_ray_s=done.bare_ray_s)
+            _whole_life(plan, done.before, url, plan.home_before, plan.before)
+
+
+def _whole_life(plan: Plan, done: Round, url: str, home: Path, detectctl: Path) -> None:
+    with contestants.service(home, plan.options, detectctl) as (running, up):
+        done.up_s, done.up_steps = up.seconds, up.steps
+        done.idle = running.idle_ms_per_s()
+        _load(plan, done, running, plan.clients)
+        for image in plan.images:
+            done.detect_many[image.name] = client.detect_many(home, running.url, image, detectctl)
+            done.detect_one[image.name] = client.detect_one(home, running.url, image, detectctl)
+        _load(plan, done, running, plan.clients, url)
+        done.memory = running.group.memory()
+        last = time.monotonic()
+    done.down_s = time.monotonic() - last
 
 
 def _load(plan: Plan, done: Round, running: Running, clients: Sequence[int], url: str | None = None) -> None:
@@ -115,6 +126,9 @@ def main() -> None:
         default="1",
         help="of `detectctl up`; fixed, so that no autoscaling disturbs",
     )
+    parser.add_argument(
+        "--before", type=Path, metavar="DETECTCTL", help="the command of an earlier version, to be measured beside"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS / "bench.json")
     arguments = parser.parse_args()
     wrk.require_tools()
@@ -123,9 +137,14 @@ def main() -> None:
         arguments.rounds, arguments.seconds, images, clients = 1, 2, images[:1], (1, 8, 64)
     options, rounds = ("--replicas", arguments.replicas), []
     model = contestants.export_for_peers()
-    with instance.temporary_home() as home:
+    before = arguments.before
+    with instance.temporary_home() as home, instance.temporary_home() as home_before:
         with contestants.service(home, options) as (_, up):  # converts the model and fills the page cache
-            plan = Plan(arguments.seconds, images, clients, (1, 8), home, options, up.detector, model)
+            detector = up.detector
+        if before is not None:
+            with contestants.service(home_before, options, before):
+                pass
+        plan = Plan(arguments.seconds, images, clients, (1, 8), home, options, detector, model, before, home_before)
         for number in range(arguments.rounds):
             rounds.append(Round(others_percent=psutil.cpu_percent(3)))
             print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr)

@@ -46,6 +46,7 @@ def played(speed: float = 1.0, **statuses: int) -> judgement.Round:
         ],
         bare_ray_s=4,
         up_s=9,
+        down_s=2,
         memory={"replica": {"processes": 1, "rss": 300, "pss": 250}, "gcs": {"processes": 1, "rss": 50, "pss": 40}},
         objects={"detectctl": {BUS: [{"class": "bus", "confidence": 0.9}, {"class": "tie", "confidence": 0.3}]}},
         detect_many={BUS: Command(88 * speed, 0.5, 100)},
@@ -91,6 +92,17 @@ def test_what_was_not_measured_is_not_judged() -> None:
     few = played()
     few.measurements = [one for one in few.measurements if one.who != "LitServe"]
     assert verdicts(few)["POST, 8 clients / LitServe's"] is None
+
+
+def test_the_version_before_is_compared_round_by_round() -> None:
+    rounds = [played(2), played(0.1), played(2.2)]
+    for one in rounds:
+        one.before = played()
+        one.before.measurements = [each for each in one.before.measurements if each.who == "detectctl"]
+    compared = judgement.against_before(rounds)
+    assert str(compared["POST, 8 clients: requests/s"][BUS]) == "2.00 (0.10-2.20)"
+    assert compared["up"][BUS].median == 1
+    assert judgement.against_before([played()]) == {}
 
 
 def test_only_200_counts_as_throughput() -> None:
