@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import resource
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -90,6 +91,13 @@ def test_a_client_has_no_more_requests_in_flight_than_it_may_have_files(
         done = _within(empty_home, "ulimit -Sn 50; ulimit -Hn 72", "detect", "photos", *options)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count('"found"') == 200
+
+
+def test_no_limit_of_open_files_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As macOS has none, where `detect` runs too; the system says -1 for it."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, resource.RLIM_INFINITY))
+    limits.require_open_files()
+    assert limits.requests() > 1000
 
 
 def test_a_machine_without_limits_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

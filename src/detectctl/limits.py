@@ -100,7 +100,8 @@ def require_memory() -> None:
 
 def _open_files() -> int:
     """How many each process may have."""
-    return min(_ENOUGH_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return _ENOUGH_FILES if hard == resource.RLIM_INFINITY else min(_ENOUGH_FILES, hard)  # infinity is -1
 
 
 def _user_threads() -> int:

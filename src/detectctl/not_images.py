@@ -39,7 +39,8 @@ def kind_of(data: bytes) -> str | None:
     for form, kind in _MAGIC:
         if form.match(head):
             return kind
+    lower = head.lower()
     for form, kind in _MARKUP:
-        if form.match(head.lower()):
+        if form.match(lower):
             return kind
     return TEXT if head.isascii() and not re.search(rb"[\0-\x08\x0e-\x1f]", head) else None

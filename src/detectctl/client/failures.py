@@ -32,7 +32,7 @@ _HINTS = {
     "unauthorized": "give the service's key: `--api-key-file FILE`",
     "url_not_allowed": "download it yourself: `--fetch client`; or allow its host: `detectctl up --allow-url HOST`",
     "overloaded": "try again later, lower `--concurrency`, or add replicas: `detectctl up --replicas N`",
-    "fetch_failed": "download it yourself: `--fetch client`",
+    "fetch_failed": "check the URL; or download it yourself: `--fetch client`",
     "fetch_timeout": "download it yourself: `--fetch client`",
 }
 """In place of the service's own hint, which speaks of HTTP, where a client can do better."""
