@@ -16,7 +16,7 @@ from detectctl.settings import UpSettings
 if TYPE_CHECKING:
     from detectctl.processes import Process
 
-MODEL = ModelVersion("base", "base", "yolov8n", None, "0" * 64, Path("/models/yolov8n.pt"), 1)
+MODEL = ModelVersion("base", "base", "yolov8n", None, "0" * 64, Path("/models/yolov8n.pt"))
 COMPILED = CompiledModel(Path("/models/compiled"), "0" * 64, {0: "person"}, (8, 16, 32))
 DEPLOYMENT = plan(UpSettings(), MODEL, COMPILED, "cpu", None)
 PLACE = HeadRecord(

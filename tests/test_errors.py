@@ -174,6 +174,13 @@ def _branches(kind: type[DetectctlError], depth: int = 0) -> Iterator[tuple[int,
             yield from _branches(child, depth + 1)
 
 
+def test_as_text_an_error_says_all_three_in_one_line() -> None:
+    """What a traceback or a log of a program that uses the `Client` ends with, whoever cuts it to its last line."""
+    error = NotRunning("nothing answers at http://h:1", why="it refused", hint="see `detectctl status`")
+    assert str(error) == "nothing answers at http://h:1: it refused; try: see `detectctl status`"
+    assert str(UsageError("a is wrong")) == "a is wrong"
+
+
 def test_the_drawing_is_of_the_tree() -> None:
     """Every class but those of the service's answers, where it belongs, with the exit code that it states."""
     drawn = re.findall(r"^([│├└─ ]*)(\w+)(?:[^\d\n]*(\d))?", str(errors.__doc__).split("```")[1].strip(), re.MULTILINE)

@@ -54,7 +54,7 @@ def json_of(data: object) -> Behaviour:
 def host_at(folder: Path, *dashboard: Behaviour, haproxy: bool = True) -> Iterator[tuple[LocalHost, Bent]]:
     """A host whose head is this process, and its dashboard."""
     (folder / "token").write_text("secret")
-    (folder / "head.log").write_text("starting\nno space left\n")
+    (folder / "head.log").write_text("starting\n\x1b[31mno space left\x1b[39m\n")
     with bent(*dashboard) as served:
         head = Process.of(os.getpid())
         place = replace(PLACE, head=head, temp_dir=folder, dashboard_url=served.url, host="::1", haproxy=haproxy)
@@ -89,6 +89,12 @@ def test_serves_status_is_read_loosely(tmp_path: Path) -> None:
         assert host.status() == ServeStatus("RUNNING", "HEALTHY", "", 1, (replica,), "good")
         assert host.status() == ServeStatus()
         assert host.status() == ServeStatus()
+
+
+def test_serves_reason_has_no_colours() -> None:
+    """Ray colours the traceback of an actor; the reason may go to a file or a pipe."""
+    status = ServeStatus(message="\x1b[36mray::ServeReplica:Detector()\x1b[39m\nValueError: \x1b[31mno\x1b[39m\n")
+    assert status.reason == "ValueError: no"
 
 
 def test_what_the_dashboard_refuses_is_repeated(tmp_path: Path) -> None:

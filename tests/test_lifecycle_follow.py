@@ -36,7 +36,7 @@ SETTINGS = UpSettings(model="acme/registry/yolo:latest", interval=1)
 
 def _deployment(version: str, *, stale: bool = False) -> Deployment:
     digest = version[-1] * 64
-    model = ModelVersion("acme/registry/yolo:latest", "wandb", "yolo", version, digest, Path("/m.pt"), 1, stale=stale)
+    model = ModelVersion("acme/registry/yolo:latest", "wandb", "yolo", version, digest, Path("/m.pt"), stale=stale)
     compiled = CompiledModel(Path("/compiled"), digest, {0: "person"}, (8, 16, 32))
     return plan(SETTINGS, model, compiled, "cpu", None)
 
@@ -155,7 +155,7 @@ def test_a_model_that_could_not_be_converted_is_noted_with_its_digest(
     scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So that the converter does not start again at every look."""
-    model = ModelVersion(SETTINGS.model, "wandb", "yolo", "v1", "1" * 64, Path("/m.pt"), 1)
+    model = ModelVersion(SETTINGS.model, "wandb", "yolo", "v1", "1" * 64, Path("/m.pt"))
 
     def refuse(*_: Any, **__: Any) -> None:
         raise CheckpointRefused("it wants to run code")
@@ -183,7 +183,7 @@ def test_a_rejected_version_is_never_deployed(
     scene: Scene, monkeypatch: pytest.MonkeyPatch, running: bool, rejected: bool, applied: str | None
 ) -> None:
     v0, v1 = _deployment("v0"), _deployment("v1")
-    model = ModelVersion(SETTINGS.model, "wandb", "yolo", "v1", "1" * 64, Path("/m.pt"), 1)
+    model = ModelVersion(SETTINGS.model, "wandb", "yolo", "v1", "1" * 64, Path("/m.pt"))
     deployed: list[Deployment] = []
 
     def apply(_: UpJob, make: Callable[[], Deployment], digest: str) -> UpResult:

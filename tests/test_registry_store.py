@@ -96,7 +96,7 @@ def test_a_lost_story_costs_no_bytes(store: Store, file: Path) -> None:
 
 def _model(store: Store) -> ModelVersion:
     path = store.cache / "checkpoints" / SHA256 / "checkpoint.pt"
-    return ModelVersion("acme/p/yolo:latest", "wandb", "yolo", "v1", SHA256, path, 5, "d1")
+    return ModelVersion("acme/p/yolo:latest", "wandb", "yolo", "v1", SHA256, path)
 
 
 def test_a_reference_is_remembered_per_host(store: Store, file: Path) -> None:
@@ -127,12 +127,12 @@ def test_a_damaged_memory_is_no_memory(store: Store, file: Path) -> None:
 
 
 def test_a_reference_is_remembered_across_an_upgrade(store: Store, file: Path) -> None:
-    """Earlier versions also noted aliases and metadata: without W&B their last model is served, not the base model."""
+    """Earlier versions also noted sizes and metadata: without W&B their last model is served, not the base model."""
     model = _model(store)
     store.copy(file, FIRST)
     store.remember(model, site="")
     (pin,) = (store.cache / "references").iterdir()
-    older = {"aliases": ["latest"], "metadata": {"epochs": 3}, "source_version": None}
+    older = {"size": 5, "artifact_digest": "d1", "metadata": {"epochs": 3}, "source_version": None}
     pin.write_text(json.dumps(json.loads(pin.read_text()) | older))
     assert store.recall(model.reference, site="") == model
 

@@ -289,9 +289,10 @@ def test_a_version_is_pinned_and_verified(site: Site) -> None:
     """The answer names version and digest as W&B has them, and the file has the logged bytes."""
     model = site.fetch()
     assert model.checkpoint.read_bytes() == CHECKPOINT
-    assert (model.sha256, model.size) == (SHA256, len(CHECKPOINT))
+    assert model.sha256 == SHA256
     assert (model.name, model.version) == ("yolo", "v0")
-    assert model.artifact_digest == site.server.collections["acme", "registry", "yolo"].versions[0].digest
+    (origin,) = site.store.open(SHA256).origins
+    assert origin.artifact_digest == site.server.collections["acme", "registry", "yolo"].versions[0].digest
     assert model.reference == "acme/registry/yolo:latest"
 
 
@@ -397,7 +398,8 @@ def test_only_the_checkpoint_is_downloaded(quick_site: Site) -> None:
     reported: list[Progress] = []
     model = quick_site.fetch("acme/p/m:v0", report=reported.append)
     assert model.sha256 == SHA256
-    assert model.artifact_digest == quick_site.server.collections["acme", "p", "m"].versions[0].digest
+    (origin,) = quick_site.store.open(SHA256).origins
+    assert origin.artifact_digest == quick_site.server.collections["acme", "p", "m"].versions[0].digest
     assert quick_site.server.requests.count("file") == 1
     assert any(progress.message.endswith("(300000 of 300000 bytes)") for progress in reported)
     assert quick_site.fetch("acme/p/m:v0#last.pt").checkpoint.read_bytes() == b"last"

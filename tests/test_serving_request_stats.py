@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import pytest
@@ -41,10 +43,19 @@ def test_the_sum_is_over_all_replicas_and_leaves_out_what_is_damaged(tmp_path: P
     asyncio.run(answer("a", None, None, "bad_url"))
     asyncio.run(answer("b", None, "bad_url", "unauthorized"))
     (tmp_path / "c.json").write_text("{")
+    (tmp_path / "e.json").write_text('{"requests": 5}')
     (tmp_path / "d.json").write_text('{"requests": 5, "errors": {"bad_url": 5}, "latency": [5]}')
     total = read_all(tmp_path)
     assert (total.requests, total.errors) == (6, {"bad_url": 2, "unauthorized": 1})
     assert total.percentile_ms(0.99) == pytest.approx(10.0, rel=0.05)
+
+
+def test_the_counts_of_another_versions_replica_are_in_the_sum(tmp_path: Path) -> None:
+    """Versions write different keys besides; during an update both write."""
+    stats = RequestStats()
+    stats.count(10.0, None)
+    (tmp_path / "a.json").write_text(json.dumps(asdict(stats) | {"started_at": 1.0, "new": 2}))
+    assert read_all(tmp_path) == stats
 
 
 def test_counters_reach_the_file_by_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -302,7 +302,7 @@ def test_a_form_without_its_file_is_told_what_it_has(client: httpx.Client, field
 
 def test_without_url_input_no_url_is_opened(yolov8n_compiled: CompiledModel) -> None:
     """`--no-url-input` travels from the settings to the replica, which refuses every URL in the same words."""
-    model = ModelVersion("base", "base", "yolov8n", None, "0" * 64, Path("/models/yolov8n.pt"), 1)
+    model = ModelVersion("base", "base", "yolov8n", None, "0" * 64, Path("/models/yolov8n.pt"))
     settings = UpSettings(url_input=False)
     planned = plan(settings, model, yolov8n_compiled, "cpu", None).config
     told = type(planned).from_json(asdict(planned))

@@ -58,6 +58,10 @@ class DetectctlError(Exception):
         """One line, where three would be too many."""
         return f"{self.what}: {self.why}" if self.why else self.what
 
+    def __str__(self) -> str:
+        """All three in one line, for tracebacks and logs; of a traceback, some programs show only the last line."""
+        return f"{self.what_and_why}; try: {self.hint}" if self.hint else self.what_and_why
+
     def __init_subclass__(cls, *, exit_code: int | None = None) -> None:
         super().__init_subclass__()
         cls.code = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()

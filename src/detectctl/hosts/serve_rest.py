@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from detectctl.colours import without_colours
 from detectctl.http import NoAnswer, Server
 from detectctl.serving.service_config import APPLICATION, DEPLOYMENT
 from detectctl.waiting import Deadline
@@ -61,7 +62,7 @@ class ServeStatus:
     @property
     def reason(self) -> str:
         """The line of the message that names the cause: the last of a traceback."""
-        return (self.message.strip() or "Serve gives no reason").splitlines()[-1].strip()
+        return (without_colours(self.message).strip() or "Serve gives no reason").splitlines()[-1].strip()
 
 
 class ServeApi:

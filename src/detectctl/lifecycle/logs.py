@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from detectctl.colours import without_colours
 from detectctl.errors import NotRunning
 from detectctl.lifecycle.state import InstanceFolder, not_running
 
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _POLL_S = 0.3
-_COLOUR = re.compile(r"\x1b\[[\d;]*m")
 # Ray's greeting, which recommends commands for clusters that are not ours, `ray stop` among them.
 _GREETING = re.compile(r"[\d-]+ [\d:,]+\t(INFO|SUCC) ")
 
@@ -132,7 +132,7 @@ def _parsed(file: Path, lines: list[bytes]) -> Iterator[LogLine]:
     with contextlib.suppress(FileNotFoundError):
         last = file.stat().st_mtime
     for raw in lines:
-        text = _COLOUR.sub("", raw.decode(errors="replace")).rstrip()
+        text = without_colours(raw.decode(errors="replace")).rstrip()
         try:
             data = json.loads(text)
             yield _request_line(origin, data) if "time" in data else _serve_line(origin, data)

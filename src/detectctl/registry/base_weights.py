@@ -63,7 +63,7 @@ def base_model(
     stored = _from_store(store, known) or _from_drop_folder(name, store, known)
     if stored is None:
         stored = _download(name, store, Deadline.after(timeout_s), assets_url or ASSETS_URL, report)
-    return ModelVersion(name, "base", name, None, stored.sha256, stored.path, stored.size)
+    return ModelVersion(name, "base", name, None, stored.sha256, stored.path)
 
 
 def _from_store(store: Store, known: _Known) -> StoredCheckpoint | None:

@@ -22,8 +22,6 @@ class ModelVersion:
         version: W&B's `vN`; None for base models and local files.
         sha256: hex digest of the checkpoint file.
         checkpoint: the file in the store.
-        size: bytes of the checkpoint file.
-        artifact_digest: W&B's own digest of the artifact.
         artifact: on W&B, exactly what is served: `entity/project/collection:vN#path/in/artifact.pt`.
         fallback: True if this is the base model in place of the asked-for one.
         stale: True if W&B could not be reached and this is what the reference last resolved to.
@@ -36,8 +34,6 @@ class ModelVersion:
     version: str | None
     sha256: str
     checkpoint: Path
-    size: int
-    artifact_digest: str | None = None
     artifact: str | None = None
     fallback: bool = False
     stale: bool = False

@@ -81,7 +81,7 @@ def resolve(
             return base_model(wanted.name, store, timeout_s=first_s, assets_url=assets_url, report=report)
         case LocalFile(path):
             stored = store.copy(path, Origin(path.stem))
-            return ModelVersion(str(wanted), "file", path.stem, None, stored.sha256, stored.path, stored.size)
+            return ModelVersion(str(wanted), "file", path.stem, None, stored.sha256, stored.path)
     site = _site(wanted, environ)
     try:
         model = wandb_source.fetch(

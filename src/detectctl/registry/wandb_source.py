@@ -73,11 +73,9 @@ def fetch(
     """
     pin = _ask(reference, {"do": "fetch", "cache": str(store.cache)}, store, environ, timeout_s, patience_s, report)
     stored = store.open(pin["sha256"])
-    name, version, digest = pin["name"], pin["version"], pin["artifact_digest"]
+    name, version = pin["name"], pin["version"]
     artifact = f"{pin['artifact']}:{version}#{pin['member']}"
-    return ModelVersion(
-        str(reference), "wandb", name, version, stored.sha256, stored.path, stored.size, digest, artifact
-    )
+    return ModelVersion(str(reference), "wandb", name, version, stored.sha256, stored.path, artifact)
 
 
 def list_versions(

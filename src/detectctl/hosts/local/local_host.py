@@ -9,6 +9,7 @@ import signal
 from typing import TYPE_CHECKING, Any, Self
 
 from detectctl import processes
+from detectctl.colours import without_colours
 from detectctl.errors import DeadlineExceeded, NotReady
 from detectctl.files import reason
 from detectctl.hosts.local import haproxy, ray_head
@@ -65,7 +66,7 @@ class LocalHost:
 
     def _last_words(self) -> str:
         try:
-            lines = self._record.head_log.read_text(errors="replace").strip().splitlines()
+            lines = without_colours(self._record.head_log.read_text(errors="replace")).strip().splitlines()
         except OSError as error:
             return f"its log cannot be read: {reason(error)}"
         return lines[-1] if lines else "it said nothing"
