@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,14 +20,17 @@ from detectctl.engine.int8.quantise import quantise
 from detectctl.progress import silent
 from edge_service import Edge, edge_up
 from installed import Home, Service, file_server, up
+from slow_upload import FORM, FORM_HEADER, upload_without_end
 from wandb_forks import Forks
 from wandb_server import WandbServer
 from wandb_site import Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from concurrent.futures import Future
 
     from detectctl.engine.compiled import CompiledModel
+    from slow_upload import Answer
 
 pytest_plugins = ["tiers"]
 
@@ -207,6 +211,18 @@ def edge(
     home.seed(yolov8n_pt, *converted)
     with edge_up(home) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def slow_uploads(edge: Edge) -> Iterator[list[Future[Answer]]]:
+    """Two callers whose images never end, a raw one and a form: from the first attack on, beside all others."""
+    port = int(edge.url.rpartition(":")[2])
+    key = f"X-API-Key: {edge.key}"
+    with ThreadPoolExecutor(2) as threads:
+        yield [
+            threads.submit(upload_without_end, port, key),
+            threads.submit(upload_without_end, port, key, FORM_HEADER, begin=FORM),
+        ]
 
 
 @pytest.fixture(scope="session")

@@ -21,17 +21,13 @@ import pytest
 import tiers
 from broken_images import corpus, encoded, mutated, seeds
 from detectctl.keys import read_keys
-from detectctl.serving.body import UPLOAD_S
-from slow_upload import FORM, FORM_HEADER, upload_without_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from concurrent.futures import Future
 
     from edge_service import Edge
-    from slow_upload import Answer
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("slow_uploads")]
 
 MUTATIONS = int(os.environ.get("FUZZ_MUTATIONS", "10000" if tiers.ALL else "2000"))
 SEED = int(os.environ.get("FUZZ_SEED", "5"))
@@ -43,18 +39,6 @@ IN_TIME_S = 1.0
 MAY_GROW_BYTES = 64 << 20
 """What an allocator may keep of what was freed. A leak of one decoded 64x48 image for each of 10,000 mutations after
 their first quarter would be 69 MB; `make test` sees one of five."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def slow_uploads(edge: Edge) -> Iterator[list[Future[Answer]]]:
-    """Two callers whose images never end, a raw one and a form: from the first test on, beside all others."""
-    port = int(edge.url.rpartition(":")[2])
-    key = f"X-API-Key: {edge.key}"
-    with ThreadPoolExecutor(2) as threads:
-        yield [
-            threads.submit(upload_without_end, port, key),
-            threads.submit(upload_without_end, port, key, FORM_HEADER, begin=FORM),
-        ]
 
 
 class Post:
@@ -200,16 +184,6 @@ def test_forms_can_be_broken_too(edge: Edge) -> None:
     assert statuses[0] == 200
     assert set(statuses) <= {200, 413, 415, 422}
     assert edge.replica() == replica
-
-
-def test_uploads_that_trickle_end_in_time(slow_uploads: list[Future[Answer]]) -> None:
-    """408 after the 30 s that the service gives a body, although a byte of it came every 0.2 s."""
-    for upload in slow_uploads:
-        answer = upload.result()
-        assert answer.status == 408
-        assert '"code":"request_timeout"' in answer.text
-        assert "x-request-id:" in answer.text.lower()
-        assert UPLOAD_S <= answer.seconds < 3 * UPLOAD_S
 
 
 def test_the_instance_was_guarded_all_along(edge: Edge) -> None:

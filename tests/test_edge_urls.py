@@ -11,12 +11,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from detectctl.serving.body import UPLOAD_S
 from edge_service import HOP, REBOUND, REBOUND_TO, Edge
 from hostile_urls import HOSTILE, LISTEN_AT
 from raw_server import RawServer, always, answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from concurrent.futures import Future
+
+    from slow_upload import Answer
 
 pytestmark = pytest.mark.cluster
 
@@ -197,3 +201,16 @@ def test_errors_tell_nothing_of_the_inside(edge: Edge, forbidden: RawServer) -> 
         == 1
     )
     assert "127.0.0.1" not in words[0]
+
+
+def test_uploads_that_trickle_end_in_time(slow_uploads: list[Future[Answer]]) -> None:
+    """408 after the 30 s that the service gives a body, although a byte of it came every 0.2 s.
+
+    They began with the first attack, in another file.
+    """
+    for upload in slow_uploads:
+        answer = upload.result()
+        assert answer.status == 408
+        assert '"code":"request_timeout"' in answer.text
+        assert "x-request-id:" in answer.text.lower()
+        assert UPLOAD_S <= answer.seconds < 3 * UPLOAD_S

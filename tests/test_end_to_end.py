@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from typing import TYPE_CHECKING
 
@@ -18,11 +16,9 @@ import psutil
 import pytest
 from PIL import Image
 
-from faults.scene import PlainHome
-from installed import DETECTCTL, Home, Service, free_port, marked, up, wait_until
+from installed import DETECTCTL, Home, Service, free_port, marked, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 pytestmark = pytest.mark.cluster
@@ -261,47 +257,6 @@ def test_a_taken_port_is_said_before_anything_starts(home: Home) -> None:
     assert home.instance() is None
 
 
-@contextlib.contextmanager
-def _up_without_haproxy(home: Home) -> Iterator[Service]:
-    plain = PlainHome(home.path)
-    port = str(free_port())
-    url = f"http://127.0.0.1:{port}"
-    early = []
-    try:
-        with plain.start("up", "--port", port, "--allow-url", "127.0.0.1") as process:
-            while process.poll() is None:
-                with contextlib.suppress(httpx.TransportError):
-                    early.append(httpx.get(f"{url}/readyz", timeout=30))
-                time.sleep(0.1)
-        assert process.returncode == 0
-        unready = [one for one in early if one.status_code != 200]
-        assert {one.status_code for one in unready} == {503}
-        assert {one.json()["error"]["code"] for one in unready} == {"unavailable"}
-        assert {one.headers["Retry-After"] for one in unready} == {"1"}
-        yield Service(plain, url, "default")
-    finally:
-        left = plain.clean()
-    assert left == []
-
-
-def test_without_haproxy_rays_own_proxy_serves(home: Home, bus_jpg: Path, photo_server: str) -> None:
-    """As on a machine for which Ray has no HAProxy: bytes and URLs are answered, and errors are ours.
-
-    So is what the proxy says itself, while the first replica loads.
-    """
-    with _up_without_haproxy(home) as running:
-        assert any("ray::ProxyActor" in " ".join(process.cmdline()) for process in home.processes())
-        assert not any("haproxy" in process.name() for process in home.processes())
-        posted = httpx.post(f"{running.url}/detect", content=bus_jpg.read_bytes(), timeout=60)
-        assert posted.json()["status"] == "found"
-        fetched = httpx.get(f"{running.url}/detect", params={"image_url": f"{photo_server}/bus.jpg"}, timeout=60)
-        assert fetched.json() == posted.json()
-        refused = httpx.post(f"{running.url}/detect", content=b"no image", timeout=60)
-        assert (refused.status_code, refused.json()["error"]["code"]) == (415, "unsupported_image")
-        assert refused.headers["X-Request-ID"]
-    assert home.instance() is None
-
-
 def test_nothing_running_is_told_apart(home: Home, bus_jpg: Path) -> None:
     """`status` and `detect` exit 3; `down` exits 0 and says so."""
     assert home.run("status").returncode == 3
@@ -327,14 +282,14 @@ def _in_a_terminal_that_hangs_up(home: Home, *arguments: str) -> None:
 
 
 @pytest.mark.slow
-def test_two_instances_live_side_by_side_and_down_ends_one(home: Home, bus_jpg: Path, fall_pt: Path) -> None:
+def test_two_instances_live_side_by_side_and_down_ends_one(service: Service, bus_jpg: Path, fall_pt: Path) -> None:
     """Each serves its own model; taking one down leaves the other serving and none of its own processes.
 
     The second outlives the terminal that it was started in.
     """
-    with up(home, "--replicas", "1", name="one") as one:
-        port = free_port()
-        two = ("--name", "two", "--port", str(port), "--model", str(fall_pt), "--replicas", "1")
+    home, port = service.home, free_port()
+    two = ("--name", "two", "--port", str(port), "--model", str(fall_pt), "--replicas", "1")
+    try:
         _in_a_terminal_that_hangs_up(home, "up", *two)
         assert len(home.run("status", "--all").stdout.splitlines()) == 3
         labels = httpx.get(f"http://127.0.0.1:{port}/info", timeout=30).json()["classes"]
@@ -345,8 +300,10 @@ def test_two_instances_live_side_by_side_and_down_ends_one(home: Home, bus_jpg: 
         assert home.run("down", "--name", "two").returncode == 0
         assert marked(state["instance_id"]) == []
         assert not (home.path / state["temp_dir"]).exists()
-        assert home.run("detect", "--name", "one", str(bus_jpg)).returncode == 0
-        assert httpx.get(f"{one.url}/readyz", timeout=30).status_code == 200
+    finally:
+        home.run("down", "--name", "two", "--force")
+    assert home.run("detect", "--name", service.name, str(bus_jpg)).returncode == 0
+    assert httpx.get(f"{service.url}/readyz", timeout=30).status_code == 200
 
 
 @pytest.mark.parametrize("step", ["start Ray", "deploy"])

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -19,12 +20,14 @@ import pytest
 
 from bent_ray import bend
 from detectctl.hosts.local import haproxy, ports
+from faults.scene import PlainHome
 from installed import free_port, wait_until
 from raw_server import RawServer, always, answer
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterator
+    from concurrent.futures import Future
     from pathlib import Path
 
     from installed import Home
@@ -101,6 +104,23 @@ def ingress(prepared: tuple[Path, int], written: str) -> Iterator[str]:
             process.kill()
 
 
+@pytest.fixture(scope="module")
+def trickling(ingress: str) -> Iterator[Future[tuple[bytes, float]]]:
+    """A caller whose headers never end, beside all others: the answer, and after how many seconds it came."""
+    with ThreadPoolExecutor(1) as thread:
+        yield thread.submit(_trickle, int(ingress.rpartition(":")[2]))
+
+
+def _trickle(port: int) -> tuple[bytes, float]:
+    begun = time.monotonic()
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as raw:
+        raw.sendall(b"GET /fine HTTP/1.1\r\nHost: localhost\r\n")
+        while not select.select([raw], [], [], 1)[0]:
+            assert time.monotonic() - begun < 60
+            raw.sendall(b"X: y\r\n")
+        return raw.recv(65536), time.monotonic() - begun
+
+
 def _answers(client: httpx.Client, url: str) -> bool:
     with contextlib.suppress(httpx.TransportError):
         return client.get(f"{url}/fine").status_code == 200
@@ -111,6 +131,7 @@ def _ask(url: str, path: str, *ids: str) -> httpx.Response:
     return httpx.get(url + path, headers=[("X-Request-ID", one) for one in ids], trust_env=False, timeout=30)
 
 
+@pytest.mark.usefixtures("trickling")
 @pytest.mark.parametrize(
     ("path", "status", "code"), [("/nonsense", 502, "bad_gateway"), ("/silent", 504, "gateway_timeout")]
 )
@@ -141,19 +162,6 @@ def test_every_answer_has_one_request_id(ingress: str, replica: RawServer, ids: 
     assert kept or uuid.UUID(request_id)
     asked = [head for head in replica.requests if head.startswith("GET /fine ")][-1].lower()
     assert [line for line in asked.splitlines() if line.startswith("x-request-id:")] == [f"x-request-id: {request_id}"]
-
-
-@pytest.mark.slow
-def test_headers_that_trickle_are_not_waited_for(ingress: str) -> None:
-    """408 after 10 s, although a header came every second and the connection was never silent."""
-    begun = time.monotonic()
-    with socket.create_connection(("127.0.0.1", int(ingress.rpartition(":")[2])), timeout=30) as raw:
-        raw.sendall(b"GET /fine HTTP/1.1\r\nHost: localhost\r\n")
-        while not select.select([raw], [], [], 1)[0]:
-            assert time.monotonic() - begun < 60
-            raw.sendall(b"X: y\r\n")
-        assert raw.recv(65536).startswith(b"HTTP/1.1 408 ")
-    assert time.monotonic() - begun > 9
 
 
 BENDS = {
@@ -324,22 +332,57 @@ def test_every_address_of_a_service_passes_its_own_check(
 
 @pytest.mark.cluster
 @pytest.mark.slow
-def test_behind_another_ray_serves_own_proxy_serves_and_up_warns(home: Home, bus_jpg: Path, tmp_path: Path) -> None:
-    """The text of its HAProxy template is new: a slower service, visibly, instead of none; and it can be updated."""
-    ray = bend(tmp_path, *BENDS["another mode of the admin socket"])
-    arguments = ("up", "--port", str(free_port()), "--replicas", "1")
-    started = home.run(*arguments, PYTHONPATH=str(ray))
-    assert started.returncode == 0, started.stderr
-    assert "lower throughput: this version of Ray writes a configuration of HAProxy" in started.stderr
+# Long: what begins so ends in the same way.
+@pytest.mark.parametrize("cause", ["another Ray", pytest.param("no HAProxy", marks=pytest.mark.long)])
+def test_without_a_haproxy_that_is_known_serves_own_proxy_serves(
+    home: Home, bus_jpg: Path, photo_server: str, tmp_path: Path, cause: str
+) -> None:
+    """The text of its template is new, or Ray has none for this machine: a slower service, and `up` warns of the first.
+
+    Bytes and URLs are answered, and errors are ours; so is what the proxy says itself, while the first replica loads.
+    """
+    ray = str(bend(tmp_path, *BENDS["another mode of the admin socket"]))
+    pythonpath = ray if cause == "another Ray" else PlainHome(home.path).env["PYTHONPATH"]
+    arguments = ("up", "--port", str(free_port()), "--replicas", "1", "--allow-url", "127.0.0.1")
+    url = f"http://127.0.0.1:{arguments[2]}"
+    early = []
+    with home.start(*arguments, PYTHONPATH=pythonpath) as process:
+        while process.poll() is None:
+            with contextlib.suppress(httpx.TransportError):
+                early.append(httpx.get(f"{url}/readyz", timeout=30))
+            time.sleep(0.1)
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert process.returncode == 0, said
+    assert ("lower throughput: this version of Ray writes a configuration" in said) == (cause == "another Ray")
+    unready = [one for one in early if one.status_code != 200]
+    assert {one.status_code for one in unready} == {503}
+    assert {one.json()["error"]["code"] for one in unready} == {"unavailable"}
+    assert {one.headers["Retry-After"] for one in unready} == {"1"}
+
+    assert any("ray::ProxyActor" in " ".join(process.cmdline()) for process in home.processes())
     assert not any("haproxy" in process.name() for process in home.processes())
     state = home.instance()
     assert state is not None
     assert state["haproxy"] is False
-    url = f"http://127.0.0.1:{state['port']}"
-    assert httpx.post(f"{url}/detect", content=bus_jpg.read_bytes(), timeout=60).json()["status"] == "found"
+    posted = httpx.post(f"{url}/detect", content=bus_jpg.read_bytes(), timeout=60)
+    assert posted.json()["status"] == "found"
+    fetched = httpx.get(f"{url}/detect", params={"image_url": f"{photo_server}/bus.jpg"}, timeout=60)
+    assert fetched.json() == posted.json()
+    refused = httpx.post(f"{url}/detect", content=b"no image", timeout=60)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (415, "unsupported_image")
+    assert refused.headers["X-Request-ID"]
+
     # Updated by a detectctl whose Ray is the known one: the instance stays what it was started as.
     updated = home.run(*arguments, "--conf", "0.5")
     assert updated.returncode == 0, updated.stderr
     assert httpx.post(f"{url}/detect", content=bus_jpg.read_bytes(), timeout=60).json()["status"] == "found"
     assert home.run("down").returncode == 0
     assert home.instance() is None
+
+
+def test_headers_that_trickle_are_not_waited_for(trickling: Future[tuple[bytes, float]]) -> None:
+    """408 after 10 s, although a header came every second and the connection was never silent."""
+    answered, seconds = trickling.result()
+    assert answered.startswith(b"HTTP/1.1 408 ")
+    assert seconds > 9

@@ -1,4 +1,4 @@
-"""`detectctl logs`: what a running service says, and one that failed to start."""
+"""`detectctl logs`: what a running service says; test_life.py has one that failed to start."""
 
 from __future__ import annotations
 
@@ -17,14 +17,12 @@ from detectctl.lifecycle import logs
 from detectctl.lifecycle.logs import LogFilter, LogLine
 from detectctl.lifecycle.state import InstanceFolder
 from detectctl.paths import Paths
-from installed import free_port, up
 from lifecycle_values import PLACE, STATE
 
 if TYPE_CHECKING:
     from collections.abc import Set as AbstractSet
     from pathlib import Path
 
-    from detectctl.engine.compiled import CompiledModel
     from installed import Home, Service
 
 
@@ -131,29 +129,6 @@ def test_follow_goes_on_as_requests_come(service: Service, bus_jpg: Path) -> Non
         process.terminate()
         reader.join()
     assert process.returncode == 130
-
-
-@pytest.mark.slow
-@pytest.mark.cluster
-def test_a_service_that_failed_to_start_has_left_its_words(home: Home, yolov8n_compiled: CompiledModel) -> None:
-    """When it is needed most. The reason is in what `up` says, and the whole of it in `logs`."""
-    assert home.run("logs").returncode == 3
-    with home.start("up", "--port", str(free_port()), "--replicas", "1") as process:
-        assert process.stderr is not None
-        said = ""
-        for line in process.stderr:
-            said += line
-            if "✓ convert" in line:  # and before a replica reads it
-                weights = home.compiled(yolov8n_compiled) / "model.bin"
-                weights.write_bytes(b"\0" * weights.stat().st_size)
-    assert process.returncode == 5, said
-    assert home.instance() is None
-    said = home.run("logs", "--level", "error").stdout
-    assert "sha256" in said or "digest" in said, said
-    assert "Traceback" in said
-    with up(home, "--replicas", "1"):
-        assert "Traceback" not in home.run("logs", "--level", "error").stdout
-    assert home.run("logs").returncode == 3, "the words of a start that failed before one that did not"
 
 
 def test_following_without_a_tail_shows_only_what_is_new(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -13,13 +12,7 @@ from detectctl.hosts.serve_rest import Replica, ServeStatus
 from detectctl.lifecycle.state import Failure
 from detectctl.lifecycle.status import _answering, _judge
 from detectctl.processes import Process
-from installed import free_port
 from lifecycle_values import DEPLOYMENT, STATE, with_head
-
-if TYPE_CHECKING:
-    import subprocess
-
-    from installed import Home
 
 GOOD, NEW = (replace(DEPLOYMENT, config=replace(DEPLOYMENT.config, fingerprint=word)) for word in ("good", "new"))
 MYSELF = Process.of(os.getpid())
@@ -82,33 +75,3 @@ def test_the_model_is_the_one_that_answers(state: Any, served: ServeStatus, mode
     answering = _answering(state, served)
     assert answering is not None
     assert answering.fingerprint == model
-
-
-def _seen_meanwhile(home: Home, process: subprocess.Popen[str]) -> list[str]:
-    """The words that `status` had until the command ended."""
-    seen: list[str] = []
-    while process.poll() is None:
-        done = home.run("status", "--json")
-        if done.stdout and (word := json.loads(done.stdout)["state"]) not in seen[-1:]:
-            seen.append(word)
-    return seen
-
-
-@pytest.mark.slow
-@pytest.mark.cluster
-def test_a_life_in_words(home: Home) -> None:
-    """Starting, running; updating, running; stopping; gone. Nothing else in between."""
-    options = ("--port", str(free_port()), "--replicas", "1")
-    with home.start("up", *options) as process:
-        seen = _seen_meanwhile(home, process)
-    assert seen in (["starting"], ["starting", "running"])
-    with home.start("up", *options, "--precision", "fp32") as process:
-        seen = _seen_meanwhile(home, process)
-    assert "updating" in seen
-    assert set(seen) <= {"running", "updating"}
-    assert home.json("status", "--json")["state"] == "running"
-    with home.start("down") as process:
-        seen = _seen_meanwhile(home, process)
-    assert set(seen) <= {"running", "stopping"}
-    assert "stopping" in seen
-    assert home.run("status").returncode == 3

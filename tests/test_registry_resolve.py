@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forks")]
 
 WANTED = "acme/registry/yolo:latest"
 NOWHERE = "http://127.0.0.1:9"
-GONE_S = 4.0
+GONE_S = 2.5
 """For a W&B that does not answer: enough for the child to come to ask it."""
 
 

@@ -256,35 +256,33 @@ def outcomes(forks: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield {row.name: pool.submit(play, row, tmp_path_factory.mktemp("row")) for row in rows}
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_every_failure_keeps_its_promise(row: Row, outcomes: dict[str, Future[Outcome]]) -> None:
-    """A failure is of its promised class, says why, comes in time, and leaves no process, file or secret."""
-    outcome = outcomes[row.name].result()
-    assert outcome.left == []
-    assert outcome.scratch == 0
-    assert outcome.elapsed_s < (DEADLINE_S + 2 if row.by_deadline else PLENTY_S)
-    if row.error is None:
-        assert outcome.error is None
-        assert outcome.model is not None
-        assert outcome.model.sha256 == SHA256
-        return
-    error = outcome.error
-    assert type(error) is row.error
-    assert row.reference in error.what
-    assert row.says in str(error.why)
-    assert error.hint
-    assert f"{error.why} {error.hint}".count("wandb login") <= 1  # the SDK's own words may say it
-    assert error.exit_code == 5
-    assert outcome.stored == 0
-    words = f"{error.what} {error.why} {error.hint} {error.__cause__}"
-    assert API_KEY not in words
-    assert "signed-secret" not in words
-    assert all("\n" not in str(line) for line in (error.what, error.why, error.hint))
+PAUSES = [(operation, form) for operation in ("artifact", "file") for form in ("seconds", "date")]
+
+
+def pause(folder: Path, operation: str, form: str) -> float:
+    """Seconds from an answer with `Retry-After` to the next question."""
+    date = email.utils.formatdate(time.time() + 10, usegmt=True)  # enough for the child to come to where it is asked
+    site = build(folder)
+    with site.server:
+        retry_after = {"seconds": "4", "date": date}[form]
+        site.server.fail(operation, "status", status=429, times=1, retry_after=retry_after)
+        site.fetch()
+    asked = zip(site.server.requests, site.server.asked_at, strict=True)
+    first, second = (at for what, at in asked if what == operation)
+    return second - first
+
+
+@pytest.fixture(scope="module")
+def pauses(forks: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, str], Future[float]]]:
+    """All at once: they only wait."""
+    with ThreadPoolExecutor(len(PAUSES)) as pool:
+        yield {which: pool.submit(pause, tmp_path_factory.mktemp("pause"), *which) for which in PAUSES}
 
 
 # --- what works -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("outcomes", "pauses")
 def test_a_version_is_pinned_and_verified(site: Site) -> None:
     """The answer names version and digest as W&B has them, and the file has the logged bytes."""
     model = site.fetch()
@@ -480,19 +478,6 @@ def test_an_organization_that_is_not_the_accounts_is_a_mistake(quick_site: Site,
 # --- patience ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("form", ["seconds", "date"])
-@pytest.mark.parametrize("operation", ["artifact", "file"])
-def test_retry_after_is_waited_for(quick_site: Site, operation: str, form: str) -> None:
-    """By the SDK's helper process and by what downloads files, whether it is a number of seconds or a date."""
-    date = email.utils.formatdate(time.time() + 10, usegmt=True)  # enough for the child to come to where it is asked
-    retry_after = {"seconds": "4", "date": date}[form]
-    quick_site.server.fail(operation, "status", status=429, times=1, retry_after=retry_after)
-    quick_site.fetch()
-    asked = zip(quick_site.server.requests, quick_site.server.asked_at, strict=True)
-    first, second = (at for what, at in asked if what == operation)
-    assert second - first > 3
-
-
 @pytest.mark.parametrize("which", ["API", "storage"])
 def test_a_certificate_that_is_not_trusted_is_not_waited_for(quick_site: Site, which: str, tmp_path: Path) -> None:
     """It would not change; so it ends at once, and not as a failure that a base model stands in for."""
@@ -664,3 +649,38 @@ def test_a_hung_download_dies_with_its_caller(site: Site, sent: signal.Signals) 
     wait_until(lambda: marked(site.mark) == [], 5)
     if sent == signal.SIGINT:
         assert list((site.store.cache / "tmp").iterdir()) == []
+
+
+# --- the table, which was begun with the first test -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_every_failure_keeps_its_promise(row: Row, outcomes: dict[str, Future[Outcome]]) -> None:
+    """A failure is of its promised class, says why, comes in time, and leaves no process, file or secret."""
+    outcome = outcomes[row.name].result()
+    assert outcome.left == []
+    assert outcome.scratch == 0
+    assert outcome.elapsed_s < (DEADLINE_S + 2 if row.by_deadline else PLENTY_S)
+    if row.error is None:
+        assert outcome.error is None
+        assert outcome.model is not None
+        assert outcome.model.sha256 == SHA256
+        return
+    error = outcome.error
+    assert type(error) is row.error
+    assert row.reference in error.what
+    assert row.says in str(error.why)
+    assert error.hint
+    assert f"{error.why} {error.hint}".count("wandb login") <= 1  # the SDK's own words may say it
+    assert error.exit_code == 5
+    assert outcome.stored == 0
+    words = f"{error.what} {error.why} {error.hint} {error.__cause__}"
+    assert API_KEY not in words
+    assert "signed-secret" not in words
+    assert all("\n" not in str(line) for line in (error.what, error.why, error.hint))
+
+
+@pytest.mark.parametrize(("operation", "form"), PAUSES)
+def test_retry_after_is_waited_for(operation: str, form: str, pauses: dict[tuple[str, str], Future[float]]) -> None:
+    """By the SDK's helper process and by what downloads files, whether it is a number of seconds or a date."""
+    assert pauses[operation, form].result() > 3

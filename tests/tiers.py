@@ -7,6 +7,7 @@ everything, and each measurement at its full length.
 from __future__ import annotations
 
 import os
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the long tests, and begin with the groups that wait most."""
+    """Leave out the long tests, and begin with the groups that take most; see `_in_turn`."""
     if not ALL:
         left_out = [item for item in items if item.get_closest_marker("long")]
         items[:] = [item for item in items if item not in left_out]
@@ -43,7 +44,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     groups: dict[str, list[pytest.Item]] = {}
     for item in items:
         groups.setdefault(_group(item.nodeid), []).append(item)
-    items[:] = [item for group in sorted(groups.values(), key=_weight) for item in group]
+    items[:] = [item for group in _in_turn(list(groups.values())) for item in group]
 
 
 def _group(nodeid: str) -> str:
@@ -51,9 +52,19 @@ def _group(nodeid: str) -> str:
     return next((name for name, files in _SHARED.items() if file in files), file)
 
 
-def _weight(group: list[pytest.Item]) -> tuple[int, ...]:
-    marks = ("cluster", "slow")
-    return tuple(-any(item.get_closest_marker(mark) is not None for item in group) for mark in marks)
+def _in_turn(groups: list[list[pytest.Item]]) -> list[list[pytest.Item]]:
+    """Those that start Ray, and compute, in turn with the other slow ones, of which most wait; at last the quick ones.
+
+    So two processes seldom start Ray at the same time, and at the end there are small groups for whichever is free.
+    """
+
+    def marked(mark: str) -> list[list[pytest.Item]]:
+        return [group for group in groups if any(item.get_closest_marker(mark) for item in group)]
+
+    clusters = marked("cluster")
+    slow = [group for group in marked("slow") if group not in clusters]
+    first = [group for pair in zip_longest(clusters, slow) for group in pair if group]
+    return first + [group for group in groups if group not in first]
 
 
 class _ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types

@@ -124,16 +124,25 @@ class WandbServer:
         self.asked_at: list[float] = []  # of each of `requests`, on the monotonic clock
         self.seen_authorization: dict[str, set[str | None]] = {}
         self._stopped = threading.Event()
-        self._http = _Http(("127.0.0.1", port), _Handler)
-        self._http.wandb = self
+        self._listen(port)
         self.port = self._http.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self.files_at = self.url  # W&B keeps files on another host than its API
+
+    def _listen(self, port: int) -> None:
+        self._http = _Http(("127.0.0.1", port), _Handler)
+        self._http.wandb = self
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
     def start(self) -> Self:
         self._thread.start()
         return self
+
+    def come_back(self) -> None:
+        """Answer again after `stop`, at the same address, with what there was."""
+        self._stopped.clear()
+        self._listen(self.port)
+        self.start()
 
     def stop(self) -> None:
         """Refuse connections from now on; answers that hang are dropped."""

@@ -7,15 +7,17 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import psutil
 
 import tiers
-from installed import DETECTCTL, Home, Service, free_port
+from installed import DETECTCTL, Home, Service, free_port, marked
 from load import Load, steady
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 REQUESTS = 1000 if tiers.ALL else 150
 SOURCES = 300 if tiers.ALL else 60
+PAUSE_S = 0.0 if tiers.ALL else 0.05
+"""Of each client between two requests; whoever has only two cores then also starts replicas on them."""
 
 
 def within(seconds: float) -> float:
@@ -99,7 +103,7 @@ class Scene:
     def under_load(self, fault: str, happen: Callable[[], None], *, detect: bool = False) -> Load:
         """Let it happen under four steady clients, and `detectctl detect` on request; notes a row of the table."""
         self.happened.clear()
-        with steady(self.service.url, self.image.read_bytes()) as load:
+        with steady(self.service.url, self.image.read_bytes(), pause=PAUSE_S) as load:
             load.wait_for(20)
             command = self._detect() if detect else contextlib.nullcontext(None)
             with command as lost:
@@ -114,6 +118,22 @@ class Scene:
         if lost is not None:
             assert lost == []
         return load
+
+    def down_while_an_upload_does_not_end(self, *more: str, code: int) -> None:
+        """`down` says that it cut the request off, and leaves nothing."""
+        state = self.service.home.instance()
+        assert state is not None
+        address = urlsplit(self.service.url)
+        with socket.create_connection((address.hostname, address.port), timeout=60) as upload:
+            upload.sendall(
+                b"POST /detect HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\nExpect: 100-continue\r\n\r\n"
+            )
+            assert b" 100 " in upload.recv(1000)  # the replica's own word that it is there
+            upload.sendall(b"x" * 10)
+            done = self.service.home.run("down", *more)
+        assert done.returncode == code, done.stderr
+        assert "may have been cut off" in done.stdout
+        assert_gone(state)
 
     def _recovered(self, load: Load) -> float:
         """Seconds from the fault until a request got its answer that began after the last failed one ended."""
@@ -140,6 +160,11 @@ class Scene:
         lost += [one["source"] for one in found if one["status"] == "error"]
         assert len(found) == SOURCES, stderr
         shutil.rmtree(folder)
+
+
+def assert_gone(state: dict[str, Any]) -> None:
+    assert marked(state["instance_id"]) == []
+    assert not os.path.lexists(state["temp_dir"])
 
 
 @dataclass(frozen=True)
@@ -199,7 +224,9 @@ def with_small_files(home: Home, most_bytes: int, *arguments: str) -> subprocess
 
 
 def fresh_options(replicas: str = "1") -> tuple[str, ...]:
-    return ("--port", str(free_port()), "--replicas", replicas)
+    # No fault depends on the size of the image that the network sees, but how long the load takes does.
+    quick = () if tiers.ALL else ("--imgsz", "320")
+    return ("--port", str(free_port()), "--replicas", replicas, *quick)
 
 
 @contextlib.contextmanager

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shutil
 import signal
-import socket
 import time
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import httpx
 import psutil
 import pytest
 
-from faults.scene import TABLE, PlainHome, Row, Scene, fresh_options, serving, with_small_files
+from faults.scene import TABLE, PlainHome, Row, Scene, assert_gone, fresh_options, serving, with_small_files
 from installed import Home, Service, marked, wait_until
 from load import steady
 
@@ -161,7 +158,7 @@ def test_a_killed_up_is_told_and_cleaned(idle_home: Home, options: tuple[str, ..
     done = idle_home.run("up", *options)
     assert done.returncode == 0, done.stderr
     if state is not None and not state["deployed"]:  # else there is a service, which the next `up` takes over
-        _assert_gone(state)
+        assert_gone(state)
 
 
 def test_down_answers_what_it_accepted(scene: Scene) -> None:
@@ -192,7 +189,7 @@ def _assert_down_answers(scene: Scene) -> None:
     assert broken == []
     assert [outcomes for outcomes in refused if 200 in outcomes] == []
     assert state is not None
-    _assert_gone(state)
+    assert_gone(state)
 
 
 def _after_the_answers(load: Load, client: int) -> list[int | str]:
@@ -217,31 +214,12 @@ def test_a_stopped_up_leaves_nothing(idle_home: Home, options: tuple[str, ...], 
     assert code == 130, said
     assert idle_home.instance() is None
     if state is not None:
-        _assert_gone(state)
+        assert_gone(state)
 
 
-@pytest.mark.parametrize(("more", "code"), [(["--timeout", "3"], 4), (["--force"], 0)])
-def test_a_request_that_never_ends_does_not_hold_down(scene: Scene, more: list[str], code: int) -> None:
-    """Somebody uploads a byte now and then: `--timeout` is the most that `down` waits for it, `--force` does not.
+def test_a_request_that_never_ends_does_not_hold_down(scene: Scene) -> None:
+    """Somebody uploads a byte now and then: `--timeout` is the most that `down` waits for it; that it passed is exit 4.
 
-    A deadline that passed is exit 4; cutting off is what `--force` asks for.
+    `--force` does not wait at all: test_load.py.
     """
-    home = scene.service.home
-    state = home.instance()
-    address = urlsplit(scene.service.url)
-    with socket.create_connection((address.hostname, address.port), timeout=60) as upload:
-        upload.sendall(
-            b"POST /detect HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\nExpect: 100-continue\r\n\r\n"
-        )
-        assert b" 100 " in upload.recv(1000)  # the replica's own word that it is there
-        upload.sendall(b"x" * 10)
-        done = home.run("down", *more)
-    assert done.returncode == code, done.stderr
-    assert "may have been cut off" in done.stdout
-    assert state is not None
-    _assert_gone(state)
-
-
-def _assert_gone(state: dict[str, Any]) -> None:
-    assert marked(state["instance_id"]) == []
-    assert not os.path.lexists(state["temp_dir"])
+    scene.down_while_an_upload_does_not_end("--timeout", "3", code=4)

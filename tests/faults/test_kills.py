@@ -52,7 +52,8 @@ def test_a_killed_ingress_comes_back(running: Scene) -> None:
     assert TABLE[-1].seconds < within(10)
 
 
-@pytest.mark.parametrize("part", ["head", "gcs_server"])
+# Long: the head ends with any of its parts.
+@pytest.mark.parametrize("part", ["head", pytest.param("gcs_server", marks=pytest.mark.long)])
 def test_a_killed_head_is_seen_and_replaced(running: Scene, part: str) -> None:
     """`status` says dead within seconds and exits 4; `up` clears the remains away and serves again."""
     before = running.service.home.processes()

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
-CLIENTS, SECONDS = (256, 60) if tiers.ALL else (96, 12)
+CLIENTS, SECONDS = (256, 60) if tiers.ALL else (96, 6)
 EARLY_S = SECONDS / 6
 # HAProxy has 12 MiB, and keeps what its busiest moment took: 16 KiB for each of some connections that spoke at once.
 _BUFFERS_MIB = 4
@@ -100,6 +100,11 @@ def test_a_refusal_says_when_to_come_back(running: Scene) -> None:
     assert answer.status_code == 503
     assert int(answer.headers["Retry-After"]) >= 1
     assert answer.json()["error"]["code"] == "overloaded"
+
+
+def test_a_request_that_never_ends_does_not_hold_down_with_force(running: Scene) -> None:
+    """Cutting off is what `--force` asks for; it is the end of the instance that the tests above share."""
+    running.down_while_an_upload_does_not_end("--force", code=0)
 
 
 @pytest.mark.long  # minutes: Ray takes replicas away only after a while without load

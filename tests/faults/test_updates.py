@@ -100,6 +100,7 @@ def test_a_model_that_does_not_load_leaves_the_old_one_serving(
     assert running.status()["state"] == "running"
 
 
+@pytest.mark.long  # one that does not load is taken back on the same way
 def test_an_update_that_passes_its_deadline_is_taken_back(running: Scene) -> None:
     """A replica that no node has room for: exit 4 after `--timeout`, no request fails, nothing goes on trying."""
     command = [sys.executable, "-c", _NO_ROOM, "up", *running.options, "--precision", "fp32", "--timeout", "10"]
@@ -118,7 +119,7 @@ def test_an_update_that_passes_its_deadline_is_taken_back(running: Scene) -> Non
     assert running.up().returncode == 0
 
 
-@pytest.mark.long  # an update that passes its deadline is taken back on the same way
+@pytest.mark.long  # likewise
 def test_an_update_that_is_stopped_is_taken_back(running: Scene) -> None:
     """SIGTERM while the new replica starts: exit 130, no request fails, the old one serves as if nothing had been."""
     before = running.status()["replicas"]
