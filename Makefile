@@ -14,7 +14,7 @@ endif
 FETCH := $(INSTALL) --no-deps --only-binary=:all: --upgrade
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test-fast test test-all faults fuzz cov mutants check docs fix bench curve clean
+.PHONY: help install demo test-fast test test-all faults fuzz cov mutants check docs fix build lock bench curve clean
 
 # Processes that run tests side by side: those that start Ray wait more than they compute.
 JOBS ?= 2
@@ -92,6 +92,19 @@ docs: .venv/.docs  ## build the site in build/docs/site, strictly, and check its
 fix: .venv/.installed  ## format, and mend what the linter can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# In an environment of its own, which pip or uv make for it: what is built must not depend on what lies in ours.
+build: .venv/.installed  ## build the wheel and the source archive in dist/
+	rm -rf dist
+ifeq ($(UV),)
+	$(INSTALL) build
+	$(BIN)/python -m build
+else
+	$(UV) build
+endif
+
+lock: .venv/.installed  ## write constraints.txt anew, with today's versions
+	$(BIN)/python tests/constraints.py
 
 .cache/bench/.installed: benchmarks/requirements.txt .venv/.installed
 	$(FETCH) --target .cache/bench/site --requirement benchmarks/requirements.txt
