@@ -1,4 +1,4 @@
-# Two commands on a fresh machine (Python 3.11, pip or uv, make, git): `make demo` and `make test`.
+# Two commands on a fresh machine (Python 3.11 to 3.13, pip or uv, make, git): `make demo` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
 

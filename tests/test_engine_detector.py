@@ -244,7 +244,7 @@ print(json.dumps({"of the engine": of_the_engine, "of the service": sorted(heavy
 def test_a_loaded_detector_has_no_torch_and_little_memory(
     yolov8n_compiled: CompiledModel, bus_jpg: Path, zidane_jpg: Path
 ) -> None:
-    """A replica on OpenVINO imports none of the training stack; without Ray it has below 170 MB of its own."""
+    """A replica on OpenVINO imports none of the training stack; without Ray it has below 190 MB of its own."""
     settings = DetectorSettings(str(yolov8n_compiled.directory), yolov8n_compiled.checkpoint_sha256)
     result = subprocess.run(
         [sys.executable, "-c", _REPLICA, json.dumps(asdict(settings)), str(bus_jpg), str(zidane_jpg)],
@@ -256,7 +256,7 @@ def test_a_loaded_detector_has_no_torch_and_little_memory(
     print(f"a loaded detector: {seen['mb']:.0f} MB")  # noqa: T201 - the figure is worth seeing
     assert seen["of the engine"] == []
     assert seen["of the service"] == []
-    assert seen["mb"] < 170
+    assert seen["mb"] < 190
 
 
 _FIRST = """
