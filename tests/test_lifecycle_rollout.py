@@ -9,7 +9,8 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import pytest
 
@@ -125,3 +126,19 @@ def test_a_rollout_waits_for_its_own_deployment_to_answer(folder: InstanceFolder
         with pytest.raises(DeadlineExceeded, match="did not answer in time") as caught:
             Rollout(host, folder, Deadline.after(0.3), silent).start(STATE, GOOD)
     assert "deployment old" in str(caught.value.why)
+
+
+def test_a_start_that_is_interrupted_at_its_first_step_leaves_no_state(tmp_path: Path) -> None:
+    """Ctrl-C right after the state file was written, before Ray."""
+
+    class Interrupted(InstanceFolder):
+        def write(self, state: InstanceState) -> NoReturn:
+            super().write(state)
+            assert self.read() is not None
+            raise KeyboardInterrupt
+
+    (tmp_path / "default").mkdir()
+    folder = Interrupted(tmp_path, "default")
+    with pytest.raises(KeyboardInterrupt):
+        up._start(cast("up.UpJob", SimpleNamespace(folder=folder, state=STATE)), lambda: pytest.fail("it went on"))
+    assert folder.read() is None

@@ -374,7 +374,7 @@ def test_a_key_is_asked_for_and_kept_for_the_tab_only(
         for place in ("#warning", "#strip"):  # as on annotated pictures
             expect(page.locator(place)).to_contain_text("fallback: yolov8n v3 (W&B is away)")
         page.locator("#tab-curl").click()
-        expect(page.locator("#code")).to_contain_text("$DETECTCTL_KEY")
+        expect(page.locator("#code")).to_contain_text("$API_KEY")
         page.reload()
         expect(page.locator("#model")).to_contain_text("yolov8n v3")
         assert KEY not in page.content()

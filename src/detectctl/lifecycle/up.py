@@ -239,11 +239,11 @@ def _noting_failure(job: UpJob, *, digest: str | None) -> Iterator[None]:
 
 
 def _start(job: UpJob, make: Callable[[], Deployment]) -> UpResult:
-    # Before anything exists: whatever kills this process, the next command finds what it began.
-    job.folder.write(job.state)
-    shutil.rmtree(job.folder.failed_logs, ignore_errors=True)  # of an earlier start
     with job.state.open_host() as host:
         try:
+            # Before anything exists: whatever kills this process, the next command finds what it began.
+            job.folder.write(job.state)
+            shutil.rmtree(job.folder.failed_logs, ignore_errors=True)  # of an earlier start
             state = replace(job.state, place=host.start(job.environ, job.report))
             job.folder.write(state)
             deployment = make()

@@ -36,7 +36,7 @@ const file = (name) => (name.startsWith("-") ? `./${name}` : name);
 
 export function curl(picture, wanted) {
   const parts = ["curl -sS"];
-  if (key.get()) parts.push('-H "Authorization: Bearer $DETECTCTL_KEY"');
+  if (key.get()) parts.push('-H "Authorization: Bearer $API_KEY"');
   if (picture.url) {
     const given = [["image_url", picture.url], ...query(wanted)].map(([name, value]) => `--data-urlencode ${shell(`${name}=${value}`)}`);
     parts.push("-G", ...given, shell(`${BASE}detect`));
@@ -57,7 +57,7 @@ export function python(picture, { conf, iou, classes }) {
     "from detectctl import Client, DetectOptions",
     "",
     `options = DetectOptions(${given.join(", ")})`,
-    `with Client(${service}${key.get() ? ', api_key=os.environ["DETECTCTL_KEY"]' : ""}) as client:`,
+    `with Client(${service}${key.get() ? ', api_key=os.environ["API_KEY"]' : ""}) as client:`,
     `    result = client.detect(${source}, options)`,
     "for found in result.detections:",
     "    print(found.class_name, found.confidence, found.xyxy)",
