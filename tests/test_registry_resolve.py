@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forks")]
 
 WANTED = "acme/registry/yolo:latest"
 NOWHERE = "http://127.0.0.1:9"
-GONE_S = 2.5
+GONE_S = 5.0
 """For a W&B that does not answer: enough for the child to come to ask it."""
 
 
@@ -123,7 +123,7 @@ WAYS = {
     "not W&B's server": Way(RegistryUnreachable, lambda site: site.server.fail("graphql", "status", status=405)),
     "an error of GraphQL": Way(RegistryUnreachable, lambda site: site.server.fail("artifact", "status", status=200)),
     "too slow for the timeout": Way(
-        ModelError, lambda site: site.server.fail("file", "slow", bytes_per_s=100_000), timeout_s=GONE_S
+        ModelError, lambda site: site.server.fail("file", "slow", bytes_per_s=20_000), timeout_s=GONE_S
     ),
     "wrong bytes": Way(ModelCorrupt, lambda site: site.server.fail("file", "wrong_bytes")),
     "wrong manifest": Way(ModelCorrupt, lambda site: site.server.fail("manifest_file", "wrong_digest")),
