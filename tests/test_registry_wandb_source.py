@@ -49,7 +49,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forks")]
 
 CHECKPOINT = os.urandom(300_000)
 SHA256 = hashlib.sha256(CHECKPOINT).hexdigest()
-DEADLINE_S = 10.0
+DEADLINE_S = 20.0
 """For rows that would never end: enough to come to where they hang, with others beside them."""
 ALONE_S = 6.0
 """The same, for tests that have nobody beside them."""
@@ -188,7 +188,7 @@ ROWS = [
     Row(
         "server hangs",
         RegistryTimedOut,
-        f"still connecting to W&B after {DEADLINE_S:.0f} s",
+        "still connecting to W&B",
         ("graphql", "hang"),
         by_deadline=True,
     ),
@@ -207,7 +207,7 @@ ROWS = [
         ("file", "slow"),
         (("bytes_per_s", 5000),),
         by_deadline=True,
-        deadline_s=3 * DEADLINE_S,  # bytes have to arrive within it, on a busy machine too
+        deadline_s=1.5 * DEADLINE_S,  # bytes have to arrive within it, on a busy machine too
     ),
     Row("manifest host 500", RegistryTimedOut, "HTTP 500", ("manifest_file", "status"), status(500), by_deadline=True),
     Row("manifest cut", RegistryTimedOut, "IncompleteRead", ("manifest_file", "truncated"), by_deadline=True),
@@ -254,12 +254,17 @@ def play(row: Row, folder: Path) -> Outcome:
 
 
 @pytest.fixture(scope="module")
-def outcomes(forks: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Outcome]]]:
-    """All rows, a few at a time: most of them wait."""
-    with ThreadPoolExecutor(max_workers=16) as pool:
-        # Those that wait first, so that the others fill the gaps.
-        rows = sorted(ROWS, key=lambda row: not row.by_deadline)
-        yield {row.name: pool.submit(play, row, tmp_path_factory.mktemp("row")) for row in rows}
+def pool(forks: None) -> Iterator[ThreadPoolExecutor]:
+    """A few at a time: most wait, but each starts the SDK's helper process, which takes a second of a processor."""
+    with ThreadPoolExecutor(max_workers=8) as threads:
+        yield threads
+
+
+@pytest.fixture(scope="module")
+def outcomes(pool: ThreadPoolExecutor, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Future[Outcome]]:
+    """All rows: those that wait first, so that the others fill the gaps."""
+    rows = sorted(ROWS, key=lambda row: not row.by_deadline)
+    return {row.name: pool.submit(play, row, tmp_path_factory.mktemp("row")) for row in rows}
 
 
 PAUSES = [(operation, form) for operation in ("artifact", "file") for form in ("seconds", "date")]
@@ -267,7 +272,7 @@ PAUSES = [(operation, form) for operation in ("artifact", "file") for form in ("
 
 def pause(folder: Path, operation: str, form: str) -> float:
     """Seconds from an answer with `Retry-After` to the next question."""
-    date = email.utils.formatdate(time.time() + 10, usegmt=True)  # enough for the child to come to where it is asked
+    date = email.utils.formatdate(time.time() + 20, usegmt=True)  # enough for the child to come to where it is asked
     site = build(folder)
     with site.server:
         retry_after = {"seconds": "4", "date": date}[form]
@@ -279,10 +284,9 @@ def pause(folder: Path, operation: str, form: str) -> float:
 
 
 @pytest.fixture(scope="module")
-def pauses(forks: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[str, str], Future[float]]]:
-    """All at once: they only wait."""
-    with ThreadPoolExecutor(len(PAUSES)) as pool:
-        yield {which: pool.submit(pause, tmp_path_factory.mktemp("pause"), *which) for which in PAUSES}
+def pauses(pool: ThreadPoolExecutor, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Future[float]]:
+    """After the rows."""
+    return {which: pool.submit(pause, tmp_path_factory.mktemp("pause"), *which) for which in PAUSES}
 
 
 # --- what works -------------------------------------------------------------------------------------------------------
