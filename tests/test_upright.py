@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, TiffImagePlugin
@@ -101,6 +104,136 @@ def test_xmp_alone_turns_nothing() -> None:
     """OpenCV, Ultralytics and browsers do not read it, and Pillow would."""
     for kind in ("jpeg turned by XMP alone", "webp turned by XMP alone"):
         assert open_upright(KINDS[kind]).size == (60, 40)
+
+
+LIMITS = {"max_bytes": 1 << 24, "max_pixels": 1 << 24}
+VALUES = {1: "B", 2: "2s", 3: "H", 4: "L", 5: "LL", 6: "b", 7: "B", 8: "h", 9: "l", 10: "ll", 11: "f", 12: "d", 13: "L"}
+"""How a 6 is packed as each of EXIF's types."""
+
+
+def exif_of(order: str, kind: int, value: int = 6, count: int = 1) -> bytes:
+    """EXIF of nothing but an orientation, of whatever type."""
+    number = (b"6\0",) if kind == 2 else (value, 1) if kind in {5, 10} else (value,)
+    packed = struct.pack(order + VALUES[kind], *number).ljust(4, b"\0")
+    place, tail = (packed, b"") if len(packed) == 4 else (struct.pack(order + "L", 26), packed)
+    head = struct.pack(order + "2sHLH", b"II" if order == "<" else b"MM", 42, 8, 1)
+    return head + struct.pack(order + "HHL", 0x0112, kind, count) + place + bytes(4) + tail
+
+
+def chunk(name: bytes, content: bytes, wrong: int = 0) -> bytes:
+    return struct.pack(">L", len(content)) + name + content + struct.pack(">L", zlib.crc32(name + content) ^ wrong)
+
+
+def with_chunks(*added: bytes) -> bytes:
+    """A PNG with chunks before its pixels."""
+    data = KINDS["png"]
+    at = data.index(b"IDAT") - 4
+    return data[:at] + b"".join(added) + data[at:]
+
+
+def seen_by_all(data: bytes) -> tuple[int, int]:
+    """Width and height, the same for the service, for drawing and for OpenCV, as are the pixels."""
+    ours = decode(data, **LIMITS)
+    np.testing.assert_array_equal(np.asarray(open_upright(data)), ours)
+    np.testing.assert_array_equal(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB), ours)
+    return ours.shape[1], ours.shape[0]
+
+
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize("kind", VALUES)
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
+def test_an_orientation_of_whatever_type_is_read_as_opencv_and_so_ultralytics_reads_it(
+    image_format: str, kind: int, order: str
+) -> None:
+    """Of a LONG it sees the first half, which is 0 in a big-endian file; boxes must lie where training saw them."""
+    exif = (b"Exif\0\0" if image_format == "JPEG" else b"") + exif_of(order, kind)
+    options = {"lossless": True} if image_format == "WEBP" else {}
+    size = seen_by_all(encoded(photograph(), image_format, exif=exif, **options))
+    if kind in {3, 8}:
+        assert size == (40, 60)
+    if (kind, order) in {(4, "<"), (4, ">")}:
+        assert size == ((40, 60) if order == "<" else (60, 40))
+
+
+_SIX, _EIGHT = exif_of(">", 3, 6), exif_of(">", 3, 8)
+_RAW = b"\nexif\n%8d\n" % (len(_SIX) + 6) + (b"Exif\0\0" + _SIX).hex().encode() + b"\n"
+ODD_PLACES = {
+    "of no meaning": with_chunks(chunk(b"eXIf", exif_of("<", 3, 0))),
+    "of no meaning, either": encoded(photograph(), "JPEG", exif=b"Exif\0\0" + exif_of("<", 3, 9)),
+    "two in one file": with_chunks(chunk(b"eXIf", _SIX), chunk(b"eXIf", _EIGHT)),
+    "after the pixels": KINDS["png"][:-12] + chunk(b"eXIf", _SIX) + KINDS["png"][-12:],
+    "with JPEG's prefix in a PNG": with_chunks(chunk(b"eXIf", b"Exif\0\0" + _SIX)),
+    "in a PNG's text": with_chunks(chunk(b"tEXt", b"Raw profile type exif\0" + _RAW)),
+    "in a PNG's text called exif": with_chunks(chunk(b"tEXt", b"exif\0Exif\0\0" + _SIX)),
+    "with a wrong checksum": with_chunks(chunk(b"eXIf", _SIX, wrong=1)),
+    "with no TIFF's mark": encoded(photograph(), "JPEG", exif=b"Exif\0\0MM\0\x2b" + _SIX[4:]),
+    "of more entries than there are": with_chunks(chunk(b"eXIf", _SIX[:8] + b"\1\1" + _SIX[10:])),
+    "in an MPO": encoded(photograph(), "MPO", save_all=True, append_images=[photograph()], exif=b"Exif\0\0" + _SIX),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ODD_PLACES)
+def test_an_orientation_at_an_odd_place_is_read_as_opencv_reads_it(place: str) -> None:
+    turns = place in {"two in one file", "after the pixels", "in an MPO", "of more entries than there are"}
+    assert seen_by_all(ODD_PLACES[place]) == ((40, 60) if turns else (60, 40))
+
+
+def test_jpegs_prefix_in_a_webp_hides_its_orientation() -> None:
+    """Some programs write it there; OpenCV and Ultralytics do not look behind it."""
+    data = encoded(photograph(), "WEBP", lossless=True, exif=b"Exif\0\0" + _SIX)
+    prefixed = data.replace(
+        b"EXIF" + struct.pack("<L", len(_SIX)), b"EXIF" + struct.pack("<L", len(_SIX) + 6) + b"Exif\0\0"
+    )
+    prefixed = prefixed[:4] + struct.pack("<L", len(prefixed) - 8) + prefixed[8:]
+    assert (seen_by_all(data), seen_by_all(prefixed)) == ((40, 60), (60, 40))
+
+
+SPOILT = {
+    **{
+        f"{name.decode()} with a wrong checksum": with_chunks(chunk(name, content, wrong=1))
+        for name, content in {
+            b"tEXt": b"Comment\0words", b"zTXt": b"Comment\0\0" + zlib.compress(b"words"),
+            b"iTXt": b"Comment\0\0\0\0\0words", b"iCCP": b"a\0\0" + zlib.compress(PROFILE),
+            b"tIME": bytes(7), b"pHYs": bytes(9), b"tRNS": bytes(6), b"gAMA": bytes(4), b"prVt": b"",
+        }.items()
+    },
+    "a profile of an unknown compression": with_chunks(chunk(b"iCCP", b"a\0\1" + zlib.compress(PROFILE))),
+    "a profile that cannot be unpacked": with_chunks(chunk(b"iCCP", b"a\0\0" + PROFILE)),
+    "a large profile": with_chunks(chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(2 << 20)))),
+    "a profile that unpacks to 100 MB": with_chunks(chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(100 << 20)))),
+    "a text that unpacks to 100 MB": with_chunks(chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100 << 20)))),
+    "a resolution that is cut short": with_chunks(chunk(b"pHYs", b"")),
+    "an end with a wrong checksum": KINDS["png"][:-1] + b"\0",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_what_a_png_says_beside_its_picture_cannot_spoil_it(name: str) -> None:
+    """Browsers and OpenCV read it all the same."""
+    assert seen_by_all(SPOILT[name]) == (60, 40)
+    assert colour_profile(SPOILT[name]) == (bytes(2 << 20) if name == "a large profile" else None)
+
+
+def test_what_a_png_says_of_an_animation_cannot_spoil_its_first_picture() -> None:
+    """OpenCV gives up on these; browsers show the picture."""
+    none, beyond = struct.pack(">LL", 3, 0), struct.pack(">LLLLLHHBB", 0, 999, 999, 9, 9, 1, 1, 0, 0)
+    for added in (
+        [chunk(b"acTL", none)],
+        [chunk(b"acTL", none, wrong=1)],
+        [chunk(b"acTL", none), chunk(b"fcTL", beyond)],
+    ):
+        np.testing.assert_array_equal(decode(with_chunks(*added), **LIMITS), np.asarray(photograph()))
+
+
+@pytest.mark.parametrize("name", [b"IHDR", b"PLTE", b"IDAT"])
+def test_a_wrong_checksum_of_the_picture_itself_is_refused_as_opencv_refuses_it(name: bytes) -> None:
+    data = bytearray(KINDS["palette png with a clear colour"])
+    at = data.index(name) - 4
+    data[at + 8 + int.from_bytes(data[at : at + 4])] ^= 1
+    assert cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) is None
+    for read in (open_upright, lambda data: decode(data, **LIMITS)):
+        with pytest.raises(UnsupportedImage):
+            read(bytes(data))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")

@@ -11,12 +11,14 @@ import struct
 
 from PIL import Image
 
+from detectctl import png
 from detectctl.errors import UnsupportedImage
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 """What is decoded, in Pillow's words."""
 
 _ORIENTATION = 0x0112
+_BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -35,9 +37,10 @@ def open_upright(data: bytes) -> Image.Image:
         UnsupportedImage: it cannot be decoded.
     """
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with opened(data) as image:
+            profile = _profile(image, data)
             picture = upright_rgb(image)
-            picture.info = {"icc_profile": profile} if (profile := _profile(image)) else {}
+            picture.info = {"icc_profile": profile} if profile else {}
             return picture
     # What Pillow raises for damaged files depends on the format's reader.
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
@@ -61,25 +64,41 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return upright.convert("RGB")
 
 
+def opened(data: bytes) -> Image.Image:
+    """The image, its pixels not yet decoded; Pillow's errors if it is none, or damaged."""
+    return Image.open(io.BytesIO(png.essential(data)), formats=FORMATS)
+
+
 def orientation(image: Image.Image) -> int:
     """EXIF's orientation, 1 to 8; 1 if there is none, or none that can be read.
 
-    Not Pillow's `getexif`, which takes XMP's where EXIF has none: OpenCV, Ultralytics and browsers do not.
+    As OpenCV, and so Ultralytics, reads it: the first two bytes of the value, whatever type it says to have. Not
+    Pillow's `getexif`, which takes XMP's where EXIF has none: OpenCV, Ultralytics and browsers do not.
     """
-    try:
-        exif = Image.Exif()
-        exif.load(image.info.get("exif"))  # type: ignore[arg-type]  # None is none; Pillow turns a TIFF when it loads it
-        return int(exif.get(_ORIENTATION, 1))
-    except Exception:  # noqa: BLE001 - damaged EXIF raises nearly anything, and the picture is good without it
+    exif = image.info.get("exif") or b""  # none of a TIFF, which Pillow turns when it loads it
+    exif = exif if image.format == "WEBP" else exif.removeprefix(b"Exif\0\0")
+    if (order := _BYTE_ORDERS.get(exif[:4])) is None:
         return 1
+    try:
+        (directory,) = struct.unpack_from(order + "L", exif, 4)
+        (entries,) = struct.unpack_from(order + "H", exif, directory)
+        for entry in range(entries):
+            tag, value = struct.unpack_from(order + "H6xH", exif, directory + 2 + 12 * entry)
+            if tag == _ORIENTATION:
+                return value if value in _TURNS else 1
+    except struct.error:  # it is damaged, and the picture is good without it
+        pass
+    return 1
 
 
 def colour_profile(data: bytes) -> bytes | None:
     """The ICC profile of an encoded image; None if it has none, or one that is not for RGB."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        return _profile(image)
+    with opened(data) as image:
+        return _profile(image, data)
 
 
-def _profile(image: Image.Image) -> bytes | None:
-    profile = image.info.get("icc_profile") if image.mode in {"RGB", "RGBA", "P"} else None
+def _profile(image: Image.Image, data: bytes) -> bytes | None:
+    if image.mode not in {"RGB", "RGBA", "P"}:
+        return None
+    profile = png.colour_profile(data) if image.format == "PNG" else image.info.get("icc_profile")
     return profile if isinstance(profile, bytes) else None  # a TIFF may have numbers in its place

@@ -5,7 +5,6 @@ The content decides the format, never a name or a Content-Type. The header is ch
 
 from __future__ import annotations
 
-import io
 import warnings
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,7 @@ from PIL import TiffImagePlugin, WebPImagePlugin  # noqa: F401  isort: skip
 
 from detectctl.engine.image_limits import check_parts, has_all_pixels
 from detectctl.errors import ImageTooLarge, UnsupportedImage
-from detectctl.upright import FORMATS, orientation, upright_rgb
+from detectctl.upright import opened, orientation, upright_rgb
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,7 +62,7 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> NDArray[np.uint8]
         )
     try:
         check_parts(data)
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with opened(data) as image:
             _check_size(image, max_pixels)
             if image.format in {"JPEG", "MPO"} and image.mode in {"RGB", "L"} and data.endswith(b"\xff\xd9"):
                 return _decode_jpeg(data, orientation(image))

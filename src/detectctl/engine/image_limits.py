@@ -12,6 +12,7 @@ import zlib
 from itertools import count
 from typing import TYPE_CHECKING
 
+from detectctl import png
 from detectctl.errors import UnsupportedImage
 
 if TYPE_CHECKING:
@@ -72,32 +73,23 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 def _check_png(data: bytes) -> None:
     packed = 0
-    for number, (name, _, _) in enumerate(_png_chunks(data), 1):
+    for number, (name, _, _) in enumerate(png.chunks(data), 1):
         packed += name in _PACKED_CHUNKS
         _refuse_over(_MAX_CHUNKS, number, "chunks")
         _refuse_over(_MAX_PACKED, packed, "compressed descriptions")
 
 
-def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Name, begin and end of the content of each chunk, to the end or where the file breaks off."""
-    at = 8
-    while len(name := data[at + 4 : at + 8]) == 4 and name != b"IEND":
-        end = at + 8 + int.from_bytes(data[at : at + 4])
-        yield name, at + 8, end
-        at = end + 4
-
-
-def has_all_pixels(png: bytes) -> bool:
+def has_all_pixels(data: bytes) -> bool:
     """Whether a valid PNG's compressed data reaches its last line; Pillow leaves black what is missing."""
-    width, height, depth, colour, interlaced = struct.unpack_from(">IIBB2xB", png, 16)
+    width, height, depth, colour, interlaced = struct.unpack_from(">IIBB2xB", data, 16)
     bits = depth * _PNG_CHANNELS[colour]
     missing = 0
     for x, y, right, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
         columns, rows = -((x - width) // right), -((y - height) // down)
         missing += rows * (1 + (columns * bits + 7) // 8) if columns > 0 else 0
     unpack = zlib.decompressobj()
-    for name, begin, end in _png_chunks(png):
-        packed = png[begin:end] if name == b"IDAT" else b""
+    for name, begin, end in png.chunks(data):
+        packed = data[begin:end] if name == b"IDAT" else b""
         while packed and missing > 0 and not unpack.eof:
             missing -= len(unpack.decompress(packed, 1 << 20))
             packed = unpack.unconsumed_tail
@@ -160,7 +152,7 @@ def _refuse_over(limit: int, number: int, parts: str) -> None:
 
 _CHECKS: dict[bytes, Callable[[bytes], None]] = {
     b"\xff\xd8": _check_jpeg,
-    b"\x89PNG\r\n\x1a\n": _check_png,
+    png.SIGNATURE: _check_png,
     b"GIF8": _check_gif,
     b"RIFF": _check_webp,
     b"II": _check_tiff,
