@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import uvicorn
 
 from detectctl.engine.detector import Detector
-from detectctl.engine.detector_settings import MAX_IMAGE_BYTES, DetectorSettings
+from detectctl.engine.detector_settings import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS, DetectorSettings
 from detectctl.serving.admission import Service
 from detectctl.serving.fetch import Fetcher
 from detectctl.serving.guard import KeyRing
@@ -34,6 +34,7 @@ def served(
     model: CompiledModel,
     *,
     max_image_bytes: int = MAX_IMAGE_BYTES,
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
     stats_file: Path | None = None,
     imgsz: int = 64,
     info: ModelInfo = BASE,
@@ -41,7 +42,11 @@ def served(
 ) -> Iterator[int]:
     """A service's port; `info` is what it says of its model, and `config` are fields of its `ServiceConfig`."""
     settings = DetectorSettings(
-        str(model.directory), model.checkpoint_sha256, imgsz=imgsz, max_image_bytes=max_image_bytes
+        str(model.directory),
+        model.checkpoint_sha256,
+        imgsz=imgsz,
+        max_image_bytes=max_image_bytes,
+        max_image_pixels=max_image_pixels,
     )
     made = ServiceConfig("", "0", info, settings, **config)
     detector = Detector.load(settings)

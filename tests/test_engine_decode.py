@@ -246,8 +246,9 @@ def test_too_many_bytes_are_refused_unread() -> None:
 def test_one_pixel_too_many_is_refused_and_the_last_one_is_not(kind: str) -> None:
     data = encoded(gradient(size=(30, 20)), kind)
     assert decode(data, max_bytes=1 << 20, max_pixels=600).shape == (20, 30, 3)
-    with pytest.raises(ImageTooLarge, match="30x20"):
+    with pytest.raises(ImageTooLarge, match="30x20") as caught:
         decode(data, max_bytes=1 << 20, max_pixels=599)
+    assert "--max-image-pixels 1M" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("size", [(1, 65500), (65500, 1), (1, 1)])

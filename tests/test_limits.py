@@ -77,6 +77,16 @@ def test_too_little_is_an_error_at_once(empty_home: Home, script: str) -> None:
     assert empty_home.instance() is None
 
 
+def test_images_larger_than_the_memory_are_an_error_at_once(empty_home: Home) -> None:
+    """A service that takes them would be killed by the first one; the usual limit asks for no more than the usual."""
+    script = _GROUP + "echo 2147483648 > memory.max; echo 9 > memory.current"
+    done = _within(empty_home, script, "up", "--max-image-pixels", "108M")
+    assert done.returncode == 4
+    assert "2048 MiB of memory may be used here, and the service needs 3289" in done.stderr
+    assert "--max-image-pixels" in done.stderr
+    assert empty_home.instance() is None
+
+
 def test_a_client_has_no_more_requests_in_flight_than_it_may_have_files(
     empty_home: Home, yolov8n_compiled: CompiledModel, bus_jpg: Path
 ) -> None:

@@ -12,12 +12,13 @@ import httpx
 import pytest
 
 from broken_images import encoded
+from detectctl.engine.decode import decode
 from detectctl.errors import REQUEST_ERRORS
 from detectctl.lifecycle.deployment import plan
 from detectctl.registry.model_version import ModelVersion
 from detectctl.serving import page_files
 from detectctl.serving.request_stats import read_all
-from detectctl.settings import UpSettings
+from detectctl.settings import UpSettings, parse_pixels
 from served import served
 from slow_upload import FORM
 
@@ -298,6 +299,22 @@ def test_a_form_without_its_file_is_told_what_it_has(client: httpx.Client, field
     assert _code(answer) == (415, "unsupported_image")
     assert answer.json()["error"]["why"] == why
     assert "curl -F file=@image.jpg" in answer.json()["error"]["hint"]
+
+
+def test_a_limit_of_pixels_travels_from_the_settings_to_the_refusal(yolov8n_compiled: CompiledModel) -> None:
+    """What the hint says is enough."""
+    model = ModelVersion("base", "base", "yolov8n", None, "0" * 64, Path("/models/yolov8n.pt"))
+    detector = plan(UpSettings(max_image_pixels=2_000_000), model, yolov8n_compiled, "cpu", None).config.detector
+    large = encoded("PNG", (2001, 1000))
+    with served(yolov8n_compiled, max_image_pixels=detector.max_image_pixels) as port:
+        url = f"http://127.0.0.1:{port}"
+        assert httpx.get(f"{url}/info", trust_env=False).json()["limits"]["image_pixels"] == 2_000_000
+        assert httpx.post(f"{url}/detect", content=encoded("PNG", (2000, 1000)), trust_env=False).status_code == 200
+        answer = httpx.post(f"{url}/annotate", content=large, trust_env=False)
+    assert _code(answer) == (413, "image_too_large")
+    hint = answer.json()["error"]["hint"]
+    assert hint == "send a smaller image, or raise the limit: `detectctl up --max-image-pixels 3M`"
+    assert decode(large, max_bytes=len(large), max_pixels=parse_pixels("3M")).shape == (1000, 2001, 3)
 
 
 def test_without_url_input_no_url_is_opened(yolov8n_compiled: CompiledModel) -> None:

@@ -79,8 +79,8 @@ def require_threads() -> None:
         )
 
 
-def require_memory() -> None:
-    """NotReady if there is too little."""
+def require_memory(for_images: int = 0) -> None:
+    """NotReady if there is too little; `for_images` are bytes for an image that is larger than usual."""
     import psutil  # here, because it takes time that commands without a service do not have
 
     free = psutil.virtual_memory().available + psutil.swap_memory().free
@@ -90,11 +90,15 @@ def require_memory() -> None:
     )
     allowed = [(limit, "that is the limit of its control group") for limit, _ in limits]
     least, why = min([(free, "the machine has no more available"), *allowed])
-    if least < _LEAST_MEMORY:
+    needed = _LEAST_MEMORY + for_images
+    if least < needed:
+        enough = (needed >> 30) + 1
+        smaller = "lower `--max-image-pixels`, " if for_images else ""
         raise NotReady(
-            f"{least >> 20} MiB of memory may be used here, and the service needs {_LEAST_MEMORY >> 20}",
+            f"{least >> 20} MiB of memory may be used here, and the service needs {needed >> 20}",
             why=why,
-            hint="end other programs, or raise the limit: `MemoryMax=2G` of systemd, or `--memory 2g` of Docker",
+            hint=f"{smaller}end other programs, or raise the limit: "
+            f"`MemoryMax={enough}G` of systemd, or `--memory {enough}g` of Docker",
         )
 
 

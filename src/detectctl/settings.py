@@ -17,6 +17,7 @@ from detectctl.engine import detector_settings as detection
 
 PREFIX = "DETECTCTL_"
 _BYTE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_COUNT_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 N = TypeVar("N", int, float)
 
 
@@ -87,9 +88,20 @@ def _image_size(value: object) -> int:
 
 def parse_bytes(value: object) -> int:
     """`20MiB`, `500kB` or a plain number, as bytes; ValueError otherwise."""
-    pattern = rf"(\d+(?:\.\d+)?)\s*({'|'.join(_BYTE_UNITS)})"
-    match = _match(str(value).lower(), pattern, "must be a size such as 20MiB")
-    return int(float(match[1]) * _BYTE_UNITS[match[2]])
+    return _with_unit(value, _BYTE_UNITS, "must be a size such as 20MiB")
+
+
+def parse_pixels(value: object) -> int:
+    """`64M`, `1.5G` or a plain number, as a number of pixels; ValueError otherwise."""
+    count = _with_unit(value, _COUNT_UNITS, "must be a number such as 64M")
+    if not 1 <= count <= detection.MOST_PIXELS:
+        raise ValueError(f"must be from 1 to {_millions(detection.MOST_PIXELS)}")
+    return count
+
+
+def _with_unit(value: object, units: dict[str, int], wanted: str) -> int:
+    match = _match(str(value).lower(), rf"(\d+(?:\.\d+)?)\s*({'|'.join(units)})", wanted)
+    return int(float(match[1]) * units[match[2]])
 
 
 def parse_replicas(value: object) -> Replicas:
@@ -103,6 +115,10 @@ def parse_replicas(value: object) -> Replicas:
 
 def _mebibytes(size: int) -> str:
     return str(size) if size % 2**20 else f"{size >> 20}MiB"
+
+
+def _millions(count: int) -> str:
+    return str(count) if count % 10**6 else f"{count // 10**6}M"
 
 
 def _line_width(value: object) -> int | None:
@@ -229,6 +245,14 @@ class UpSettings(InstanceSettings):
     )
     max_image_bytes: int = option(
         detection.MAX_IMAGE_BYTES, IMAGES, "Maximum size of an image", "SIZE", parse=parse_bytes, words=_mebibytes
+    )
+    max_image_pixels: int = option(
+        detection.MAX_IMAGE_PIXELS,
+        IMAGES,
+        f"Maximum number of pixels of an image, each of which may take {detection.BYTES_PER_PIXEL} bytes of memory",
+        "COUNT",
+        parse=parse_pixels,
+        words=_millions,
     )
     api_key_file: Path | None = option(None, ACCESS, "Require one of the API keys in FILE", "FILE", guards=True)
     generate_api_key: bool = option(False, ACCESS, "Make an API key, show it once, and require it")

@@ -61,7 +61,7 @@ def upright_rgb(image: Image.Image) -> Image.Image:
         raise UnsupportedImage("the image cannot be decoded", why=why, hint="convert it to 8 bits per channel")
     if image.mode.startswith("I;16"):
         upright = upright.convert("I").point(lambda value: value * (1 / 256)).convert("L")
-    return upright.convert("RGB")
+    return upright if upright.mode == "RGB" else upright.convert("RGB")
 
 
 def opened(data: bytes) -> Image.Image:

@@ -46,9 +46,12 @@ def detect(session: Session, settings: DetectSettings, sources: Sources, output:
 @command
 def annotate(session: Session, settings: AnnotateSettings, sources: Sources, output: FileOrFolder) -> int:
     """Send images and write them with their detections drawn on."""
+    from PIL import Image
+
     from detectctl.client import outputs
     from detectctl.wire import DetectOptions, DrawOptions
 
+    Image.MAX_IMAGE_PIXELS = None  # the service's own limit counts, and it has accepted what is drawn on
     images = _images(session, sources, settings)
     jobs = list(zip(images, outputs.plan_outputs(images, output), strict=True))
     options = DetectOptions(settings.conf, settings.iou, settings.class_)

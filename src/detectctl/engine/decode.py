@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 # Image.open() would else import every plugin there is to find these two.
 from PIL import TiffImagePlugin, WebPImagePlugin  # noqa: F401  isort: skip
 
+from detectctl.engine.detector_settings import MOST_PIXELS
 from detectctl.engine.image_limits import check_parts, has_all_pixels
 from detectctl.errors import ImageTooLarge, UnsupportedImage
 from detectctl.upright import opened, orientation, upright_rgb
@@ -87,11 +88,13 @@ def _check_size(image: Image.Image, max_pixels: int) -> None:
         tile = int(image.tag_v2.get(_TILE_WIDTH, 1)), int(image.tag_v2.get(_TILE_LENGTH, 1))
         sizes["image's tiles are"] = tile
     for what, (width, height) in sizes.items():
-        if width * height > max_pixels:
+        pixels = width * height
+        if pixels > max_pixels:
+            raise_it = f", or raise the limit: `detectctl up --max-image-pixels {-(-pixels // 10**6)}M`"
             raise ImageTooLarge(
                 f"the {what} {width}x{height} pixels",
                 why=f"at most {max_pixels} pixels are accepted",
-                hint="send a smaller image",
+                hint="send a smaller image" + (raise_it if pixels <= MOST_PIXELS else ""),
             )
         if width < 1 or height < 1:
             raise _damaged()

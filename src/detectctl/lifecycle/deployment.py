@@ -112,6 +112,7 @@ def plan(
         iou=settings.iou,
         trust_checkpoint=settings.trust_checkpoint,
         max_image_bytes=settings.max_image_bytes,
+        max_image_pixels=settings.max_image_pixels,
     )
     config = ServiceConfig(
         fingerprint="",

@@ -9,9 +9,11 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from detectctl import limits
 from detectctl.client.service_client import Client
 from detectctl.engine import devices
 from detectctl.engine.convert import compile_checkpoint
+from detectctl.engine.detector_settings import BYTES_PER_PIXEL, MAX_IMAGE_PIXELS
 from detectctl.engine.int8.quantise import prepare, quantise
 from detectctl.errors import DetectctlError, ModelError, NotReady, UsageError
 from detectctl.hosts.serve_rest import ServeApiError
@@ -117,6 +119,8 @@ def begin(
     begun = time.monotonic()
     exposure.check(settings)
     parse_allow(settings.allow_url)
+    if settings.max_image_pixels > MAX_IMAGE_PIXELS:
+        limits.require_memory(settings.max_image_pixels * BYTES_PER_PIXEL)
     device = devices.choose(settings.device, settings.precision, environ, report)
     folder = InstanceFolder(paths.state, settings.name)
     with locked(folder, "up", settings.timeout, report), exposure.prepared(settings, folder, report) as exposed:
