@@ -26,7 +26,7 @@ def test_what_the_system_does_not_let_it_do_is_said(tmp_path: Path, monkeypatch:
     monkeypatch.setattr("detectctl.hosts.local.haproxy.obstacle", lambda *_: "not here")
     monkeypatch.setattr(step, fail)
     with pytest.raises(NotReady, match="could not be started") as caught:
-        ray_head.spawn(record, {}, silent)
+        ray_head.spawn(record, {}, tmp_path / "alive", silent)
     assert caught.value.why == "No space left on device: /somewhere"
 
 

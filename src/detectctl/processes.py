@@ -34,13 +34,13 @@ class Process:
     @classmethod
     def of(cls, pid: int) -> Process:
         """The process that has this pid now; psutil.NoSuchProcess if none."""
-        return cls(pid, _started(psutil.Process(pid)), _boot())
+        return cls(pid, _started(psutil.Process(pid)), boot_id())
 
     def find(self) -> psutil.Process | None:
         """The living process, or None if it ended, even if its pid is in use again."""
         with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             process = psutil.Process(self.pid)
-            same = self.boot == _boot() and _started(process) == self.started
+            same = self.boot == boot_id() and _started(process) == self.started
             return process if same and process.status() != psutil.STATUS_ZOMBIE else None
         return None
 
@@ -56,7 +56,8 @@ def _started(process: psutil.Process) -> float:
     return float(stat.rpartition(")")[2].split()[19])
 
 
-def _boot() -> str:
+def boot_id() -> str:
+    """Of this run of the machine; empty where the system does not say."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -89,6 +90,17 @@ def family(mark: str, head: Process | None = None, folder: Path | None = None) -
             found[pid] = everybody[pid]
             pids += children.get(pid, ())
     return [process for process in found.values() if not ended(process)]
+
+
+def seen(mark: str) -> bool:
+    """Whether processes of the `family` have the pids here that they have themselves; a container's have others."""
+    return any(_pid_namespace(process.pid) == _pid_namespace(os.getpid()) for process in family(mark))
+
+
+def _pid_namespace(pid: int) -> str:
+    with contextlib.suppress(OSError):  # not Linux, or gone meanwhile
+        return str(Path(f"/proc/{pid}/ns/pid").readlink())
+    return ""
 
 
 def _is_of(process: psutil.Process, session: int, folder: Path | None) -> bool:

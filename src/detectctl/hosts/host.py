@@ -27,11 +27,12 @@ class Host(Protocol):
     def alive(self) -> bool:
         """Whether Ray runs there; says nothing about the service."""
 
-    def start(self, environ: Mapping[str, str], report: Report) -> HeadRecord:
+    def start(self, environ: Mapping[str, str], alive_file: Path, report: Report) -> HeadRecord:
         """Start Ray there, and return what the state file should record from now on; NotReady if it does not start.
 
         The caller has recorded what is known before, and calls `stop` if this fails. Ray's processes inherit of the
-        caller's `environ` what they need.
+        caller's `environ` what they need. While it lives, it holds `alive_file` locked and touches it, for other
+        machines to see.
         """
 
     def require_running(self, doing: str) -> None:

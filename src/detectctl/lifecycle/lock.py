@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from detectctl.errors import DeadlineExceeded
+from detectctl.lifecycle.elsewhere import require_here
 from detectctl.processes import Process
 from detectctl.progress import Progress
 
@@ -49,6 +50,7 @@ def locked(folder: InstanceFolder, command: str, timeout_s: float, report: Repor
 
     Raises:
         DeadlineExceeded: another command held it for all of `timeout_s`; says which.
+        NotReady: the instance lives on another machine; nothing of it has been touched.
     """
     import filelock
 
@@ -70,6 +72,7 @@ def locked(folder: InstanceFolder, command: str, timeout_s: float, report: Repor
             ) from error
     note = folder.path / "lock-holder"
     try:
+        require_here(folder, folder.read())
         with contextlib.suppress(OSError):  # the disk is full: others see less
             note.write_text(json.dumps({"command": command, "process": asdict(Process.of(os.getpid()))}))
         yield

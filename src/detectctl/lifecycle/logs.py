@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from detectctl.colours import without_colours
 from detectctl.errors import NotRunning
+from detectctl.lifecycle.elsewhere import require_here
 from detectctl.lifecycle.state import InstanceFolder, not_running
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def lines(name: str, paths: Paths, wanted: LogFilter, tail: int, *, follow: bool
     """The last `tail` lines of the instance, oldest first; of the last failed start if none is running.
 
     With `follow`, then lines as they are written, until the instance is gone. NotRunning if there is no such instance,
-    and none failed to start.
+    and none failed to start; NotReady if it runs on another machine.
     """
     folder = InstanceFolder(paths.state, name)
     reached: dict[int, int] = {}
@@ -122,6 +123,7 @@ def _files(folder: InstanceFolder) -> list[Path]:
         if not folder.failed_logs.is_dir():
             raise not_running(folder.name)
         return sorted(file for file in folder.failed_logs.iterdir() if file.is_file())
+    require_here(folder, state)
     with state.open_host() as host:
         return host.log_files()
 

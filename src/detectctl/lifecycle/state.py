@@ -13,6 +13,7 @@ from detectctl.errors import NotReady, NotRunning
 from detectctl.files import reason, write_atomically
 from detectctl.hosts.local import ray_head
 from detectctl.lifecycle.deployment import Deployment
+from detectctl.lifecycle.elsewhere import require_here, this_machine
 from detectctl.processes import Process
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class InstanceState:
     Attributes:
         place: what its host needs to find it again.
         created_at: seconds since the epoch.
+        machine: the name of the one that `up` was called on; empty if that was not recorded.
         deployed: what was last handed to Serve; None before the first time, or if it is unknown.
         last_good: the last deployment that answered its warm-up; restored if a newer one fails.
         last_failure: why the last update failed, if it did.
@@ -63,6 +65,7 @@ class InstanceState:
     name: str
     place: ray_head.HeadRecord
     created_at: float
+    machine: str = ""
     deployed: Deployment | None = None
     last_good: Deployment | None = None
     last_failure: Failure | None = None
@@ -71,7 +74,7 @@ class InstanceState:
     @classmethod
     def new(cls, name: str, host: str, port: int) -> InstanceState:
         """Of an instance that is to be started, to listen at this address; raises as `ray_head.plan`."""
-        return cls(name, ray_head.plan(host, port), time.time())
+        return cls(name, ray_head.plan(host, port), time.time(), this_machine())
 
     @property
     def api_key_file(self) -> Path | None:
@@ -95,6 +98,7 @@ class InstanceFolder:
         self.state_file = self.path / "instance.json"
         # Read if the other is damaged: an instance must not be lost to a slip of an editor or a bad disk.
         self.state_copy = self.path / "instance.copy.json"
+        self.alive_file = self.path / "alive"  # locked and touched by what runs; see `elsewhere`
         self.api_key_file = self.path / "api-key"  # made by `up --generate-api-key`; it stays, because its callers do
         self.failed_logs = self.path / "failed-logs"  # of the last start that failed
 
@@ -152,7 +156,7 @@ class InstanceFolder:
 
     def forget(self) -> None:
         """Remove the state; logs of a failed start stay."""
-        for file in (self.state_file, self.state_copy):
+        for file in (self.state_file, self.state_copy, self.alive_file):
             file.unlink(missing_ok=True)
 
 
@@ -161,7 +165,8 @@ def _parse(data: dict[str, Any]) -> InstanceState:
     place["head"] = None if place["head"] is None else Process(**place["head"])
     place["temp_dir"] = Path(place["temp_dir"])
     place["haproxy"] = data.get("haproxy", True)  # earlier versions had no other ingress
-    state = InstanceState(data["name"], ray_head.HeadRecord(**place), data["created_at"], unknown=True)
+    record, machine = ray_head.HeadRecord(**place), data.get("machine", "")  # earlier versions did not say where
+    state = InstanceState(data["name"], record, data["created_at"], machine, unknown=True)
     if data["schema"] != SCHEMA or data.get("unknown", False):
         return state
     with contextlib.suppress(KeyError, TypeError, AttributeError):  # another version, although it says the same
@@ -186,10 +191,13 @@ def reach(state_home: Path, name: str) -> tuple[str, Path | None]:
 
     Raises:
         NotRunning: there is none, or its head is gone: what listens on its port now must not be sent its key.
+        NotReady: it runs on another machine.
     """
-    state = InstanceFolder(state_home, name).read()
+    folder = InstanceFolder(state_home, name)
+    state = folder.read()
     if state is None:
         raise not_running(name)
+    require_here(folder, state)
     with state.open_host() as host:
         if not host.alive:
             raise not_running(name, why="its Ray head died, or never started")

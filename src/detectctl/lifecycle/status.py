@@ -12,6 +12,7 @@ from detectctl.client.service_client import Client
 from detectctl.errors import DetectctlError
 from detectctl.hosts.serve_rest import Replica, ServeApiError, ServeStatus
 from detectctl.keys import read_keys
+from detectctl.lifecycle.elsewhere import elsewhere
 from detectctl.lifecycle.lock import holder
 from detectctl.lifecycle.state import UNKNOWN, InstanceFolder, InstanceState, all_states, not_running
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 _ASK_S = 2.0
 
-State = Literal["starting", "running", "updating", "degraded", "failed update", "stopping", "dead"]
+State = Literal["starting", "running", "updating", "degraded", "failed update", "stopping", "dead", "elsewhere"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,8 @@ def all_statuses(paths: Paths) -> tuple[InstanceStatus, ...]:
 
 
 def _status_of(state: InstanceState, paths: Paths) -> InstanceStatus:
-    changed_by = holder(InstanceFolder(paths.state, state.name))
+    folder = InstanceFolder(paths.state, state.name)
+    changed_by, other_place = holder(folder), elsewhere(folder, state)
     with state.open_host() as host:
         alive, served, trouble = host.alive, ServeStatus(), ""
         if alive:
@@ -89,6 +91,8 @@ def _status_of(state: InstanceState, paths: Paths) -> InstanceStatus:
                 trouble = f"Ray does not answer: {error}"
         command = changed_by.command if changed_by else None
         word, message = _judge(state, served, command, alive=alive, trouble=trouble)
+        if other_place is not None:
+            word, message = "elsewhere", f"it runs on {other_place}: run this command there"
         stats = host.stats()
         deployment = _answering(state, served)
         return InstanceStatus(

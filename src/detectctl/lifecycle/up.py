@@ -248,7 +248,7 @@ def _start(job: UpJob, make: Callable[[], Deployment]) -> UpResult:
             # Before anything exists: whatever kills this process, the next command finds what it began.
             job.folder.write(job.state)
             shutil.rmtree(job.folder.failed_logs, ignore_errors=True)  # of an earlier start
-            state = replace(job.state, place=host.start(job.environ, job.report))
+            state = replace(job.state, place=host.start(job.environ, job.folder.alive_file, job.report))
             job.folder.write(state)
             deployment = make()
             job.report(Progress("start Ray", "waiting for the head"))

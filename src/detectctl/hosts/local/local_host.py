@@ -50,8 +50,8 @@ class LocalHost:
     def alive(self) -> bool:
         return self._record.head is not None and self._record.head.find() is not None
 
-    def start(self, environ: Mapping[str, str], report: Report) -> ray_head.HeadRecord:
-        self._record = ray_head.spawn(self._record, environ, report)
+    def start(self, environ: Mapping[str, str], alive_file: Path, report: Report) -> ray_head.HeadRecord:
+        self._record = ray_head.spawn(self._record, environ, alive_file, report)
         return self._record
 
     def require_running(self, doing: str) -> None:

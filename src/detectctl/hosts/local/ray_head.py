@@ -85,7 +85,7 @@ def plan(host: str, port: int) -> HeadRecord:
     return HeadRecord(secrets.token_hex(8), Path(parent) / f"dctl-{secrets.token_hex(4)}", host, port)
 
 
-def spawn(record: HeadRecord, environ: Mapping[str, str], report: Report) -> HeadRecord:
+def spawn(record: HeadRecord, environ: Mapping[str, str], alive_file: Path, report: Report) -> HeadRecord:
     """Start the head, ours alone; its process outlives this one and its terminal. See `hosts.host.Host.start`.
 
     It inherits `environ` except for Ray's settings, ours, and W&B's key.
@@ -101,7 +101,7 @@ def spawn(record: HeadRecord, environ: Mapping[str, str], report: Report) -> Hea
         report(Progress("start Ray", words, warning=True))
     record = replace(record, dashboard_url=f"http://127.0.0.1:{ports.dashboard}", haproxy=obstacle is None)
     try:
-        return replace(record, head=_spawn(record, ports, environ))
+        return replace(record, head=_spawn(record, ports, environ, alive_file))
     except OSError as error:
         raise NotReady(
             "the Ray head could not be started",
@@ -110,7 +110,7 @@ def spawn(record: HeadRecord, environ: Mapping[str, str], report: Report) -> Hea
         ) from error
 
 
-def _spawn(record: HeadRecord, ports: Ports, environ: Mapping[str, str]) -> processes.Process:
+def _spawn(record: HeadRecord, ports: Ports, environ: Mapping[str, str], alive_file: Path) -> processes.Process:
     for folder in (record.temp_dir, record.requests_dir, record.temp_dir / "tmp"):
         folder.mkdir(mode=0o700)
     env = _environment(environ, record, ports)
@@ -121,7 +121,7 @@ def _spawn(record: HeadRecord, ports: Ports, environ: Mapping[str, str]) -> proc
         # away. That nobody else listens there has been checked before.
         env |= {"SERVE_SOCKET_REUSE_PORT_ENABLED": "1", "RAY_SERVE_ENABLE_HA_PROXY": "0"}
     command = [
-        *(sys.executable, "-m", "detectctl.hosts.local.ray_head_child", "start", "--head", "--block"),
+        *(sys.executable, "-m", "detectctl.hosts.local.ray_head_child", str(alive_file), "start", "--head", "--block"),
         "--node-ip-address=127.0.0.1",
         f"--port={ports.gcs}",
         "--dashboard-host=127.0.0.1",

@@ -1,19 +1,24 @@
 """`ray start`, without the parts that a detection service does not need.
 
-Run as `python -m detectctl.hosts.local.ray_head_child start --head --block …`. Ray's command line has no option for two
-things that cost a third of the start-up time and 200 MB: the dashboard's modules beside Serve's REST interface, and the
-Ray Client server, which would also be one more listener. Both replacements go by Ray 2.60's source; a Ray that no
-longer uses these names starts as usual, just with a larger footprint. docs/adr/lean-head.md has the reasons.
+Run as `python -m detectctl.hosts.local.ray_head_child ALIVE_FILE start --head --block …` in the instance's folder, and
+keeps both; see `keeper`. Ray's command line has no option for two things that cost a third of the start-up time and 200
+MB: the dashboard's modules beside Serve's REST interface, and the Ray Client server, which would also be one more
+listener. Both replacements go by Ray 2.60's source; a Ray that no longer uses these names starts as usual, just with a
+larger footprint. docs/adr/lean-head.md has the reasons.
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
+
+from detectctl.hosts.local.keeper import keep
 
 
 def main() -> None:
     """Start Ray with its own command line."""
+    keep(Path.cwd(), Path(sys.argv.pop(1)))  # before what takes long
     from ray._private import services
     from ray.scripts import scripts
 
