@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 import urllib.request
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import httpx
 import psutil
@@ -17,9 +19,6 @@ import pytest
 from PIL import Image
 
 from installed import DETECTCTL, Home, Service, free_port, marked, wait_until
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 pytestmark = pytest.mark.cluster
 
@@ -197,6 +196,19 @@ def test_status_tells_what_runs(service: Service) -> None:
     plain = service.home.run("status").stdout
     assert "\x1b" not in plain
     assert max(len(line) for line in plain.splitlines()) <= 80
+
+
+def test_its_head_keeps_its_files(service: Service) -> None:
+    """Locked, for systemd-tmpfiles and for other machines with the same home."""
+    state = service.home.instance()
+    assert state is not None
+    for path in (service.home.state / "default" / "alive", Path(state["temp_dir"])):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(descriptor)
 
 
 def test_a_second_up_changes_nothing(service: Service) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import shutil
 import socket
@@ -30,8 +32,8 @@ time.sleep(600)
 
 @pytest.fixture
 def files(tmp_path: Path) -> list[Path]:
-    """Of an instance: a folder, a file, an open socket, a link to nowhere, a log."""
-    folder = tmp_path / "dctl"
+    """Of an instance: a folder, a file, a socket, a link to nowhere, a log."""
+    folder = tmp_path / "temporary" / "dctl"
     made = [
         folder,
         folder / "ray",
@@ -43,7 +45,8 @@ def files(tmp_path: Path) -> list[Path]:
     made[1].mkdir(parents=True)
     for file in (made[2], made[5]):
         file.write_text("")
-    socket.socket(socket.AF_UNIX).bind(str(made[3]))
+    with contextlib.chdir(made[1]), socket.socket(socket.AF_UNIX) as opened:  # its path would be too long
+        opened.bind("s")
     made[4].symlink_to("/nowhere")
     return made
 
@@ -55,6 +58,17 @@ def keeper(tmp_path: Path, files: list[Path]) -> Iterator[subprocess.Popen[bytes
             yield process
         finally:
             process.kill()
+
+
+def _is_locked(folder: Path) -> bool:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def _make_old(file: Path) -> None:
@@ -84,9 +98,8 @@ def test_systemd_leaves_it_alone_while_it_lives(
 ) -> None:
     """Whatever its age: here everything is too old at once."""
     (tmp_path / "rule").write_text(f"d {tmp_path}/temporary - - - 0\n")
-    (tmp_path / "temporary").mkdir()
-    folder = files[0].rename(tmp_path / "temporary" / "dctl")
-    wait_until((tmp_path / "alive").exists)
+    folder = files[0]
+    wait_until(lambda: _is_locked(folder))
 
     def clean() -> bool:
         subprocess.run([str(_TMPFILES), "--clean", tmp_path / "rule"], check=True)
