@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import re
 from dataclasses import asdict
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from broken_images import encoded
 from detectctl.engine.decode import decode
@@ -17,6 +19,7 @@ from detectctl.errors import REQUEST_ERRORS
 from detectctl.lifecycle.deployment import plan
 from detectctl.registry.model_version import ModelVersion
 from detectctl.serving import page_files
+from detectctl.serving.accept import choices
 from detectctl.serving.request_stats import read_all
 from detectctl.settings import UpSettings, parse_pixels
 from served import served
@@ -174,9 +177,7 @@ def test_parameters_that_health_checkers_add_are_ignored(client: httpx.Client, p
     assert client.get(f"{path}?t=1&t=2").status_code == 200
 
 
-@pytest.mark.parametrize(
-    ("size", "media"), [((20_000, 10), "image/webp"), ((70_000, 10), "image/jpeg"), ((70_000, 10), "*/*")]
-)
+@pytest.mark.parametrize(("size", "media"), [((20_000, 10), "image/webp"), ((70_000, 10), "image/jpeg, image/webp")])
 def test_a_picture_too_long_for_its_format_is_a_bad_parameter(
     client: httpx.Client, size: tuple[int, int], media: str
 ) -> None:
@@ -185,6 +186,67 @@ def test_a_picture_too_long_for_its_format_is_a_bad_parameter(
     assert _code(answer) == (422, "bad_parameter")
     assert "image/png" in answer.json()["error"]["hint"]
     assert client.post("/annotate", content=encoded("PNG", size), headers={"Accept": "image/png"}).status_code == 200
+
+
+CHROME = "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8"
+FIREFOX = "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/png,*/*;q=0.8"
+
+
+@pytest.mark.parametrize(
+    ("accept", "width", "media"),
+    [
+        (CHROME, 320, "image/webp"),
+        (CHROME, 17_000, "image/jpeg"),
+        (CHROME, 70_000, "image/png"),
+        (FIREFOX, 17_000, "image/png"),
+        ("*/*", 70_000, "image/png"),
+        ("image/webp, image/jpeg;q=0.1, image/png;q=0", 17_000, "image/jpeg"),
+    ],
+)
+def test_what_a_picture_is_too_long_for_is_left_for_another_type_that_is_accepted(
+    client: httpx.Client, accept: str, width: int, media: str
+) -> None:
+    answer = client.post("/annotate", content=encoded("PNG", (width, 10)), headers={"Accept": accept})
+    assert (answer.status_code, answer.headers["content-type"]) == (200, media)
+    with Image.open(io.BytesIO(answer.content)) as picture:
+        assert (picture.size, picture.get_format_mimetype()) == ((width, 10), media)
+
+
+WRITTEN = ["image/jpeg", "image/png", "image/webp"]
+
+
+@pytest.mark.parametrize(
+    ("accept", "wanted"),
+    [
+        ("", "jpeg png webp"),
+        ("*/*", "jpeg png webp"),
+        ("image/*;q=0.1", "jpeg png webp"),
+        ("image/png, image/jpeg", "png jpeg"),
+        ("image/webp;q=0.2, image/png;q=0.9, image/jpeg;q=0.5", "png jpeg webp"),
+        ("image/jpeg;q=0, */*", "png webp"),
+        ("*/*, image/*;q=0.5, image/png;q=0.1", "jpeg webp png"),
+        ("image/*;q=0, */*", ""),
+        ("text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2", "jpeg png webp"),
+        ("IMAGE/PNG ; Q=1.0 , image/webp;level=1;q=0.3", "png webp"),
+        ("image/webp;q=high", "webp"),
+        ("image/avif", ""),
+        ("*/*;q=0", ""),
+        (",,;q=1,", "jpeg png webp"),
+        ("image/png;q=0.000", ""),
+    ],
+)
+def test_types_are_accepted_by_the_nearest_range_and_its_quality(accept: str, wanted: str) -> None:
+    assert choices(accept, WRITTEN) == [f"image/{name}" for name in wanted.split()]
+
+
+def test_nothing_acceptable_is_refused_and_headers_on_several_lines_are_one(client: httpx.Client) -> None:
+    for accept in ("image/avif", "image/*;q=0", "text/html"):
+        assert _code(client.post("/annotate", content=GOOD, headers={"Accept": accept})) == (406, "not_acceptable")
+    lines = [("Accept", "image/avif"), ("Accept", "image/png")]
+    assert client.post("/annotate", content=GOOD, headers=lines).headers["content-type"] == "image/png"
+    request = client.build_request("POST", "/annotate", content=GOOD)
+    del request.headers["accept"]
+    assert client.send(request).headers["content-type"] == "image/jpeg"
 
 
 @pytest.mark.parametrize("origin", [ORIGIN, "https://evil.example"])

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from detectctl.serving.fetch import Fetcher
     from detectctl.serving.service_config import ServiceConfig
 
-    Render = Callable[[bytes, NDArray[np.uint8], DetectionResult], bytes]
+    Render = Callable[[bytes, NDArray[np.uint8], DetectionResult], tuple[str, bytes]]
 
 _STAGES = ("fetch", "decode", "infer", "render")
 _STUCK_S = 120
@@ -61,8 +61,8 @@ class Turn:
 
     async def detect(
         self, data: bytes, options: DetectOptions, render: Render | None = None
-    ) -> tuple[DetectionResult, bytes]:
-        """The detections in an encoded image, and what `render` makes of them; raises what `Detector` raises.
+    ) -> tuple[DetectionResult, tuple[str, bytes]]:
+        """The detections in an encoded image, and the type and file that `render` makes; raises what `Detector` raises.
 
         `render` is called in a thread, with the encoded image, its upright pixels (RGB uint8 `(H, W, 3)`) and the
         result.
@@ -71,7 +71,9 @@ class Turn:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.service.threads, self._work, data, options, render)
 
-    def _work(self, data: bytes, options: DetectOptions, render: Render | None) -> tuple[DetectionResult, bytes]:
+    def _work(
+        self, data: bytes, options: DetectOptions, render: Render | None
+    ) -> tuple[DetectionResult, tuple[str, bytes]]:
         """In a thread: neither decoding nor inference nor drawing blocks the event loop."""
         service = self.service
         service.working_since[self] = since = time.perf_counter()
@@ -89,7 +91,7 @@ class Turn:
             self.objects = len(found)
             height, width = image.shape[:2]
             result = DetectionResult(found, width, height, service.config.model)
-            rendered = b"" if render is None else render(data, image, result)
+            rendered = ("", b"") if render is None else render(data, image, result)
             self._passed("render", since)
             return result, rendered
         finally:

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from detectctl import errors
-from detectctl.serving import body, docs_page, openapi, page_files, query
+from detectctl.serving import accept, body, docs_page, openapi, page_files, query
 from detectctl.serving.guard import Guard, with_security_headers
 from detectctl.wire import error_body
 
@@ -93,17 +93,19 @@ def _add_images(api: FastAPI, service: Service) -> None:
     @api.get("/annotate", summary="Draw the detections on the image at a URL", **openapi.ANNOTATE_URL)
     async def annotate_url(request: Request) -> Response:
         async with service.turn(request.scope["path"], "url") as turn:
-            asked, media = query.read(request, query.AnnotateUrlQuery), _media_type(request)
-            render = partial(_render, media, asked.drawing())
-            _, picture = await turn.detect(await service.fetcher.fetch(asked.image_url), asked.options(), render)
+            asked, accepted = query.read(request, query.AnnotateUrlQuery), _media_types(request)
+            render = partial(_render, accepted, asked.drawing())
+            _, (media, picture) = await turn.detect(
+                await service.fetcher.fetch(asked.image_url), asked.options(), render
+            )
         return Response(picture, media_type=media, headers=turn.server_timing())
 
     @api.post("/annotate", summary="Draw the detections on the image in the body", **openapi.ANNOTATE_BODY)
     async def annotate_body(request: Request) -> Response:
         async with service.turn(request.scope["path"], body.source(request)) as turn:
-            asked, media = query.read(request, query.AnnotateQuery), _media_type(request)
-            render = partial(_render, media, asked.drawing())
-            _, picture = await turn.detect(await _read_image(request, service), asked.options(), render)
+            asked, accepted = query.read(request, query.AnnotateQuery), _media_types(request)
+            render = partial(_render, accepted, asked.drawing())
+            _, (media, picture) = await turn.detect(await _read_image(request, service), asked.options(), render)
         return Response(picture, media_type=media, headers=turn.server_timing())
 
 
@@ -161,14 +163,10 @@ async def _read_image(request: Request, service: Service) -> bytes:
     return await body.read_image(request, service.config.detector.max_image_bytes)
 
 
-def _media_type(request: Request) -> str:
-    """The first type in `Accept` that `/annotate` writes; JPEG if it leaves the choice to us."""
-    accepted = [item.partition(";")[0].strip().lower() for item in request.headers.get("accept", "*/*").split(",")]
-    for media in accepted:
-        if media in openapi.PICTURES:
-            return media
-        if media in {"*/*", "image/*", ""}:
-            return "image/jpeg"
+def _media_types(request: Request) -> list[str]:
+    """What `/annotate` may write, the most wanted first; JPEG if the choice is left to us."""
+    if accepted := accept.choices(",".join(request.headers.getlist("accept")), list(openapi.PICTURES)):
+        return accepted
     raise errors.NotAcceptable(
         "none of the types in Accept can be written",
         why=f"this route writes {', '.join(openapi.PICTURES)}",
@@ -176,18 +174,23 @@ def _media_type(request: Request) -> str:
     )
 
 
-def _render(media: str, drawing: DrawOptions, data: bytes, image: NDArray[np.uint8], result: DetectionResult) -> bytes:
+def _render(
+    accepted: list[str], drawing: DrawOptions, data: bytes, image: NDArray[np.uint8], result: DetectionResult
+) -> tuple[str, bytes]:
+    """The annotated image, and its type: the first that can hold an image of this size."""
     from PIL import Image
 
     from detectctl import annotate, upright
 
     picture = Image.fromarray(image)
     picture.info["icc_profile"] = upright.colour_profile(data)
-    try:
-        return annotate.annotated(picture, result, openapi.PICTURES[media], drawing)
-    except errors.UsageError as error:
-        hint = "ask for another format: `Accept: image/png`"
-        raise errors.BadParameter(error.what, why=error.why, hint=hint) from error
+    for media in accepted:
+        try:
+            return media, annotate.annotated(picture, result, openapi.PICTURES[media], drawing)
+        except errors.UsageError as error:
+            too_large = error
+    hint = "ask for another format: `Accept: image/png`"
+    raise errors.BadParameter(too_large.what, why=too_large.why, hint=hint) from too_large
 
 
 def _answer(error: errors.RequestError, headers: dict[str, str] | None = None) -> Response:
