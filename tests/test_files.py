@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -41,3 +44,35 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(
     assert files.reason(caught.value) == "No space left on device"
     assert file.read_text() == "old"
     assert [each.name for each in tmp_path.iterdir()] == ["state"]
+
+
+def test_a_temporary_folder_is_gone_although_somebody_still_writes(tmp_path: Path) -> None:
+    """As a process does that was killed in the middle of a system call."""
+    stop = threading.Event()
+
+    def write(folder: Path) -> None:
+        for number in range(2000):
+            try:
+                (folder / f"below {number}").mkdir()
+            except FileNotFoundError:
+                break
+        stop.set()
+
+    with files.temporary_folder(tmp_path) as folder:
+        writer = threading.Thread(target=write, args=(folder,))
+        writer.start()
+    writer.join()
+    assert stop.is_set()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["x" * 200, "a b#c"])
+def test_a_plain_path_has_room_for_a_socket(tmp_path: Path, name: str) -> None:
+    """The folder is the same; a path that is plain already stays as it is."""
+    (tmp_path / name).mkdir()
+    plain = files.plain_path(tmp_path / name)
+    assert len(str(plain)) <= 24
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind(str(plain / ("s" * 73)))
+    assert os.listdir(tmp_path / name) == ["s" * 73]  # noqa: PTH208 - names
+    assert files.plain_path(Path("/usr")) == Path("/usr")

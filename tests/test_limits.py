@@ -55,6 +55,16 @@ def _may_mount() -> None:
         pytest.skip("this system lets nobody but root mount anything")
 
 
+# But for the home, which may lie there.
+_READ_ONLY_TMP = """
+for folder in /tmp /var/tmp; do
+  mount --bind $folder $folder
+  mount -o remount,bind,ro $folder
+done
+mount --bind "$HOME" "$HOME"
+mount -o remount,bind,rw "$HOME"
+unset TMPDIR
+"""
 _GROUP = "mount -t tmpfs none /sys/fs/cgroup; cd /sys/fs/cgroup; "
 TOO_LITTLE = {
     "ulimit -n 256": ("a process may have 256 files open", "`ulimit -n`"),
@@ -62,6 +72,13 @@ TOO_LITTLE = {
     _GROUP + "echo 805306368 > memory.max; echo 9 > memory.current": (
         "768 MiB of memory",
         "limit of its control group",
+    ),
+    _READ_ONLY_TMP: ("the temporary folder /tmp cannot be used", "Read-only", "set TMPDIR to a folder that is not"),
+    _READ_ONLY_TMP + "export TMPDIR=/proc/self/fdinfo": ("folder /proc/self/fdinfo cannot be used", "set TMPDIR"),
+    _READ_ONLY_TMP
+    + 'export TMPDIR="$HOME/full"; mkdir "$TMPDIR"; mount -t tmpfs -o size=4k none "$TMPDIR"; echo > "$TMPDIR/x"': (
+        "No space left on device",
+        "free some space in /",
     ),
 }
 """What is done to the system, and which words tell of it."""
@@ -142,8 +159,10 @@ stop.set()
 
 
 # As of a container with `cpu: 500m`, 4096 open files as on Fargate, of which old programs see 256, no shared memory,
-# and the device file of a GPU that is not to be used.
-_SMALL_CONTAINER = """
+# the device file of a GPU that is not to be used, and nothing that can be written but a folder with a long name, where
+# nothing can be executed.
+_SMALL_CONTAINER = (
+    """
 export CUDA_VISIBLE_DEVICES=
 mkdir dev
 mount -t tmpfs none dev
@@ -160,6 +179,13 @@ echo 50000 100000 > /sys/fs/cgroup/cpu.max
 ulimit -Sn 256
 ulimit -Hn 4096
 """
+    + _READ_ONLY_TMP
+    + """
+export TMPDIR="$HOME/temporary files of a program, whatever their number and size may be"
+mkdir "$TMPDIR"
+mount -t tmpfs -o noexec none "$TMPDIR"
+"""
+)
 
 
 @pytest.mark.cluster

@@ -52,6 +52,8 @@ def test_the_wheel_has_every_module_and_the_command(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("detectctl-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         packed = set(archive.namelist())
+        launcher = archive.getinfo("detectctl/hosts/local/haproxy_launcher.sh")
+        assert launcher.external_attr >> 16 & 0o111 == 0o111
         (entry_points,) = (name for name in packed if name.endswith("entry_points.txt"))
         assert "detectctl = detectctl.cli:main" in archive.read(entry_points).decode()
     modules = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src").rglob("*.py")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import secrets
 import subprocess
 import sys
@@ -103,6 +104,25 @@ def test_a_killed_family_leaves_nobody(family: Family) -> None:
     assert _gone(orphan)
     processes.kill_family(mark)  # a second time is not an error
     assert not _gone(family.child)
+
+
+_EXIT_OF_A_THREAD = {"x86_64": 60, "aarch64": 93}
+
+
+@pytest.mark.skipif(platform.machine() not in _EXIT_OF_A_THREAD, reason="another number of the system call")
+def test_a_process_has_not_ended_while_one_of_its_threads_lives() -> None:
+    """Its first thread is a zombie before the others let go of their files."""
+    code = "import ctypes, sys, threading, time\nthreading.Thread(target=time.sleep, args=(60,)).start()\n"
+    code += "ctypes.CDLL(None).syscall(int(sys.argv[1]), 0)"
+    command = [sys.executable, "-c", code, str(_EXIT_OF_A_THREAD[platform.machine()])]
+    with subprocess.Popen(command) as started:
+        process = psutil.Process(started.pid)
+        try:
+            wait_until(lambda: process.status() == psutil.STATUS_ZOMBIE)
+            assert not processes.ended(process)
+        finally:
+            started.kill()
+        wait_until(lambda: processes.ended(process))
 
 
 def test_a_pid_is_only_ours_together_with_its_start_and_boot() -> None:

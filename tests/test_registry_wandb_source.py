@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import uuid
@@ -557,14 +556,19 @@ def test_a_file_host_that_refuses_while_the_api_lives_ends_at_the_deadline(quick
 
 
 @pytest.mark.parametrize("timeout_s", [0.3, 1.0, ALONE_S])
-def test_a_deadline_leaves_no_folder(site: Site, timeout_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_deadline_leaves_no_folder(
+    site: Site, timeout_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whether the child is still importing the SDK, or its helper is downloading: nobody writes there afterwards."""
     site.server.fail("file", "hang")
-    with tempfile.TemporaryDirectory(prefix="w-") as folder:  # not `tmp_path`: the path of a socket must be short
-        monkeypatch.setattr("tempfile.tempdir", folder)
-        with pytest.raises(RegistryUnreachable):
-            site.fetch(timeout_s=timeout_s)
-        assert os.listdir(folder) == []  # noqa: PTH208 - nothing is done with the names
+    folder = tmp_path / ("a name that leaves no room for that of a socket" * 3)
+    folder.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    made = folder.stat().st_mtime_ns
+    with pytest.raises(RegistryUnreachable):
+        site.fetch(timeout_s=timeout_s)
+    assert list((site.store.cache / "tmp").iterdir()) == []
+    assert folder.stat().st_mtime_ns == made  # where nobody clears away what a killed process has left
 
 
 def test_the_key_shows_nowhere(site: Site) -> None:

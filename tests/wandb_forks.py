@@ -15,6 +15,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -130,6 +131,7 @@ def _become(control: socket.socket, env: dict[str, str], files: list[int]) -> No
         os.close(file)
     os.environ.clear()
     os.environ.update(env)
+    tempfile.tempdir = None  # found for another environment
 
 
 if __name__ == "__main__":

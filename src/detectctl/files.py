@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import re
 import secrets
+import shutil
+import tempfile
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+
+
+_REMOVAL_S = 2.0
 
 
 def sha256_of(path: Path) -> str:
@@ -51,6 +59,59 @@ def replacing(path: Path, *, mode: int = 0o644, durable: bool = False) -> Iterat
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: Path, prefix: str = "tmp") -> Iterator[Path]:
+    """A new folder, 0700, which is gone after the block, also if a process that was killed there still lets go of it.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+    try:
+        yield folder
+    finally:
+        remove(folder)
+
+
+def remove(folder: Path) -> None:
+    """With all that is in it; again for what is written meanwhile, and without a word about what cannot be removed."""
+    until = time.monotonic() + _REMOVAL_S
+    while True:
+        shutil.rmtree(folder, ignore_errors=True)
+        if not os.path.lexists(folder) or time.monotonic() > until:
+            return
+        time.sleep(0.02)
+
+
+def plain_path(folder: Path) -> Path:
+    """A path of the folder of at most 24 bytes, and without spaces and the like, which not every program can quote.
+
+    So short, paths of sockets below it have no more bytes than they may. Where the folder's own path is not like that,
+    this is a link that is good for all processes of this user, and only while this process lives.
+
+    Raises:
+        OSError: there is no such folder.
+    """
+    if re.fullmatch(r"[\w./-]{1,24}", str(folder), re.ASCII):
+        return folder
+    return Path(f"/proc/{os.getpid()}/fd/{os.open(folder, os.O_DIRECTORY)}")
+
+
+def remedy(error: OSError, folder: Path | str, variable: str) -> str:
+    """A hint for a folder that cannot be used, and that the environment variable could name another for."""
+    match error.errno:
+        case errno.ENOSPC | errno.EDQUOT:
+            return f"free some space in {folder}, or set {variable} to a folder that has some"
+        case errno.EROFS:
+            return f"set {variable} to a folder that is not mounted read-only"
+        case errno.EACCES | errno.EPERM:
+            return f"set {variable} to a folder that you can write to"
+        case errno.ENOLCK | errno.ENOSYS | errno.EOPNOTSUPP:
+            return f"set {variable} to a folder on a local disk, or have {folder} mounted with locks"
+        case _:
+            return f"check {folder}, or set {variable} to another folder"
 
 
 def reason(error: OSError) -> str:

@@ -149,7 +149,8 @@ def _signalled(found: list[psutil.Process], signum: int, timeout_s: float) -> li
 def ended(process: psutil.Process) -> bool:
     """Whether it is gone, or a zombie: its pid stays until its parent, or init, looks."""
     try:
-        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+        # A zombie may have threads that are still in the kernel, and write a last file.
+        return not process.is_running() or (process.status() == psutil.STATUS_ZOMBIE and process.num_threads() <= 1)
     except psutil.NoSuchProcess:
         return True
 

@@ -9,20 +9,19 @@ import contextlib
 import hashlib
 import json
 import shutil
-import tempfile
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detectctl import child
 from detectctl.engine.checkpoint import ULTRALYTICS
 from detectctl.errors import ConversionFailed, ModelCorrupt, ModelError
-from detectctl.files import describe, sha256_of
+from detectctl.files import describe, sha256_of, temporary_folder
 from detectctl.waiting import Deadline
 from detectctl.wire import Agreement
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from detectctl.progress import Report
 
@@ -180,8 +179,8 @@ def make_once(
             except ModelCorrupt:  # or not there yet
                 shutil.rmtree(directory, ignore_errors=True)
             # In the same folder, so that the last step is one rename, and a failure before it leaves nothing.
-            with tempfile.TemporaryDirectory(prefix=".converting-", dir=directory.parent) as folder:
-                scratch, output = Path(folder), Path(folder) / "output"
+            with temporary_folder(directory.parent, ".converting-") as scratch:
+                output = scratch / "output"
                 output.mkdir(mode=0o700)
                 request = {"output": str(output), "name": name, "checkpoint_sha256": checkpoint_sha256}
                 request |= prepare(scratch)

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detectctl.errors import NotReady, NotRunning
-from detectctl.files import reason, write_atomically
+from detectctl.files import reason, remedy, write_atomically
 from detectctl.hosts.local import ray_head
 from detectctl.lifecycle.deployment import Deployment
 from detectctl.lifecycle.elsewhere import require_here, this_machine
 from detectctl.processes import Process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from detectctl.hosts.host import Host
 
@@ -72,9 +72,9 @@ class InstanceState:
     unknown: bool = False
 
     @classmethod
-    def new(cls, name: str, host: str, port: int) -> InstanceState:
+    def new(cls, name: str, host: str, port: int, environ: Mapping[str, str]) -> InstanceState:
         """Of an instance that is to be started, to listen at this address; raises as `ray_head.plan`."""
-        return cls(name, ray_head.plan(host, port), time.time(), this_machine())
+        return cls(name, ray_head.plan(host, port, environ), time.time(), this_machine())
 
     @property
     def api_key_file(self) -> Path | None:
@@ -110,7 +110,7 @@ class InstanceFolder:
             raise NotReady(
                 f"the folder {self.path} cannot be created",
                 why=reason(error),
-                hint="set XDG_STATE_HOME to a folder that you can write to",
+                hint=remedy(error, self.path.parent, "XDG_STATE_HOME"),
             ) from error
 
     def read(self) -> InstanceState | None:
@@ -151,7 +151,7 @@ class InstanceFolder:
             raise NotReady(
                 f"the state of instance {self.name} cannot be written",
                 why=f"{reason(error)}: {self.path}",
-                hint="free some space there, then run this command again",
+                hint=remedy(error, self.path, "XDG_STATE_HOME"),
             ) from error
 
     def forget(self) -> None:

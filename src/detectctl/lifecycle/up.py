@@ -130,7 +130,7 @@ def begin(
             raise not_running(settings.name)
         running = state is not None and _can_change(state, folder, report)
         if state is None or not running:
-            state = InstanceState.new(settings.name, settings.host, settings.port)
+            state = InstanceState.new(settings.name, settings.host, settings.port, environ)
         place = state.place
         if (settings.host, settings.port) != (place.host, place.port):
             raise UsageError(

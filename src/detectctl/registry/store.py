@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from detectctl.errors import ModelCorrupt, ModelError
-from detectctl.files import describe, sha256_of, write_atomically
+from detectctl.files import describe, sha256_of, temporary_folder, write_atomically
 from detectctl.registry.model_version import ModelVersion
 
 if TYPE_CHECKING:
@@ -98,14 +98,14 @@ class Store:
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
         """A private folder on the store's file system, removed at the end, as are those that dead processes left."""
-        with self._usable():
-            for old in self._tmp.iterdir():
-                with contextlib.suppress(FileNotFoundError):
-                    if time.time() - old.stat().st_mtime > _FORGOTTEN_AFTER_S:
-                        shutil.rmtree(old, ignore_errors=True)
-            folder = tempfile.TemporaryDirectory(dir=self._tmp, ignore_cleanup_errors=True)
-        with folder as path:
-            yield Path(path)
+        with contextlib.ExitStack() as kept:
+            with self._usable():
+                for old in self._tmp.iterdir():
+                    with contextlib.suppress(FileNotFoundError):
+                        if time.time() - old.stat().st_mtime > _FORGOTTEN_AFTER_S:
+                            shutil.rmtree(old, ignore_errors=True)
+                folder = kept.enter_context(temporary_folder(self._tmp))
+            yield folder
 
     def add(self, file: Path, origin: Origin, *, expected: str | None = None) -> StoredCheckpoint:
         """Move `file`, which is in a `scratch` folder, into the store; ModelCorrupt if its sha256 is not `expected`."""

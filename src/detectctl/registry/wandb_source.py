@@ -6,7 +6,6 @@ The SDK never runs in this process: its transfers have no deadline and ignore Ct
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -97,11 +96,8 @@ def _ask(
 ) -> child.Message:
     until = time.monotonic() + timeout_s  # a clock that all processes share
     try:
-        # The SDK's own temporary files outlive a killed process; the path of its socket must be short.
-        with (
-            store.scratch() as scratch,
-            tempfile.TemporaryDirectory(prefix="detectctl-", ignore_cleanup_errors=True) as temporary,
-        ):
+        # The SDK's own temporary files outlive a killed process, but not this folder.
+        with store.scratch() as scratch:
             return child.run(
                 "detectctl.registry.wandb_source_child",
                 {
@@ -113,7 +109,7 @@ def _ask(
                     "patience_s": patience_s,
                 },
                 timeout_s=timeout_s + _GRACE_S,
-                env={**_environment(environ, scratch), "TMPDIR": temporary},
+                env=_environment(environ, scratch),
                 report=report,
             )
     except child.ChildTimeout as error:

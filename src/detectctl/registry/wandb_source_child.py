@@ -14,6 +14,7 @@ become ours here, where their types are known.
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 import urllib.parse
@@ -29,7 +30,7 @@ from detectctl.errors import (
     ModelNotFound,
     UsageError,
 )
-from detectctl.files import reason
+from detectctl.files import plain_path, reason
 from detectctl.registry.artifact_content import served_file
 from detectctl.registry.reference import REGISTRY_PREFIX, Artifact
 from detectctl.registry.store import Origin, Store
@@ -42,6 +43,10 @@ if TYPE_CHECKING:
 
 def work(request: child.Message, report: Report) -> child.Message:
     """Do what the request asks, see the module; raises as `wandb_source.fetch`."""
+    temporary = Path(request["scratch"]) / "tmp"
+    temporary.mkdir(mode=0o700)
+    # Its helper process has a socket there. If the path is too long for one, it makes a folder in /tmp.
+    os.environ["TMPDIR"] = str(plain_path(temporary))
     import wandb  # noqa: F401 - here rather than below, where its half a second would look like W&B's
 
     reference = Artifact(**request["reference"])

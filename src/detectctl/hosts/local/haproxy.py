@@ -14,9 +14,11 @@ behind Serve's own proxy, which is slower. docs/adr/haproxy.md has the reasons.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import importlib.util
 import json
+import os
 import runpy
 import shlex
 import subprocess
@@ -27,7 +29,7 @@ from typing import TYPE_CHECKING
 import psutil
 
 from detectctl import limits
-from detectctl.files import reason
+from detectctl.files import describe, plain_path
 from detectctl.serving import ingress
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 """Where Serve listens behind HAProxy; the wrapper gives HAProxy the service's own address."""
+_LAUNCHER = Path(__file__).with_name("haproxy_launcher.sh")
 _RULES = (
     # One id for the replica, its log line and the answer, even if HAProxy itself answers because the replica is gone.
     "http-request set-var(txn.request_id) uuid()",
@@ -56,16 +59,18 @@ def obstacle(folder: Path, cache: Path, ports: Ports, host: str, port: int) -> s
     try:
         template = _template()
         known = cache / "haproxy" / hashlib.sha256(json.dumps([template, _EDIT, _RULES, host]).encode()).hexdigest()
-        if known.exists():
+        if known.exists() and os.access(_LAUNCHER, os.X_OK):
             return None
         with tempfile.TemporaryDirectory(prefix="dctl-", dir=folder) as scratch:
-            prepared = Path(scratch) / "in"
+            prepared = plain_path(Path(scratch)) / "in"
             prepare(prepared, ports, host, port)
             config = prepared / "haproxy.cfg"
             config.write_text(_render(template, prepared, ports, port))
-            edited = subprocess.run([prepared / "edit", config], capture_output=True, text=True, check=False)
+            edited = subprocess.run(
+                ["/bin/sh", prepared / "haproxy.edit", config], capture_output=True, text=True, check=False
+            )
     except OSError as error:
-        return f"its configuration cannot be written: {reason(error)}"
+        return f"it cannot be prepared: {describe(error)}"
     except Exception as error:  # noqa: BLE001 - whatever a template that we do not know leads to
         return f"its template cannot be filled in: {type(error).__name__}: {error}"
     if edited.returncode:
@@ -131,15 +136,16 @@ def prepare(folder: Path, ports: Ports, host: str, port: int) -> dict[str, str]:
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         (folder / f"{status}.http").write_bytes(f"HTTP/1.1 {status} {phrase}\r\n{head}\r\n".encode() + body)
     words = {
-        "folder": shlex.quote(str(folder)),
         "binary": shlex.quote(get_haproxy_binary()),
         "port": port,
         "rules": shlex.quote("\\n    ".join(_RULES)),
         "address": shlex.quote(f"ipv6@{host}" if ":" in host else host),
     }
-    for name, script in (("edit", _EDIT), ("haproxy", _WRAPPER)):
+    for name, script in (("haproxy.edit", _EDIT), ("haproxy.sh", _WRAPPER)):
         (folder / name).write_text(script.format_map(words))
-        (folder / name).chmod(0o700)
+    if not os.access(_LAUNCHER, os.X_OK):
+        raise PermissionError(errno.EACCES, "it cannot be executed", str(_LAUNCHER))
+    (folder / "haproxy").symlink_to(_LAUNCHER)
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "SERVE_SOCKET_REUSE_PORT_ENABLED": "0",
@@ -164,10 +170,9 @@ def prepare(folder: Path, ports: Ports, host: str, port: int) -> dict[str, str]:
 
 
 _WRAPPER = """\
-#!/bin/sh
 previous=
 for argument in "$@"; do
-  [ "$previous" != -f ] || {folder}/edit "$argument" || exit 1
+  [ "$previous" != -f ] || /bin/sh "$0.edit" "$argument" || exit 1
   previous=$argument
 done
 # \\`exec\\` keeps the pid, which Serve compares with the one that HAProxy reports.
@@ -175,7 +180,6 @@ exec {binary} "$@"
 """
 
 _EDIT = """\
-#!/bin/sh
 refuse() {{
   echo "this version of Ray writes a configuration of HAProxy that detectctl does not know: $1" >&2
   exit 1
@@ -187,7 +191,7 @@ sed -i \\
   -e '/^ *log 127.0.0.1:514 /d' \\
   -e 's/^\\( *\\)timeout client .*/&\\n\\1timeout http-request 10s/' \\
   -e 's/^\\( *http-request \\)return status 404 .* lf-string "Path .*/\\1deny deny_status 503/' \\
-  -e 's#^\\( *errorfile \\)\\(50[234]\\) .*#\\1\\2 '{folder}'/\\2.http#' \\
+  -e 's#^\\( *errorfile \\)\\(50[234]\\) .*#\\1\\2 '"${{0%/*}}"'/\\2.http#' \\
   "$1" || refuse "it cannot be edited"
 open=$(grep -E '^[[:space:]]*bind[[:space:]]' "$1" | grep -vE '^ *bind 127[.]0[.]0[.]1:[0-9]+( |$)' | \\
   grep -vxF '    bind '{address}':{port}')
@@ -197,7 +201,7 @@ socket=$(grep -E '^[[:space:]]*stats[[:space:]]+socket' "$1" | grep -vE '^ *stat
 log=$(grep -E '^[[:space:]]*log[[:space:]]' "$1" | grep -vE '^ *log (global$|/)')
 [ -z "$log" ] || refuse "$log"
 for needed in 'bind '{address}':{port}' 'timeout http-request 10s' 'deny deny_status 503' \\
-  'http-after-response set-header X-Request-ID' {folder}/502.http {folder}/503.http {folder}/504.http; do
+  'http-after-response set-header X-Request-ID' "${{0%/*}}"/502.http "${{0%/*}}"/503.http "${{0%/*}}"/504.http; do
   grep -qF "$needed" "$1" || refuse "$needed is missing"
 done
 """

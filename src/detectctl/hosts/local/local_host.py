@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import shutil
 import signal
 from typing import TYPE_CHECKING, Any, Self
 
 from detectctl import processes
 from detectctl.colours import without_colours
 from detectctl.errors import DeadlineExceeded, NotReady
-from detectctl.files import reason
+from detectctl.files import reason, remove
 from detectctl.hosts.local import haproxy, ray_head
 from detectctl.hosts.serve_rest import ServeApi, ServeApiError, ServeStatus
 from detectctl.serving.request_stats import RequestStats, read_all
@@ -125,8 +124,8 @@ class LocalHost:
         return read_all(self._record.requests_dir)
 
     def log_files(self) -> list[Path]:
-        serve = self._record.temp_dir / "ray/session_latest/logs/serve"
-        return sorted([*serve.glob("*.log*"), *self._record.requests_dir.glob("*.log*"), self._record.head_log])
+        serve = self._record.temp_dir.glob("ray/session_2*/logs/serve/*.log*")  # the link to it ends with the head
+        return sorted([*serve, *self._record.requests_dir.glob("*.log*"), self._record.head_log])
 
     def stop(self) -> None:
         family = (self._record.instance_id, self._record.head, self._record.temp_dir)
@@ -140,4 +139,4 @@ class LocalHost:
         processes.kill_family(*family)  # what was just being started
         if self._record.head is not None:
             processes.reap(self._record.head.pid)
-        shutil.rmtree(self._record.temp_dir, ignore_errors=True)
+        remove(self._record.temp_dir)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from detectctl import limits, processes
 from detectctl.errors import NotReady
-from detectctl.files import describe, write_atomically
+from detectctl.files import describe, reason, remedy, write_atomically
 from detectctl.hosts.local import haproxy
 from detectctl.hosts.local.ports import Ports, choose, require_free
 from detectctl.paths import Paths
@@ -40,7 +39,7 @@ class HeadRecord:
 
     Attributes:
         instance_id: random; every process that the head causes carries it in its environment.
-        temp_dir: the token, counters and Ray's own folder; ours alone, 0700; short, see `plan`.
+        temp_dir: the token, counters and Ray's own folder; ours alone, 0700.
         host: the address at which the service listens, at `port`.
         head: the head's own process; None until it has been started.
         dashboard_url: Serve's REST interface, on loopback; empty until then.
@@ -71,18 +70,35 @@ class HeadRecord:
         return self.temp_dir / "token"
 
 
-def plan(host: str, port: int) -> HeadRecord:
+def plan(host: str, port: int, environ: Mapping[str, str]) -> HeadRecord:
     """Of a head that is to be started, for a service at this address; changes nothing.
 
-    Raises as `require_free`, and NotReady if the system's limits are too low.
+    Raises as `require_free`, and NotReady if the system's limits are too low, or no temporary folder can be written.
     """
     require_free(host, port)
     limits.require()
-    parent = "/tmp"  # noqa: S108 - an unguessable 0700 folder in it
-    with contextlib.suppress(FileNotFoundError):  # every disk is full, as the first thing to be written will say
-        # TMPDIR if socket paths fit below it: HAProxy takes 97 bytes, and Ray adds a folder of 56.
-        parent = tempfile.gettempdir() if len(tempfile.gettempdir()) <= 10 else parent
-    return HeadRecord(secrets.token_hex(8), Path(parent) / f"dctl-{secrets.token_hex(4)}", host, port)
+    return HeadRecord(secrets.token_hex(8), _parent(environ) / f"dctl-{secrets.token_hex(4)}", host, port)
+
+
+def _parent(environ: Mapping[str, str]) -> Path:
+    """The first of TMPDIR, /tmp and /var/tmp that can be written; NotReady, about the first, if none can.
+
+    Not `tempfile.gettempdir`, which comes to the working folder in the end, and to its own words about all of them.
+    """
+    failures: dict[str, OSError] = {}
+    for folder in filter(None, (environ.get("TMPDIR"), "/tmp", "/var/tmp")):  # noqa: S108 - an unguessable 0700 folder
+        try:
+            with tempfile.TemporaryFile(dir=folder) as probe:
+                probe.write(bytes(4096))
+                probe.flush()
+            # As the system calls it: processes are recognized by where they work.
+            return Path(folder).resolve()
+        except OSError as error:
+            failures[folder] = error
+    folder, failure = next(iter(failures.items()))
+    raise NotReady(
+        f"the temporary folder {folder} cannot be used", why=reason(failure), hint=remedy(failure, folder, "TMPDIR")
+    ) from failure
 
 
 def spawn(record: HeadRecord, environ: Mapping[str, str], alive_file: Path, report: Report) -> HeadRecord:
@@ -106,7 +122,7 @@ def spawn(record: HeadRecord, environ: Mapping[str, str], alive_file: Path, repo
         raise NotReady(
             "the Ray head could not be started",
             why=describe(error),
-            hint=f"free some space in {parent}, then run this command again",
+            hint=remedy(error, parent, "TMPDIR"),
         ) from error
 
 
