@@ -250,7 +250,7 @@ def test_a_store_that_cannot_be_written_is_said(folder: str, stocked: Site, fall
         stocked.resolve()
     assert type(caught.value) is ModelError
     assert caught.value.why
-    assert "free space" in str(caught.value.hint)
+    assert "XDG_CACHE_HOME" in str(caught.value.hint)
 
 
 def test_a_temporary_folder_that_cannot_be_written_is_said(stocked: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, BinaryIO
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from filelock import BaseFileLock
+
 
 _REMOVAL_S = 2.0
 
@@ -83,6 +85,21 @@ def remove(folder: Path) -> None:
         if not os.path.lexists(folder) or time.monotonic() > until:
             return
         time.sleep(0.02)
+
+
+def lock(file: Path, timeout_s: float = -1) -> BaseFileLock:
+    """A lock between processes, which the system releases when its holder ends, in whatever way.
+
+    Acquiring it raises OSError where the file system has no such locks. A file whose existence is the lock, as
+    `filelock` would make then, would outlive a holder that is killed.
+
+    Args:
+        file: created, 0600, and left there.
+        timeout_s: for how long to wait by default before `filelock.Timeout`; negative for ever.
+    """
+    from filelock import FileLock  # a replica does without
+
+    return FileLock(file, timeout=timeout_s, mode=0o600, fallback_to_soft=False)
 
 
 def plain_path(folder: Path) -> Path:

@@ -12,10 +12,10 @@ import shutil
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from detectctl import child
+from detectctl import child, files
 from detectctl.engine.checkpoint import ULTRALYTICS
 from detectctl.errors import ConversionFailed, ModelCorrupt, ModelError
-from detectctl.files import describe, sha256_of, temporary_folder
+from detectctl.files import describe, remedy, sha256_of, temporary_folder
 from detectctl.waiting import Deadline
 from detectctl.wire import Agreement
 
@@ -167,10 +167,10 @@ def make_once(
         ModelError: the folder cannot be written.
         DetectctlError: what `prepare` and the child raise.
     """
-    from filelock import FileLock, Timeout  # a replica does without
+    from filelock import Timeout  # a replica does without
 
     deadline = Deadline.after(max(0.0, timeout_s))  # a negative timeout would mean for ever
-    lock = FileLock(directory.with_name(directory.name + ".lock"), timeout=deadline.left_s, mode=0o600)
+    lock = files.lock(directory.with_name(directory.name + ".lock"), deadline.left_s)
     try:
         directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with lock:
@@ -209,7 +209,7 @@ def make_once(
         raise ModelError(
             f"{name} cannot be converted in {directory.parent}",
             why=describe(error),
-            hint="check the folder's owner and free space, or point XDG_CACHE_HOME elsewhere",
+            hint=remedy(error, directory.parent, "XDG_CACHE_HOME"),
         ) from error
 
 

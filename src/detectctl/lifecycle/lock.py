@@ -8,7 +8,9 @@ import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from detectctl.errors import DeadlineExceeded
+from detectctl import files
+from detectctl.errors import DeadlineExceeded, NotReady
+from detectctl.files import reason, remedy
 from detectctl.lifecycle.elsewhere import require_here
 from detectctl.processes import Process
 from detectctl.progress import Progress
@@ -50,12 +52,13 @@ def locked(folder: InstanceFolder, command: str, timeout_s: float, report: Repor
 
     Raises:
         DeadlineExceeded: another command held it for all of `timeout_s`; says which.
-        NotReady: the instance lives on another machine; nothing of it has been touched.
+        NotReady: the instance lives on another machine, and nothing of it has been touched; or the folder cannot be
+            locked.
     """
     import filelock
 
     folder.create()
-    lock = filelock.FileLock(folder.path / "lock", mode=0o600)
+    lock = files.lock(folder.path / "lock")
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
@@ -70,6 +73,12 @@ def locked(folder: InstanceFolder, command: str, timeout_s: float, report: Repor
                 why=f"{holder(folder) or 'another command'} has held its lock for more than {timeout_s:g} s",
                 hint="wait for it, or stop it, then run this command again",
             ) from error
+    except OSError as error:
+        raise NotReady(
+            f"instance {folder.name} cannot be locked",
+            why=f"{reason(error)}: {folder.path}",
+            hint=remedy(error, folder.path, "XDG_STATE_HOME"),
+        ) from error
     note = folder.path / "lock-holder"
     try:
         require_here(folder, folder.read())

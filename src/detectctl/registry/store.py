@@ -25,10 +25,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
+from detectctl import files
 from detectctl.errors import ModelCorrupt, ModelError
-from detectctl.files import describe, sha256_of, temporary_folder, write_atomically
+from detectctl.files import describe, remedy, sha256_of, temporary_folder, write_atomically
 from detectctl.registry.model_version import ModelVersion
 
 if TYPE_CHECKING:
@@ -91,9 +92,9 @@ class Store:
         except OSError as error:
             raise unusable(self.cache, error) from error
 
-    def lock(self, key: str) -> FileLock:
+    def lock(self, key: str) -> BaseFileLock:
         """A lock between processes, released even if its holder dies; `key` is any text."""
-        return FileLock(self._locks / f"{_short(key)}.lock", mode=0o600)
+        return files.lock(self._locks / f"{_short(key)}.lock")
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
@@ -185,7 +186,7 @@ class Store:
     def hold(self, sha256: str) -> BaseFileLock:
         """Keep a checkpoint from `prune` until the lock is released, or its process ends in whatever way."""
         with self._usable(), self.lock("store"):
-            held = FileLock(self._locks / f"in-use-{sha256}-{secrets.token_hex(4)}.lock", mode=0o600)
+            held = files.lock(self._locks / f"in-use-{sha256}-{secrets.token_hex(4)}.lock")
             held.acquire(timeout=0)
         return held
 
@@ -198,7 +199,7 @@ class Store:
         found = set()
         for mark in self._locks.glob("in-use-*.lock"):
             try:
-                with FileLock(mark, mode=0o600).acquire(timeout=0):
+                with files.lock(mark).acquire(timeout=0):
                     mark.unlink(missing_ok=True)
             except Timeout:
                 found.add(mark.name.split("-")[2])
@@ -267,7 +268,7 @@ def unusable(cache: Path, error: OSError) -> ModelError:
     return ModelError(
         f"the model store {cache} cannot be used",
         why=describe(error),
-        hint="check the folder's owner and free space, or point XDG_CACHE_HOME elsewhere",
+        hint=remedy(error, cache, "XDG_CACHE_HOME"),
     )
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from detectctl import child
 from detectctl.errors import ModelError, RegistryUnreachable
-from detectctl.files import describe
+from detectctl.files import describe, remedy
 from detectctl.progress import silent
 from detectctl.registry.model_version import ModelVersion
 from detectctl.registry.wandb_conversation import LONGEST_PAUSE_S, one_line, without_secrets
@@ -128,7 +128,7 @@ def _ask(
         raise ModelError(
             "W&B's SDK cannot write its temporary files",
             why=describe(error),
-            hint="check the temporary folder's owner and free space, or point TMPDIR elsewhere",
+            hint=remedy(error, "the temporary folder", "TMPDIR"),
         ) from error
 
 

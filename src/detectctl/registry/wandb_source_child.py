@@ -30,7 +30,7 @@ from detectctl.errors import (
     ModelNotFound,
     UsageError,
 )
-from detectctl.files import plain_path, reason
+from detectctl.files import plain_path, reason, remedy
 from detectctl.registry.artifact_content import served_file
 from detectctl.registry.reference import REGISTRY_PREFIX, Artifact
 from detectctl.registry.store import Origin, Store
@@ -98,7 +98,9 @@ def _talk(request: child.Message, reference: Artifact, conversation: Conversatio
             conversation.hinder(_in_words(error), broken_off=True)
         except OSError as error:
             raise ModelError(
-                "the model could not be stored", why=reason(error), hint="check the cache folder's owner and free space"
+                "the model could not be stored",
+                why=reason(error),
+                hint=remedy(error, "the cache folder", "XDG_CACHE_HOME"),
             ) from error
         time.sleep(pause_s)
     raise AssertionError  # the pauses do not end

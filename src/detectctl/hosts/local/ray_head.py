@@ -91,7 +91,7 @@ def _parent(environ: Mapping[str, str]) -> Path:
             with tempfile.TemporaryFile(dir=folder) as probe:
                 probe.write(bytes(4096))
                 probe.flush()
-            # As the system calls it: processes are recognized by where they work.
+            # As the system calls it: processes are known by where they work.
             return Path(folder).resolve()
         except OSError as error:
             failures[folder] = error
