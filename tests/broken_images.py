@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+import heic_images
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000")
 _SCAN = b"\xff\xda\x00\x08\x01\x01\0\0\x3f\0"
 
 
@@ -65,6 +67,9 @@ def seeds() -> list[tuple[str, bytes]]:
         ("tiff jpeg", encoded("TIFF", compression="jpeg")),
         ("bmp", encoded("BMP")),
         ("bmp palette", encoded("BMP", mode="P")),
+        ("avif", encoded("AVIF", exif=exif)),
+        ("jpeg 2000", encoded("JPEG2000", tile_size=(32, 32))),
+        ("heic", heic_images.TURNED),
     ]
 
 
@@ -277,7 +282,7 @@ def _strangers() -> Iterator[Broken]:
         "MP4": b"\0\0\0\x20ftypisom" + bytes(60),
     }
     yield from (Broken(name, data, True) for name, data in texts.items())
-    for kind in ("ICO", "PCX", "SGI", "TGA", "DDS", "ICNS", "JPEG2000", "PPM", "MSP"):
+    for kind in ("ICO", "PCX", "SGI", "TGA", "DDS", "ICNS", "PPM", "MSP"):
         mode = "1" if kind == "MSP" else "RGBA" if kind in {"ICO", "ICNS"} else "RGB"
         yield Broken(f"a good {kind}", encoded(kind, mode=mode), True)
     for seed in range(20):

@@ -85,6 +85,11 @@ KINDS = {
     "cmyk tiff": encoded(photograph("CMYK"), "TIFF"),
     **{f"jpeg turned {number}": encoded(photograph(), "JPEG", exif=turned(number)) for number in range(2, 9)},
     **{f"tiff turned {number}": encoded(photograph(), "TIFF", exif=turned(number)) for number in (3, 6)},
+    "avif": encoded(photograph(), "AVIF"),
+    "translucent avif with a profile": encoded(translucent(), "AVIF", icc_profile=PROFILE),
+    "avif turned 6": encoded(photograph(), "AVIF", exif=turned(6)),
+    "jpeg 2000": encoded(photograph(), "JPEG2000"),
+    "translucent jpeg 2000": encoded(translucent(), "JPEG2000"),
     "png turned 8": encoded(photograph(), "PNG", exif=turned(8)),
 }
 
@@ -263,7 +268,7 @@ def test_the_service_and_the_client_draw_the_same_picture(client: Client, kind: 
 
 
 @pytest.mark.parametrize("number", range(1, 9))
-@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("image_format", ["PNG", "JPEG", "WEBP", "TIFF", "AVIF"])
 def test_an_image_is_turned_as_its_exif_says_and_says_so_no_more(number: int, image_format: str) -> None:
     """All eight orientations of a picture with a black upper left corner end upright, with it in the upper left."""
     upright = Image.new("RGB", (60, 40), "white")

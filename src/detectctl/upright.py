@@ -7,15 +7,24 @@ Pixels are those that Ultralytics sees. Alpha is dropped, not composited, so wha
 from __future__ import annotations
 
 import io
+import re
 import struct
 
 from PIL import Image
 
-from detectctl import png
+# Image.open() would else import every plugin there is to find these.
+from PIL import AvifImagePlugin, Jpeg2KImagePlugin, TiffImagePlugin, WebPImagePlugin  # noqa: F401  isort: skip
+
+from detectctl import masked_bmp, png
 from detectctl.errors import UnsupportedImage
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-"""What is decoded, in Pillow's words."""
+FORMATS: tuple[str, ...] = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "AVIF", "JPEG2000")
+"""What is decoded, in Pillow's words; with the extra `heic` also HEIF."""
+
+NAMES = "JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, JPEG 2000 or HEIC"
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, RuntimeError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises for damaged files depends on the format's reader."""
+_HEIC = re.compile(rb"....ftyp(hei[cxms]|hev[cxms]|mif1|msf1)", re.DOTALL)
 
 _ORIENTATION = 0x0112
 _BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
@@ -39,20 +48,21 @@ def open_upright(data: bytes) -> Image.Image:
     try:
         with opened(data) as image:
             profile = _profile(image, data)
-            picture = upright_rgb(image)
+            picture = upright_rgb(image, data)
             picture.info = {"icc_profile": profile} if profile else {}
             return picture
-    # What Pillow raises for damaged files depends on the format's reader.
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+    except _DAMAGE as error:
         raise UnsupportedImage("the image cannot be decoded", why=str(error), hint="save it anew") from error
 
 
-def upright_rgb(image: Image.Image) -> Image.Image:
-    """The first frame, upright, of mode RGB.
+def upright_rgb(image: Image.Image, data: bytes) -> Image.Image:
+    """The first frame, upright, of mode RGB; `image` is what `opened` made of `data`.
 
     Raises:
         UnsupportedImage: 32 bits per channel, whose range is not known.
     """
+    if image.format == "JPEG2000":
+        return _by_opencv(data)
     image.load()
     turn = _TURNS.get(orientation(image))
     upright = image if turn is None else image.transpose(turn)
@@ -64,9 +74,48 @@ def upright_rgb(image: Image.Image) -> Image.Image:
     return upright if upright.mode == "RGB" else upright.convert("RGB")
 
 
+def _by_opencv(data: bytes) -> Image.Image:
+    """Of JPEG 2000, for which Pillow would hold Python's lock for seconds; the same pixels."""
+    import cv2
+    import numpy as np
+
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error as error:
+        raise ValueError("it is damaged") from error
+    if pixels is None:
+        raise ValueError("it is truncated, damaged, or of a kind that OpenCV does not decode")
+    return Image.fromarray(pixels)
+
+
 def opened(data: bytes) -> Image.Image:
-    """The image, its pixels not yet decoded; Pillow's errors if it is none, or damaged."""
-    return Image.open(io.BytesIO(png.essential(data)), formats=FORMATS)
+    """The image, its pixels not yet decoded; Pillow's errors if it is none, or damaged.
+
+    Raises:
+        UnsupportedImage: it is a HEIC, and what reads it is not installed.
+    """
+    formats = FORMATS
+    if _HEIC.match(data) and _reads_heic(must=data[8:11] in {b"hei", b"hev"}):
+        formats = (*FORMATS, "HEIF")
+    if bmp := masked_bmp.decoded(data):
+        return bmp
+    return Image.open(io.BytesIO(png.essential(data)), formats=formats)
+
+
+def _reads_heic(*, must: bool) -> bool:
+    """Whether Pillow does, now; an error if it does not but `must`, as nothing else reads the file."""
+    try:
+        import pi_heif
+    except ImportError as error:
+        if must:
+            raise UnsupportedImage(
+                "the image is a HEIC, which is not read here",
+                why="the package that decodes it is not installed beside detectctl",
+                hint="convert it to JPEG, or install it: `pip install 'detectctl[heic]'`, then `detectctl up` again",
+            ) from error
+        return False
+    pi_heif.register_heif_opener(thumbnails=False, aux_images=False, depth_images=False)
+    return True
 
 
 def orientation(image: Image.Image) -> int:
@@ -75,6 +124,12 @@ def orientation(image: Image.Image) -> int:
     As OpenCV, and so Ultralytics, reads it: the first two bytes of the value, whatever type it says to have. Not
     Pillow's `getexif`, which takes XMP's where EXIF has none: OpenCV, Ultralytics and browsers do not.
     """
+    if image.format in {"AVIF", "HEIF"}:
+        # Ultralytics leaves these to Pillow, which has put the container's turn there.
+        try:
+            return int(image.getexif().get(_ORIENTATION, 1))
+        except Exception:  # noqa: BLE001 - damaged EXIF raises nearly anything, and the picture is good without it
+            return 1
     exif = image.info.get("exif") or b""  # none of a TIFF, which Pillow turns when it loads it
     exif = exif if image.format == "WEBP" else exif.removeprefix(b"Exif\0\0")
     if (order := _BYTE_ORDERS.get(exif[:4])) is None:

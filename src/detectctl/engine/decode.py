@@ -5,20 +5,18 @@ The content decides the format, never a name or a Content-Type. The header is ch
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
-
-# Image.open() would else import every plugin there is to find these two.
-from PIL import TiffImagePlugin, WebPImagePlugin  # noqa: F401  isort: skip
+from PIL import AvifImagePlugin, Image, TiffImagePlugin, UnidentifiedImageError
 
 from detectctl.engine.detector_settings import MOST_PIXELS
-from detectctl.engine.image_limits import check_parts, has_all_pixels
+from detectctl.engine.image_limits import check_parts, codestreams, has_all_pixels
 from detectctl.errors import ImageTooLarge, UnsupportedImage
-from detectctl.upright import opened, orientation, upright_rgb
+from detectctl.upright import NAMES, opened, orientation, upright_rgb
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +36,8 @@ _TURNS: dict[int, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {  # what 
 }
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked below, from the header, and cannot be a mere warning
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # requests are decoded beside each other already
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # damaged files are their senders' business
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # about metadata, which is not used here
 
 
@@ -47,7 +47,7 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> NDArray[np.uint8]
     The pixels of `upright.upright_rgb`. Safe to call from many threads; JPEG is decoded without the GIL.
 
     Args:
-        data: JPEG, PNG, WebP, BMP, TIFF or GIF.
+        data: JPEG, PNG, WebP, BMP, TIFF, GIF, AVIF, JPEG 2000 or, with the extra `heic`, HEIC.
         max_bytes: more are refused unread.
         max_pixels: width times height, from the header; more are refused undecoded.
 
@@ -64,26 +64,28 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> NDArray[np.uint8]
     try:
         check_parts(data)
         with opened(data) as image:
-            _check_size(image, max_pixels)
+            _check_size(image, data, max_pixels)
             if image.format in {"JPEG", "MPO"} and image.mode in {"RGB", "L"} and data.endswith(b"\xff\xd9"):
                 return _decode_jpeg(data, orientation(image))
             if image.format == "PNG":
                 _check_end(image, data)
-            return np.array(upright_rgb(image), order="C")
+            return np.array(upright_rgb(image, data), order="C")
     except (ImageTooLarge, UnsupportedImage):
         raise
     except UnidentifiedImageError as error:
         raise UnsupportedImage(
             "the image cannot be decoded",
-            why="it is not a JPEG, PNG, WebP, BMP, TIFF or GIF",
+            why=f"it is not a {NAMES}",
             hint="convert it to one of these formats",
         ) from error
     except Exception as error:  # codecs raise whatever hostile bytes lead them to
         raise _damaged() from error
 
 
-def _check_size(image: Image.Image, max_pixels: int) -> None:
+def _check_size(image: Image.Image, data: bytes, max_pixels: int) -> None:
     sizes = {"image is": image.size}
+    if image.format == "JPEG2000":  # OpenCV does not compare it with what is around it
+        sizes["image's pixels are"] = max(codestreams(data), key=math.prod, default=(0, 0))
     if isinstance(image, TiffImagePlugin.TiffImageFile):  # a tile is decoded whole, and may exceed the image
         tile = int(image.tag_v2.get(_TILE_WIDTH, 1)), int(image.tag_v2.get(_TILE_LENGTH, 1))
         sizes["image's tiles are"] = tile

@@ -27,10 +27,12 @@ _MAX_PACKED = 128  # each may unpack to a megabyte
 _MAX_BLOCKS = 65536
 _MAX_ENTRIES = 4096
 _MAX_VALUES = 65536  # one strip per line
+_MAX_TILES = 4096  # 64 megapixels in tiles of 128x128
 
 # Markers followed by a length; between them is fill, or coded pixels, in which 0x00 or RST always follows 0xff.
 _JPEG_MARKER = re.compile(rb"\xff([\xc0-\xc7\xc9-\xcf\xd9-\xef\xfe])")
 _EOI, _SOS = 0xD9, 0xDA
+_CODESTREAM = re.compile(rb"\xff\x4f\xff\x51.{4}(.{24})", re.DOTALL)  # its first two markers, and what the second has
 _APPENDED = (b"Exif\0\0", b"Photoshop 3.0\0")
 _PACKED_CHUNKS = (b"iCCP", b"iTXt", b"zTXt")
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
@@ -139,6 +141,19 @@ def _check_tiff(data: bytes) -> None:
                 _refuse_over(_MAX_VALUES, values, "strips, tiles or numbers in one entry")
     except (struct.error, OverflowError):  # cut off, or an offset beyond any memory
         return
+
+
+def codestreams(data: bytes) -> Iterator[tuple[int, int]]:
+    """Width and height of every JPEG 2000 codestream in the file, and of what looks like one.
+
+    Raises:
+        UnsupportedImage: absurdly many tiles.
+    """
+    for match in _CODESTREAM.finditer(data):
+        right, bottom, left, top, tile_width, tile_height = struct.unpack(">6L", match[1])
+        tiles = -(-right // tile_width) * -(-bottom // tile_height) if tile_width and tile_height else 0
+        _refuse_over(_MAX_TILES, tiles, "tiles")
+        yield max(0, right - left), max(0, bottom - top)
 
 
 def _refuse_over(limit: int, number: int, parts: str) -> None:
