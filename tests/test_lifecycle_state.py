@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -133,3 +135,29 @@ def test_a_clock_that_was_set_back_changes_nothing(folder: InstanceFolder) -> No
 def test_a_client_finds_it_at_its_address(host: str, endpoint: str) -> None:
     with LocalHost(replace(PLACE, host=host)) as found:
         assert found.endpoint == endpoint
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_home_of_another_user_is_said(tmp_path: Path) -> None:
+    """As `sudo -u` leaves it in HOME; settings are not looked for there."""
+    code = """
+import os, pathlib, sys
+from detectctl.errors import NotReady
+from detectctl.lifecycle import state, down
+from detectctl.precedence import Sources
+folder = state.InstanceFolder(pathlib.Path(sys.argv[1]) / "state", "default")
+os.setuid(54321)
+assert Sources.read({"HOME": sys.argv[1]}, None).file is None
+for ask in (folder.read, folder.exists, folder.create, lambda: state.names(folder.path.parent)):
+    try:
+        ask()
+    except NotReady as error:
+        print(error.why, error.hint)
+"""
+    (tmp_path / "home").mkdir(mode=0o700)
+    command = [sys.executable, "-c", code, str(tmp_path / "home")]
+    said = subprocess.run(command, check=True, capture_output=True, text=True, cwd="/").stdout.splitlines()
+    assert len(said) == 4
+    for line in said:
+        assert line.startswith("Permission denied")
+        assert line.endswith("set XDG_STATE_HOME to a folder that you can write to")

@@ -159,8 +159,8 @@ stop.set()
 
 
 # As of a container with `cpu: 500m`, 4096 open files as on Fargate, of which old programs see 256, no shared memory,
-# the device file of a GPU that is not to be used, and nothing that can be written but a folder with a long name, where
-# nothing can be executed.
+# the device file of a GPU that is not to be used, no name for the user and no home, and nothing that can be written but
+# a folder with a long name, where nothing can be executed.
 _SMALL_CONTAINER = (
     """
 export CUDA_VISIBLE_DEVICES=
@@ -184,6 +184,11 @@ ulimit -Hn 4096
 export TMPDIR="$HOME/temporary files of a program, whatever their number and size may be"
 mkdir "$TMPDIR"
 mount -t tmpfs -o noexec none "$TMPDIR"
+export XDG_STATE_HOME="$HOME/.local/state" XDG_CACHE_HOME="$HOME/.cache" XDG_CONFIG_HOME="$HOME/.config"
+unset HOME
+for file in passwd nsswitch.conf; do
+  [ ! -e /etc/$file ] || mount --bind /dev/null /etc/$file
+done
 """
 )
 

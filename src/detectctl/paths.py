@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pwd
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,21 +39,30 @@ class Paths:
         )
 
 
+def with_home(environ: Mapping[str, str]) -> dict[str, str]:
+    """`environ` for child processes: libraries that look for a home folder find one, or that there is none."""
+    return {**environ, "HOME": str(_home(environ) or "/nonexistent")}
+
+
 def _folder(environ: Mapping[str, str], variable: str, below_home: str) -> Path:
     given = environ.get(variable, "")
     # The specification says that a relative path must be ignored.
-    root = Path(given) if given.startswith("/") else _home(environ, variable) / below_home
-    return root / "detectctl"
-
-
-def _home(environ: Mapping[str, str], variable: str) -> Path:
-    if environ.get("HOME"):
-        return Path(environ["HOME"])
-    try:
-        return Path.home()
-    except RuntimeError as error:  # the user id has no entry in the password database, as in OpenShift
+    if given.startswith("/"):
+        return Path(given) / "detectctl"
+    home = _home(environ)
+    if home is None:
         raise UsageError(
             "no home folder found",
             why=f"neither HOME nor {variable} is set, and this user id has no name",
             hint="set HOME, or XDG_STATE_HOME, XDG_CACHE_HOME and XDG_CONFIG_HOME, to folders that can be written",
-        ) from error
+        )
+    return home / below_home / "detectctl"
+
+
+def _home(environ: Mapping[str, str]) -> Path | None:
+    """A relative one would be another in each working folder."""
+    if environ.get("HOME", "").startswith("/"):
+        return Path(environ["HOME"])
+    with contextlib.suppress(KeyError):  # the user id has no entry in the password database, as in OpenShift
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import tomllib
 import types
@@ -60,7 +61,9 @@ class Sources:
         """
         if config_file is None and environ.get(PREFIX + "CONFIG"):
             config_file = Path(environ[PREFIX + "CONFIG"])
-        file = config_file or next((each for each in _usual_files(environ) if each.is_file()), None)
+        # `Path.is_file` fails in a folder that this user may not enter, such as a home that `sudo -u` has left in HOME.
+        found = (each for each in _usual_files(environ) if os.path.isfile(each))  # noqa: PTH113
+        file = config_file or next(found, None)
         named = config_file is not None or file != Path(FILE_NAME)
         return cls(environ, file, named, {} if file is None else _read_tables(file))
 

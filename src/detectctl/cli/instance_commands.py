@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import nullcontext, suppress
 from dataclasses import asdict
@@ -27,7 +26,7 @@ def up(session: Session, settings: UpSettings, as_json: Json = False) -> None:
     from detectctl.lifecycle.up import up as bring_up
 
     with session.console.progress() as report:
-        result = bring_up(settings, session.paths, os.environ, report)
+        result = bring_up(settings, session.paths, session.environ, report)
     session.console.json(asdict(result)) if as_json else session.console.up(result)
     if not settings.follow:
         if result.model.fallback:  # the service runs, but whatever comes next was not meant for this model
@@ -41,7 +40,7 @@ def up(session: Session, settings: UpSettings, as_json: Json = False) -> None:
 
     try:  # until Ctrl-C, somebody's `down`, or the signal by which systemd and containers end what they started
         with suppress(Interrupted), session.console.progress() as report:
-            Follower(settings, session.paths, os.environ, report).run()
+            Follower(settings, session.paths, session.environ, report).run()
     finally:
         if settings.down_on_exit:
             session.console.down(_take_down(session, DownSettings(name=settings.name)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import asdict
 from typing import Annotated
@@ -42,7 +41,7 @@ def models(
     found = collection.versions(
         reference,
         cache=session.paths.cache,
-        environ=os.environ,
+        environ=session.environ,
         timeout_s=settings.model_timeout,
         served=served_artifacts(session.paths.state),
     )

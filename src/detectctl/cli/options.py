@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_origin
 import typer
 from typer.core import TyperCommand
 
-from detectctl.paths import Paths
+from detectctl.paths import Paths, with_home
 from detectctl.precedence import FILE_NAME, Sources
 from detectctl.settings import (
     GLOBAL,
@@ -60,6 +60,11 @@ class Session:
     def paths(self) -> Paths:
         """Where detectctl keeps its files; UsageError if there is nowhere."""
         return Paths.from_environ(os.environ)
+
+    @cached_property
+    def environ(self) -> dict[str, str]:
+        """For child processes."""
+        return with_home(os.environ)
 
     @cached_property
     def console(self) -> Console:

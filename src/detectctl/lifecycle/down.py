@@ -46,7 +46,7 @@ def down(name: str, paths: Paths, *, timeout_s: float, force: bool, report: Repo
     """
     begun = time.monotonic()
     folder = InstanceFolder(paths.state, name)
-    if not folder.path.exists():
+    if not folder.exists():
         return DownResult(name, "nothing", drained=True, seconds=0.0)
     lock_s = _FORCED_LOCK_S if force else timeout_s + _LOCK_GRACE_S
     with locked(folder, "down", lock_s, report):

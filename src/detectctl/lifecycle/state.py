@@ -113,6 +113,16 @@ class InstanceFolder:
                 hint=remedy(error, self.path.parent, "XDG_STATE_HOME"),
             ) from error
 
+    def exists(self) -> bool:
+        """Whether an instance of this name ever was; NotReady if that cannot be seen."""
+        try:
+            self.path.stat()
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise _unreadable(f"the state of instance {self.name}", self.path, error) from error
+        return True
+
     def read(self) -> InstanceState | None:
         """The state; None if there is no instance.
 
@@ -120,7 +130,8 @@ class InstanceFolder:
         deploys.
 
         Raises:
-            NotReady: both the file and its copy are damaged; they are set aside, and the next call gives None.
+            NotReady: both the file and its copy are damaged; they are set aside, and the next call gives None. Or this
+                user may not read them.
         """
         for file in (self.state_file, self.state_copy):
             try:
@@ -128,6 +139,8 @@ class InstanceFolder:
             except FileNotFoundError:
                 if file == self.state_file:
                     return None
+            except OSError as error:
+                raise _unreadable(f"the state of instance {self.name}", self.path, error) from error
             except (ValueError, KeyError, TypeError, AttributeError):
                 continue
         aside = self.path / f"instance.corrupt-{int(time.time())}.json"
@@ -237,5 +250,16 @@ def served_models(state_home: Path) -> set[str]:
 
 
 def names(state_home: Path) -> list[str]:
-    """The instances that have a state file, sorted."""
-    return sorted(path.parent.name for path in state_home.glob("*/instance.json"))
+    """The instances that have a state file, sorted; NotReady if that cannot be seen."""
+    try:
+        return sorted(path.parent.name for path in state_home.glob("*/instance.json"))
+    except OSError as error:
+        raise _unreadable("the state of the instances", state_home, error) from error
+
+
+def _unreadable(what: str, folder: Path, error: OSError) -> NotReady:
+    return NotReady(
+        f"{what} cannot be read",
+        why=f"{reason(error)}: {folder}",
+        hint=remedy(error, folder, "XDG_STATE_HOME"),
+    )

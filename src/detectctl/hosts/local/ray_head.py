@@ -119,10 +119,13 @@ def spawn(record: HeadRecord, environ: Mapping[str, str], alive_file: Path, repo
     try:
         return replace(record, head=_spawn(record, ports, environ, alive_file))
     except OSError as error:
+        hint = f"check that you may run `{sys.executable}`, and how many processes"
+        if error.filename is not None and Path(error.filename).is_relative_to(parent):
+            hint = remedy(error, parent, "TMPDIR")
         raise NotReady(
             "the Ray head could not be started",
             why=describe(error),
-            hint=remedy(error, parent, "TMPDIR"),
+            hint=hint,
         ) from error
 
 
