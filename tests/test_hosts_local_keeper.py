@@ -43,6 +43,7 @@ def files(tmp_path: Path) -> list[Path]:
         folder / "a.log.1",
     ]
     made[1].mkdir(parents=True)
+    (tmp_path / "state").mkdir()
     for file in (made[2], made[5]):
         file.write_text("")
     with contextlib.chdir(made[1]), socket.socket(socket.AF_UNIX) as opened:  # its path would be too long
@@ -53,7 +54,7 @@ def files(tmp_path: Path) -> list[Path]:
 
 @pytest.fixture
 def keeper(tmp_path: Path, files: list[Path]) -> Iterator[subprocess.Popen[bytes]]:
-    with subprocess.Popen([sys.executable, "-c", _KEEP, files[0], tmp_path / "alive"]) as process:
+    with subprocess.Popen([sys.executable, "-c", _KEEP, files[0], tmp_path / "state" / "alive"]) as process:
         try:
             yield process
         finally:
@@ -79,14 +80,15 @@ def _make_old(file: Path) -> None:
 @pytest.mark.usefixtures("keeper")
 def test_nothing_of_it_grows_old(tmp_path: Path, files: list[Path]) -> None:
     """For those who go by the last access as well as by the last change; a log's lines keep their time."""
-    wait_until((tmp_path / "alive").exists)
-    for file in [tmp_path / "alive", *reversed(files)]:
+    wait_until((tmp_path / "state" / "alive").exists)
+    for file in [tmp_path / "state" / "alive", tmp_path / "state", *reversed(files)]:
         _make_old(file)
     yesterday = time.time() - 86400
     for file in files:
         wait_until(lambda file=file: file.lstat().st_atime > yesterday)
     assert [file for file in files if file.lstat().st_mtime < yesterday] == [files[5]]
-    wait_until(lambda: (tmp_path / "alive").stat().st_mtime > yesterday)
+    wait_until(lambda: (tmp_path / "state").stat().st_mtime > yesterday)
+    wait_until(lambda: (tmp_path / "state" / "alive").stat().st_mtime > yesterday)
 
 
 _TMPFILES = shutil.which("systemd-tmpfiles")

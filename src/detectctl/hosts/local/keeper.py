@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import threading
 import time
@@ -23,20 +24,25 @@ _TOUCH_EVERY_S = 3600.0
 
 
 def keep(folder: Path, alive_file: Path) -> None:
-    """Until this process ends: keep cleaners from what is in `folder`, and `alive_file` locked and touched; returns."""
+    """Until this process ends: keep `alive_file` locked and touched, and cleaners from its folder and from `folder`.
+
+    Returns at once.
+    """
     threading.Thread(target=_keep, args=(folder, alive_file), daemon=True).start()
 
 
 def _keep(folder: Path, alive_file: Path) -> None:
     _lock(alive_file, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX)
-    _lock(folder, os.O_RDONLY, fcntl.LOCK_SH)  # systemd-tmpfiles leaves alone what is below a locked folder
+    kept = (folder, alive_file.parent)  # somebody's state may be a temporary file, too
+    for each in kept:
+        _lock(each, os.O_RDONLY, fcntl.LOCK_SH)  # systemd-tmpfiles leaves alone what is below a locked folder
     touched = 0.0
     while True:
         _touch(str(alive_file))
         # By the clock on the wall: a machine that was asleep for days wakes with everything too old.
         if not 0 <= time.time() - touched < _TOUCH_EVERY_S:
             touched = time.time()
-            for parent, folders, files in os.walk(folder):
+            for parent, folders, files in itertools.chain.from_iterable(map(os.walk, kept)):
                 for name in (".", *folders, *files):
                     _touch(os.path.join(parent, name))  # noqa: PTH118 - os.walk gives text
         time.sleep(HEARTBEAT_S)
