@@ -14,7 +14,7 @@ endif
 FETCH := $(INSTALL) --no-deps --only-binary=:all: --upgrade
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test-fast test test-all faults fuzz cov mutants check docs fix build lock bench curve clean
+.PHONY: help install demo test-fast test test-all faults fuzz cov corpora mutants check docs fix build lock bench curve clean
 
 # Processes that run tests side by side: those that start Ray wait more than they compute.
 JOBS ?= 2
@@ -40,6 +40,12 @@ help:  ## show the targets
 	$(FETCH) --target .cache/photos --requirement tests/photos.txt
 	@touch $@
 
+.cache/.corpora: tests/corpora.txt .venv/.installed
+	$(BIN)/python tests/corpora.py .cache/corpora
+	@touch $@
+
+corpora: .cache/.corpora  ## fetch the test images of Pillow, libpng, libtiff and libjpeg-turbo, for test-all
+
 demo: .venv/.installed .cache/.weights  ## serve YOLOv8n, detect and annotate on real photographs, stop
 	@$(BIN)/python examples/demo.py
 
@@ -52,7 +58,7 @@ test: .venv/.installed .cache/.weights .cache/.photos  ## run what a change must
 	$(PYTEST)
 
 # The faults have the machine to themselves: their goals are seconds.
-test-all: .venv/.installed .cache/.weights .cache/.photos  ## run everything: 10,000 mutations, and all of `make faults`
+test-all: .venv/.installed .cache/.weights .cache/.photos .cache/.corpora  ## run everything: 10,000 mutations, and all of `make faults`
 	TESTS=all $(PYTEST) --ignore tests/faults
 	TESTS=all $(BIN)/python -m pytest tests/faults
 

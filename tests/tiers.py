@@ -24,7 +24,14 @@ BUDGET_S = 20.0
 
 _SHARED = {
     "service": {"test_end_to_end", "test_examples", "test_lifecycle_logs", "test_terminal"},
-    "edge": {"test_edge_images", "test_edge_keys", "test_edge_listeners", "test_edge_schema", "test_edge_urls"},
+    "edge": {
+        "test_edge_images",
+        "test_edge_keys",
+        "test_edge_listeners",
+        "test_edge_schema",
+        "test_edge_urls",
+        "test_corpora",
+    },
 }
 """Files whose tests ask one running instance: they stay in one process, or it would start in each."""
 
