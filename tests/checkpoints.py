@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ultralytics import YOLO
 
-from detectctl.engine.checkpoint import labels_and_strides
+from detectctl.engine.families import describe
 from detectctl.errors import CheckpointRefused
 
 KINDS = {
@@ -32,7 +32,7 @@ def main(folder: Path) -> None:
         yolo = YOLO(config)
         yolo.save(folder / f"{kind}.pt")
         try:
-            labels_and_strides(yolo.model)
+            describe(yolo.model, {})
             verdicts[kind] = None
         except CheckpointRefused as error:
             verdicts[kind] = error.why

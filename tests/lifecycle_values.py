@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detectctl.engine.compiled import CompiledModel
+from detectctl.engine.trained import Head, Trained
 from detectctl.hosts.local.ray_head import HeadRecord
 from detectctl.lifecycle.deployment import plan
 from detectctl.lifecycle.state import InstanceState
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from detectctl.processes import Process
 
 MODEL = ModelVersion("base", "base", "yolov8n", None, "0" * 64, Path("/models/yolov8n.pt"))
-COMPILED = CompiledModel(Path("/models/compiled"), "0" * 64, {0: "person"}, (8, 16, 32))
+COMPILED = CompiledModel(Path("/models/compiled"), "0" * 64, Trained({0: "person"}, Head(strides=(8, 16, 32))))
 DEPLOYMENT = plan(UpSettings(), MODEL, COMPILED, "cpu", None)
 PLACE = HeadRecord(
     instance_id="0123456789abcdef",

@@ -8,23 +8,36 @@ import json
 import os
 import pickle
 import re
+import shutil
 import socket
 import subprocess
 import sys
 import time
 import zipfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from detectctl.engine.checkpoint import unexpected_globals
-from detectctl.engine.compiled import CompiledModel, load_compiled
+from detectctl.engine.compiled import CompiledModel, folder_for, load_compiled
 from detectctl.engine.convert import compile_checkpoint
 from detectctl.errors import CheckpointRefused, ConversionFailed, ModelCorrupt
 from detectctl.progress import Progress, silent
 
 pytestmark = pytest.mark.slow
+
+
+OLD_CONVERTER = "71e1483a3aec4ffae96c1b1606a625648b6b9713a09b60db5cbb7075d91e8879"
+FOREIGN = """
+import sys, types, torch
+class Own:
+    pass
+module = sys.modules["models"] = sys.modules["models.yolo"] = types.ModuleType("models.yolo")
+module.yolo = module
+module.DetectionModel = type("DetectionModel", (), {"__module__": "models.yolo"})
+"""
 
 
 def digest(path: Path) -> str:
@@ -72,9 +85,9 @@ def test_a_model_is_converted_once_for_all_who_ask_and_recreated_when_damaged(yo
     assert first == second
     stages = ["import", "load", "export", "save"]
     assert reported == [Progress("convert", f"{yolov8n_pt.name}: {stage}") for stage in stages]
-    assert first.labels[5] == "bus"
-    assert len(first.labels) == 80
-    assert first.strides == (8, 16, 32)
+    assert first.trained.labels[5] == "bus"
+    assert len(first.trained.labels) == 80
+    assert first.trained.head.strides == (8, 16, 32)
     assert first.directory.stat().st_mode & 0o777 == 0o700
     assert leftovers(tmp_path) == [first.directory]
 
@@ -93,7 +106,7 @@ def test_a_model_is_converted_once_for_all_who_ask_and_recreated_when_damaged(yo
 
 
 def test_a_model_of_ones_own_keeps_its_labels(fall_compiled: CompiledModel) -> None:
-    assert fall_compiled.labels == {0: "Normal", 1: "Fall"}
+    assert fall_compiled.trained.labels == {0: "Normal", 1: "Fall"}
 
 
 def test_a_compiled_model_of_another_checkpoint_is_not_served(fall_compiled: CompiledModel) -> None:
@@ -136,12 +149,6 @@ def test_other_tasks_are_refused_by_their_name(checkpoints: Checkpoints, kind: s
     assert f"'{kind}'" in str(checkpoints.refusals[kind])
 
 
-@pytest.mark.parametrize("kind", ["v10", "v26"])
-def test_a_head_without_nms_is_refused(checkpoints: Checkpoints, kind: str) -> None:
-    """Its boxes mean something else, and would be wrong, not missing."""
-    assert "not of the YOLOv8 kind" in str(checkpoints.refusals[kind])
-
-
 def test_the_refusal_of_another_task_reaches_the_user(checkpoints: Checkpoints, tmp_path: Path) -> None:
     with pytest.raises(CheckpointRefused, match=r"segment\.pt was refused") as caught:
         convert(checkpoints["segment"], tmp_path)
@@ -153,10 +160,45 @@ def test_another_generation_with_the_same_head_is_served(checkpoints: Checkpoint
     from detectctl.engine.detector import Detector
     from detectctl.engine.detector_settings import DetectorSettings
 
-    assert checkpoints.refusals["v5"] is None
+    assert all(checkpoints.refusals[kind] is None for kind in ("v5", "v10", "v11", "v26"))
     model = convert(checkpoints["v11"], tmp_path)
     detector = Detector.load(DetectorSettings(str(model.directory), model.checkpoint_sha256))
     detector.warm_up()
+
+
+def test_what_an_older_version_converted_is_served_as_it_is(yolov8n_compiled: CompiledModel, tmp_path: Path) -> None:
+    """Its manifest knew labels and strides only, and its folder is named after the converter of then."""
+    sha256 = yolov8n_compiled.checkpoint_sha256
+    versions = [version(name) for name in ("openvino", "ultralytics-opencv-headless", "torch")]
+    folder = folder_for(tmp_path, sha256, False, [*versions, OLD_CONVERTER])
+    shutil.copytree(yolov8n_compiled.directory, folder)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    trained = manifest.pop("trained")
+    manifest |= {"labels": trained["labels"], "strides": trained["head"]["strides"]}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    found = compile_checkpoint(
+        tmp_path / "gone.pt", sha256, cache=tmp_path, trust_checkpoint=False, timeout_s=1, environ={}
+    )
+    assert found.directory == folder
+    assert found.trained == yolov8n_compiled.trained
+
+
+@pytest.mark.parametrize(
+    ("written", "what"),
+    [
+        ("sys.modules['models.yolo'].DetectionModel()", "YOLOv5 repository"),
+        ("Own()", "not of Ultralytics' package alone"),
+        ("torch.nn.Linear(1, 1).state_dict()", "weights without their model"),
+    ],
+)
+def test_what_is_not_an_attack_is_not_called_one(tmp_path: Path, written: str, what: str) -> None:
+    """Each is named for what it is, and nobody is told to trust it."""
+    path = tmp_path / "best.pt"
+    content = written if "state_dict" in written else f"{{'model': {written}}}"
+    subprocess.run([sys.executable, "-c", FOREIGN + f"torch.save({content}, {str(path)!r})"], check=True, timeout=60)
+    with pytest.raises(CheckpointRefused, match=what) as caught:
+        convert(path, tmp_path)
+    assert "--trust-checkpoint" not in str(caught.value.hint)
 
 
 def test_other_files_are_refused_as_damaged(yolov8n_pt: Path, bus_jpg: Path, tmp_path: Path) -> None:

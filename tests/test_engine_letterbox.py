@@ -23,7 +23,7 @@ from detectctl.engine.letterbox import letterbox
 def test_the_box_is_the_smallest_whose_sides_are_multiples_of_the_stride(
     width: int, height: int, shape: tuple[int, int]
 ) -> None:
-    box, _ = letterbox(np.zeros((height, width, 3), np.uint8), 640, 32)
+    box, _ = letterbox(np.zeros((height, width, 3), np.uint8), (640, 640), 32)
     assert box.shape == (1, *shape, 3)
     assert box.dtype == np.uint8
     assert box.flags.c_contiguous
@@ -32,7 +32,7 @@ def test_the_box_is_the_smallest_whose_sides_are_multiples_of_the_stride(
 @pytest.mark.parametrize(("width", "height"), [(810, 1080), (1280, 720), (333, 500), (97, 1301)])
 def test_the_placement_leads_back_to_the_image(width: int, height: int) -> None:
     """The grey border begins where the placement says, to the pixel."""
-    box, placement = letterbox(np.full((height, width, 3), 255, np.uint8), 640, 32)
+    box, placement = letterbox(np.full((height, width, 3), 255, np.uint8), (640, 640), 32)
     rows, columns = np.nonzero((box[0] == 255).all(axis=2))
     assert (columns.min(), rows.min()) == placement.offset
     assert columns.max() + 1 - columns.min() == pytest.approx(width * placement.gain[0])
@@ -45,5 +45,5 @@ def test_the_image_of_the_caller_is_left_alone() -> None:
     """It is drawn on later; the box may share its memory but nothing writes there."""
     image = np.random.default_rng(0).integers(0, 255, (640, 600, 3), np.uint8)
     before = image.copy()
-    letterbox(image, 640, 32)
+    letterbox(image, (640, 640), 32)
     np.testing.assert_array_equal(image, before)

@@ -93,3 +93,14 @@ def test_a_crowd_is_cut_at_the_limit_in_bounded_time() -> None:
     boxes, _, _ = select(many.astype(np.float32), WHOLE, iou=0.7)
     assert time.process_time() - start < 0.5
     assert len(boxes) == MAX_DETECTIONS
+
+
+def test_a_one_to_one_head_needs_no_nms_and_may_see_two_things_in_one_place() -> None:
+    """The most confident classes are taken over all places, each above the threshold, then those asked for."""
+    columns = candidates((50, 50, 20, 20, 1, 0.9), (50, 50, 20, 20, 1, 0.8))
+    columns[4, 0] = 0.6
+    columns[6, 1] = 0.2
+    _, confidences, ids = select(columns, WHOLE, iou=None, confidence=0.25)
+    assert confidences.tolist() == pytest.approx([0.9, 0.8, 0.6])
+    assert ids.tolist() == [1, 1, 0]
+    assert select(columns, WHOLE, iou=None, confidence=0.25, classes={0})[2].tolist() == [0]

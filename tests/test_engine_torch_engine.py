@@ -52,7 +52,7 @@ from detectctl.engine.letterbox import letterbox
 from detectctl.engine.torch_engine import TorchEngine
 engine = TorchEngine(DetectorSettings(**settings, precision="fp32"), threads=2, batch=4)
 import numpy as np
-box, _ = letterbox(detector.decode(open(paths[0], "rb").read()), 640, 32)
+box, _ = letterbox(detector.decode(open(paths[0], "rb").read()), (640, 640), 32)
 boxes = np.concatenate((box, box[:, ::-1], box[:, :, ::-1], box))
 together = engine.infer(boxes, [0.25, 0.25, 0.5, 0.9], alone=False)
 single = [engine.infer(boxes[i : i + 1], [c], alone=True)[0] for i, c in enumerate([0.25, 0.25, 0.5, 0.9])]

@@ -7,9 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from detectctl.engine.yolo_head import boxes, least_logit
+from detectctl.engine.trained import Head
+from detectctl.engine.yolo_head import boxes, least
 
 SHAPE, STRIDES, BINS = (64, 96), (8, 16, 32), 16
+HEAD = Head(strides=STRIDES)
 ANCHORS = 8 * 12 + 4 * 6 + 2 * 3
 
 
@@ -26,21 +28,19 @@ def certain(*distances: int) -> np.ndarray:
 )
 def test_anchors_count_level_by_level_and_row_by_row(anchor: int, centre: tuple[int, int], stride: int) -> None:
     box = boxes(
+        HEAD,
         certain(1, 2, 1, 2),
         np.array([[3.0]], np.float32),
         np.array([anchor]),
         confidence=0.5,
         shape=SHAPE,
-        strides=STRIDES,
     )
     assert box[:4, 0].tolist() == pytest.approx([*centre, 2 * stride, 4 * stride])
     assert box[4, 0] == pytest.approx(1 / (1 + math.exp(-3)))
 
 
 def test_unequal_distances_move_the_centre() -> None:
-    box = boxes(
-        certain(1, 0, 3, 4), np.zeros((1, 1), np.float32), np.array([0]), confidence=0.1, shape=SHAPE, strides=STRIDES
-    )
+    box = boxes(HEAD, certain(1, 0, 3, 4), np.zeros((1, 1), np.float32), np.array([0]), confidence=0.1, shape=SHAPE)
     assert box[:4, 0].tolist() == pytest.approx([4 + 8, 4 + 16, 32, 32])
 
 
@@ -49,14 +49,14 @@ def test_the_threshold_is_strict_and_loses_nobody(confidence: float) -> None:
     """Choosing by logit, then by confidence, is choosing by confidence."""
     logits = np.linspace(-12, 12, ANCHORS, dtype=np.float32)[np.newaxis]
     confidences = 1 / (1 + np.exp(-logits[0]))
-    chosen = np.flatnonzero(logits[0] > least_logit(confidence))
+    chosen = np.flatnonzero(logits[0] > least(HEAD, confidence))
     found = boxes(
+        HEAD,
         np.zeros((4 * BINS, len(chosen)), np.float32),
         logits[:, chosen],
         chosen,
         confidence=confidence,
         shape=SHAPE,
-        strides=STRIDES,
     )
     np.testing.assert_array_equal(found[4], confidences[confidences > np.float32(confidence)])
 
@@ -64,11 +64,25 @@ def test_the_threshold_is_strict_and_loses_nobody(confidence: float) -> None:
 def test_logits_far_out_overflow_nowhere() -> None:
     """Under filterwarnings = error, a warning of numpy would fail this."""
     found = boxes(
+        HEAD,
         np.full((4 * BINS, 1), 1000, np.float32),
         np.array([[1000], [-1000]], np.float32),
         np.array([0]),
         confidence=0.5,
         shape=SHAPE,
-        strides=STRIDES,
     )
     assert found[4:, 0].tolist() == pytest.approx([1, 0])
+
+
+def test_a_head_without_bins_gives_its_distances_as_they_are() -> None:
+    sides = np.array([[1.5], [0.5], [2.5], [0.25]], np.float32)
+    box = boxes(HEAD, sides, np.zeros((1, 1), np.float32), np.array([0]), confidence=0.1, shape=SHAPE)
+    assert box[:4, 0].tolist() == pytest.approx([4 + 4, 4 - 1, 32, 6])
+
+
+def test_queries_give_shares_of_the_picture_and_confidences() -> None:
+    sides = np.array([[0.5, 0.1], [0.5, 0.1], [0.25, 0.1], [0.5, 0.1]], np.float32)
+    classes = np.array([[0.1, 0.25], [0.7, 0.2]], np.float32)
+    found = boxes(Head("queries"), sides, classes, np.arange(2), confidence=0.25, shape=(64, 128))
+    assert found[:, 0].tolist() == pytest.approx([64, 32, 32, 32, 0.1, 0.7])
+    assert found.shape == (6, 1)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from detectctl.engine.compiled import CompiledModel
+from detectctl.engine.trained import Head, Trained
 from detectctl.errors import CheckpointRefused, NotReady, NotRunning
 from detectctl.lifecycle import follow
 from detectctl.lifecycle import up as ups
@@ -37,7 +38,7 @@ SETTINGS = UpSettings(model="acme/registry/yolo:latest", interval=1)
 def _deployment(version: str, *, stale: bool = False) -> Deployment:
     digest = version[-1] * 64
     model = ModelVersion("acme/registry/yolo:latest", "wandb", "yolo", version, digest, Path("/m.pt"), stale=stale)
-    compiled = CompiledModel(Path("/compiled"), digest, {0: "person"}, (8, 16, 32))
+    compiled = CompiledModel(Path("/compiled"), digest, Trained({0: "person"}, Head(strides=(8, 16, 32))))
     return plan(SETTINGS, model, compiled, "cpu", None)
 
 

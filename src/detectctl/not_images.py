@@ -25,8 +25,14 @@ _MAGIC = (
     (re.compile(rb"\x1f\x8b"), "compressed by gzip"),
     (re.compile(rb"....ftyp(?!avi[fs]|hei|hev|mif1|msf1|crx)", re.DOTALL), "a video"),
     (re.compile(rb"\x1aE\xdf\xa3|RIFF....AVI |OggS|FLV|\0\0\x01\xba", re.DOTALL), "a video"),
-    # The first bytes of JPEG, PNG, GIF, WebP, TIFF and BMP.
-    (re.compile(rb"(/9j/|iVBORw0KGgo|R0lGOD|UklGR|SUkqA|TU0AK|Qk[0-3])[A-Za-z0-9+/=\s]*$"), "an image in base64"),
+    # The first bytes of JPEG, PNG, GIF, WebP, TIFF, BMP and JPEG 2000 (as a file and bare), then of AVIF and HEIC.
+    (
+        re.compile(
+            rb"(/9j/|iVBORw0KGgo|R0lGOD|UklGR|SUkqA|TU0AK|Qk[0-3]|AAAADGpQ|/0//|AAAA..Z0eXB(hdml|oZWl|taWYx))"
+            rb"[A-Za-z0-9+/=\s]*$"
+        ),
+        "an image in base64",
+    ),
     (re.compile(rb"\x89PNG\n?\x1a"), "a PNG whose line ends were changed on the way"),
 )
 

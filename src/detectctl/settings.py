@@ -226,8 +226,12 @@ class UpSettings(InstanceSettings):
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = option("auto", MODEL, "Numeric precision")
     calibrate: Path | None = option(None, MODEL, "For int8: folder of images like those the service will see", "DIR")
     max_int8_loss: float = option(0.2, MODEL, "For int8: share of boxes that may differ from fp32", "SHARE", high=1)
-    imgsz: int = option(
-        detection.IMGSZ, MODEL, "Longer side of the image that the network sees, in pixels", "PIXELS", parse=_image_size
+    imgsz: int | None = option(
+        None,
+        MODEL,
+        "Longer side of the image that the network sees, in pixels; as the model was trained if left out",
+        "PIXELS",
+        parse=_image_size,
     )
     conf: float = option(detection.CONFIDENCE, MODEL, "Minimum confidence of a detection, 0 to 1", "CONF", high=1)
     iou: float = option(detection.IOU, MODEL, "NMS: maximum overlap of two boxes, 0 to 1", "IOU", high=1)

@@ -258,11 +258,15 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Defaults:
-    """What holds for a request that does not say otherwise; none changes `imgsz`, the longer side the network sees."""
+    """What holds for a request that does not say otherwise; none changes `imgsz`, the longer side the network sees.
+
+    `trained_imgsz` is height and width in pixels that the model was trained at; None from an older service.
+    """
 
     imgsz: int
     conf: Share
     iou: Share
+    trained_imgsz: list[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

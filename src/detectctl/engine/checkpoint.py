@@ -1,4 +1,4 @@
-"""Whether a checkpoint may be loaded: an undamaged detection model of the YOLOv8 kind that brings no code along.
+"""Whether a checkpoint may be loaded: an undamaged one of Ultralytics that brings no code along.
 
 PyTorch's restricted unpickler decides; the names read from the pickles without running them tell the user why. (PyTorch
 has `get_unsafe_globals_in_checkpoint` for that. It needs torch, which the parent process does without, and gives up on
@@ -10,9 +10,12 @@ from __future__ import annotations
 import pickletools
 import re
 import struct
+import sys
 import zipfile
-from typing import TYPE_CHECKING, Any
+from importlib.metadata import version
+from typing import TYPE_CHECKING
 
+from detectctl.engine.trained import printable
 from detectctl.errors import CheckpointRefused
 
 if TYPE_CHECKING:
@@ -26,7 +29,12 @@ _EXPECTED = re.compile(
     r"|(builtins|__builtin__)\.(set|getattr|dict|list|int|float|object|slice)$"
 )
 _MAX_PICKLE = 64 << 20
+# What is in one of these is there to be called. A script's own classes are in `__main__`, and none of those is here.
+_INSTALLED = (
+    sys.stdlib_module_names | {"__builtin__", "nt", "posix", "torch", "torchvision", "ultralytics", "numpy"}
+) - {"__main__"}
 
+PACKAGE = "ultralytics-opencv-headless"
 ULTRALYTICS = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false"}
 """It reads these variables while it is imported: it must neither go online, which also switches its usage events off,
 nor install what a checkpoint names."""
@@ -37,8 +45,11 @@ def unexpected_globals(checkpoint: Path) -> list[str]:
 
     A file that is damaged gives the names found before the damage. Raises OSError if it cannot be opened.
     """
-    names = {name for data in _pickles(checkpoint) for name in _globals(data)}
-    return sorted(name for name in names if not _EXPECTED.match(name))
+    return sorted(name for name in _names(checkpoint) if not _EXPECTED.match(name))
+
+
+def _names(checkpoint: Path) -> set[str]:
+    return {name for data in _pickles(checkpoint) for name in _globals(data)}
 
 
 def _pickles(checkpoint: Path) -> Iterator[bytes]:
@@ -89,16 +100,47 @@ def refuse_unreadable(checkpoint: Path, error: BaseException, *, trusted: bool) 
     if not trusted and (asked_for := unexpected_globals(checkpoint) or blocked):
         return _wants_code(asked_for)
     said = texts[-1].partition("\n")[0]
+    if missing := re.search(r"Can't get attribute '(\w+)' on <module '(ultralytics[\w.]*)'", "\n".join(texts)):
+        return CheckpointRefused(
+            "the checkpoint is of a newer Ultralytics, or of a fork",
+            why=f"its model is made of {missing[2]}.{missing[1]}, which the installed {version(PACKAGE)} lacks",
+            hint="update detectctl, or give a checkpoint that this version trained",
+        )
+    names = _names(checkpoint)
+    if names and not any(name.startswith("ultralytics.") or not _EXPECTED.match(name) for name in names):
+        return CheckpointRefused(
+            "the checkpoint holds weights without their model",
+            why="it is a state dict, or a dictionary of another program's",
+            hint="give the .pt that `yolo train` writes, usually `weights/best.pt`",
+        )
     # Ultralytics names the file, which is our copy, and goes on to advise one of its own models.
     of_the_file = said.partition(f"{checkpoint} ")[2].partition(". ")[0]
     return _damaged(f"it {of_the_file}" if of_the_file else said)
 
 
 def _wants_code(names: list[str]) -> CheckpointRefused:
+    """The refusal for a pickle that asks for these; what is installed is code, all else a missing class."""
+    if not any(name.partition(".")[0] in _INSTALLED for name in names):
+        return _foreign(names)
     return CheckpointRefused(
         "the checkpoint asks to run code that no detection model needs",
-        why=f"its pickle names {', '.join(_printable(name) for name in names[:5])}",
+        why=f"its pickle names {', '.join(printable(name) for name in names[:5])}",
         hint="load it with `--trust-checkpoint`, but only if you trust its author to run code here",
+    )
+
+
+def _foreign(names: list[str]) -> CheckpointRefused:
+    shown = ", ".join(printable(name) for name in names[:3])
+    if any(name.startswith("models.") for name in names):
+        return CheckpointRefused(
+            "the checkpoint is of the YOLOv5 repository or a fork of it, not of Ultralytics' package",
+            why=f"its model is made of that repository's classes: {shown}",
+            hint="train it again with the package, for example `yolo detect train model=yolov5su.pt`",
+        )
+    return CheckpointRefused(
+        "the checkpoint is not of Ultralytics' package alone",
+        why=f"its model is made of classes that are not here: {shown}",
+        hint="give a checkpoint as `yolo train` writes it, without classes of your own",
     )
 
 
@@ -108,35 +150,3 @@ def _damaged(why: str) -> CheckpointRefused:
         why=why,
         hint="download or export it again; it must be a .pt file that Ultralytics saved",
     )
-
-
-def labels_and_strides(model: Any) -> tuple[dict[int, str], tuple[int, ...]]:
-    """Labels by class id, and each level's stride in pixels, of a loaded Ultralytics model.
-
-    Raises CheckpointRefused if it is not for detection, or its head does not give what YOLOv8's gives.
-    """
-    try:
-        task, head, names = str(model.task), model.model[-1], model.names
-        kind, end2end = type(head).__name__, bool(getattr(head, "end2end", False))
-        if task != "detect":
-            raise _not_for_us(f"it is for the task {task!r}, and only detection is served")
-        if kind != "Detect" or end2end or head.reg_max <= 1:
-            raise _not_for_us(f"its head {kind!r}{' without NMS' if end2end else ''} is not of the YOLOv8 kind")
-        classes, strides = int(head.nc), tuple(int(stride) for stride in model.stride)
-        names = dict(enumerate(names)) if isinstance(names, list) else dict(names)
-        labels = {class_id: _printable(str(names[class_id])) for class_id in range(classes)}
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise _not_for_us(f"a part that detection models have is missing: {error}") from error
-    return labels, strides
-
-
-def _not_for_us(why: str) -> CheckpointRefused:
-    return CheckpointRefused(
-        "the checkpoint has no detection model of the YOLOv8 kind",
-        why=why,
-        hint="give a checkpoint trained with `yolo detect train` from a YOLOv8 model",
-    )
-
-
-def _printable(label: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in label)[:100]

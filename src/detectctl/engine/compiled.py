@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from detectctl import child, files
 from detectctl.engine.checkpoint import ULTRALYTICS
+from detectctl.engine.trained import IMGSZ, Trained
 from detectctl.errors import ConversionFailed, ModelCorrupt, ModelError
 from detectctl.files import describe, remedy, sha256_of, temporary_folder
 from detectctl.waiting import Deadline
 from detectctl.wire import Agreement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from detectctl.progress import Report
@@ -34,30 +35,24 @@ _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "PYTHONPATH",
 
 @dataclass(frozen=True, slots=True)
 class CompiledModel:
-    """An OpenVINO network with its labels.
+    """An OpenVINO network with its description.
 
-    The network takes letterboxed RGB images, uint8 `(B, H, W, 3)`, H and W multiples of `stride`. Its float32 outputs
-    are per anchor, level by level and row by row: `(B, 4 * bins, anchors)`, logits of the distances left, up, right and
-    down in strides; `(B, classes, anchors)`, logits of the classes; `(B, anchors)`, the greatest of these.
+    The network takes letterboxed images, uint8 `(B, H, W, channels)`, H and W multiples of `trained.head.stride`. Its
+    float32 outputs are, for each place that the head knows (for anchors, level by level and row by row), what `Head`
+    says: boxes `(B, 4 * bins, places)`, distances left, up, right and down in strides where they are those of anchors,
+    or `(B, 4, places)`; classes `(B, classes, places)`; `(B, places)`, the greatest of these.
 
     Attributes:
         directory: holds the network, its weights and the manifest.
         checkpoint_sha256: hex digest of the checkpoint it was made from.
-        labels: the model's own name for each class id.
-        strides: pixels between the anchors of each level.
+        trained: what the network is.
         agreement: of an int8 network with the fp32 one it was made from; None for the fp32 one.
     """
 
     directory: Path
     checkpoint_sha256: str
-    labels: dict[int, str]
-    strides: tuple[int, ...]
+    trained: Trained
     agreement: Agreement | None = None
-
-    @property
-    def stride(self) -> int:
-        """See `Engine.stride`."""
-        return padding_stride(self.strides)
 
     @property
     def network(self) -> Path:
@@ -80,8 +75,7 @@ def load_compiled(directory: Path, *, checkpoint_sha256: str) -> CompiledModel:
         model = CompiledModel(
             directory,
             manifest["checkpoint_sha256"],
-            {int(class_id): str(label) for class_id, label in manifest["labels"].items()},
-            tuple(int(stride) for stride in manifest["strides"]),
+            _trained(manifest),
             _agreement(manifest),
         )
         digests = {name: manifest["files"][name] for name in (NETWORK, WEIGHTS)}
@@ -111,6 +105,14 @@ def _agreement(manifest: dict[str, Any]) -> Agreement | None:
     return None if found is None else Agreement(**found)
 
 
+def _trained(manifest: dict[str, Any]) -> Trained:
+    if "trained" in manifest:
+        return Trained.from_json(manifest["trained"])
+    # From before other families than YOLOv8's were served.
+    head = {"kind": "anchors", "strides": manifest["strides"], "one_to_one": False}
+    return Trained.from_json({"labels": manifest["labels"], "head": head, "imgsz": (IMGSZ, IMGSZ), "channels": 3})
+
+
 def compiled_models(cache: Path) -> dict[Path, str | None]:
     """The folders of all compiled models → sha256 of the checkpoint that each was made from; None if damaged."""
     found: dict[Path, str | None] = {}
@@ -124,11 +126,6 @@ def compiled_models(cache: Path) -> dict[Path, str | None]:
 def folder_for(cache: Path, *depends_on: Any) -> Path:
     """Where the model is kept whose making depends on these things, which are JSON data."""
     return cache / _FOLDER / hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()[:32]
-
-
-def padding_stride(strides: Sequence[int]) -> int:
-    """Ultralytics' predictor pads to multiples of at least 32, whatever smaller strides a head has."""
-    return max(32, *strides)
 
 
 def _corrupt(directory: Path, why: str) -> ModelCorrupt:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detectctl.engine.compiled import CompiledModel, folder_for, make_once
+from detectctl.engine.checkpoint import PACKAGE
+from detectctl.engine.compiled import CompiledModel, folder_for, load_compiled, make_once
 from detectctl.errors import ModelCorrupt
 from detectctl.files import reason, sha256_of
 from detectctl.progress import silent
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
 
     from detectctl import child
     from detectctl.progress import Report
+
+
+# The converter that knew YOLOv8's head only: what it made is still good.
+_BEFORE = "71e1483a3aec4ffae96c1b1606a625648b6b9713a09b60db5cbb7075d91e8879"
 
 
 def compile_checkpoint(
@@ -44,7 +50,7 @@ def compile_checkpoint(
 
     Raises:
         ModelCorrupt: the checkpoint's bytes are not those of `sha256`.
-        CheckpointRefused: it asks for code, is damaged, or has no detection model of the YOLOv8 kind.
+        CheckpointRefused: it asks for code, is damaged, or is of a kind that is not served.
         ConversionFailed: the child failed, or the deadline passed.
     """
 
@@ -53,11 +59,14 @@ def compile_checkpoint(
         _copy_verified(checkpoint, copy, sha256)
         return {"checkpoint": str(copy), "trust": trust_checkpoint}
 
+    versions = [version("openvino"), version(PACKAGE), version("torch")]
+    with contextlib.suppress(ModelCorrupt):
+        before = folder_for(cache, sha256, trust_checkpoint, [*versions, _BEFORE])
+        return load_compiled(before, checkpoint_sha256=sha256)
     # The converter's source is its version number, which one would forget to raise.
-    converter = sha256_of(Path(__file__).with_name("convert_child.py"))
-    versions = [version("openvino"), version("ultralytics-opencv-headless"), version("torch"), converter]
+    converter = [sha256_of(Path(__file__).with_name(name)) for name in ("convert_child.py", "families.py")]
     return make_once(
-        folder_for(cache, sha256, trust_checkpoint, versions),
+        folder_for(cache, sha256, trust_checkpoint, [*versions, *converter]),
         "detectctl.engine.convert_child",
         prepare,
         checkpoint_sha256=sha256,

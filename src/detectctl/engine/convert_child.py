@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detectctl.child import serve_parent
-from detectctl.engine.checkpoint import labels_and_strides, refuse_at_sight, refuse_unreadable
+from detectctl.engine.checkpoint import refuse_at_sight, refuse_unreadable
 from detectctl.engine.compiled import CompiledModel, seal
-from detectctl.engine.detector_settings import IMGSZ
+from detectctl.engine.families import describe, last_convolutions, raw
 from detectctl.errors import CheckpointRefused
 from detectctl.progress import Progress
 
@@ -67,12 +67,17 @@ def _convert(request: Message, report: Report) -> Message:
         forbid_reaching_out()
     stage("load")
     yolo = _load(checkpoint, trust=trust)
-    model = CompiledModel(Path(request["output"]), request["checkpoint_sha256"], *labels_and_strides(yolo.model))
+    trained = describe(yolo.model, yolo.ckpt.get("train_args") or {})
+    model = CompiledModel(Path(request["output"]), request["checkpoint_sha256"], trained)
     stage("export")
-    _prepare(yolo.model.model[-1])
-    exported = Path(yolo.export(format="openvino", dynamic=True, imgsz=IMGSZ, device="cpu", verbose=False))
+    _keep_sums(yolo.model)
+    raw(yolo.model)
+    # The size matters only where it is not dynamic.
+    exported = yolo.export(
+        format="openvino", dynamic=not trained.fixed, imgsz=list(trained.size(None)), device="cpu", verbose=False
+    )
     stage("save")
-    _save(next(exported.glob("*.xml")), model.network)
+    _save(next(Path(exported).glob("*.xml")), model)
     seal(model)
     return {}
 
@@ -101,35 +106,37 @@ def _load(checkpoint: Path, *, trust: bool) -> Any:
         raise refuse_unreadable(checkpoint, error, trusted=trust) from error
 
 
-def _prepare(head: Any) -> None:
-    """Make the head exact where lower precision would do most harm, at no cost."""
+def _keep_sums(model: Any) -> None:
+    """Have the CPU plugin write the sums of the last convolutions in fp32, whatever it computes in.
+
+    An operation that follows them does it; it is fused away.
+    """
     import torch
 
-    # Boxes are computed from raw logits, only for anchors above the threshold, and always in fp32. In the graph this
-    # would be done for all anchors, and in bf16 would move boxes by up to a pixel.
-    head._inference = lambda raw: (raw["boxes"], raw["scores"])
-    # An operation that follows the last convolutions makes the CPU plugin write their sums in fp32; it is fused away.
-    for branch in (*head.cv2, *head.cv3):
+    for branch in last_convolutions(model):
         branch[-1] = torch.nn.Sequential(branch[-1], torch.nn.Hardtanh(-_FAR, _FAR))
 
 
-def _save(exported: Path, network: Path) -> None:
-    """Move colour scaling, layout and each anchor's greatest logit into the graph, where they cost least."""
+def _save(exported: Path, model: CompiledModel) -> None:
+    """Move colour scaling, layout and the greatest of each place's classes into the graph, where they cost least."""
     import numpy as np
     import openvino as ov
     import openvino.opset15 as ops
     from openvino.preprocess import PrePostProcessor
 
     wrapper = PrePostProcessor(ov.Core().read_model(exported))
-    images = ov.PartialShape([-1, -1, -1, 3])
+    trained = model.trained
+    images = ov.PartialShape(
+        [1, *trained.size(None), trained.channels] if trained.fixed else [-1, -1, -1, trained.channels]
+    )
     wrapper.input().tensor().set_element_type(ov.Type.u8).set_layout(ov.Layout("NHWC")).set_shape(images)
     wrapper.input().model().set_layout(ov.Layout("NCHW"))
     wrapper.input().preprocess().convert_element_type(ov.Type.f32).scale(255.0)
-    model = wrapper.build()
-    logits = model.outputs[1].get_node().input_value(0)
-    model.add_outputs([ops.reduce_max(logits, ops.constant(np.array([1], np.int64)), False).output(0)])
-    model.validate_nodes_and_infer_types()
-    ov.save_model(model, network, compress_to_fp16=False)
+    network = wrapper.build()
+    classes = network.outputs[1].get_node().input_value(0)
+    network.add_outputs([ops.reduce_max(classes, ops.constant(np.array([1], np.int64)), False).output(0)])
+    network.validate_nodes_and_infer_types()
+    ov.save_model(network, model.network, compress_to_fp16=False)
 
 
 if __name__ == "__main__":

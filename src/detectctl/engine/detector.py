@@ -16,7 +16,7 @@ import numpy as np
 from detectctl.engine.compiled import load_compiled
 from detectctl.engine.cpus import available_cpus
 from detectctl.engine.decode import decode
-from detectctl.engine.letterbox import letterbox
+from detectctl.engine.letterbox import fit
 from detectctl.engine.nms import select
 from detectctl.errors import BadParameter, UsageError
 from detectctl.wire import Detection
@@ -32,15 +32,22 @@ if TYPE_CHECKING:
 
 
 class Detector:
-    """A loaded model; may be called from many threads at once. `labels` has its own name of each class id."""
+    """A loaded model; may be called from many threads at once.
+
+    Attributes:
+        labels: the model's own name of each class id.
+        trained_imgsz: height and width in pixels that it was trained at.
+        imgsz: height and width in pixels of what its network sees; less of one of them where a picture is narrower.
+    """
 
     def __init__(self, engine: Engine, settings: DetectorSettings) -> None:
         self._engine = engine
         self._settings = settings
-        self._imgsz = -(-settings.imgsz // engine.stride) * engine.stride
+        self.imgsz = engine.trained.size(settings.imgsz)
         self._busy = 0
         self._lock = threading.Lock()
-        self.labels = engine.labels
+        self.labels = engine.trained.labels
+        self.trained_imgsz = engine.trained.imgsz
 
     @classmethod
     def load(cls, settings: DetectorSettings) -> Detector:
@@ -108,7 +115,7 @@ class Detector:
         Args:
             image: as `decode` gives it.
             confidence: threshold from 0 to 1; None for the one of the settings.
-            iou: threshold of NMS from 0 to 1; None for the one of the settings.
+            iou: threshold of NMS from 0 to 1; None for the one of the settings. No effect on a model that needs no NMS.
             classes: names of the classes to report; None or empty for all.
 
         Raises:
@@ -118,9 +125,12 @@ class Detector:
         iou = _fraction("iou", self._settings.iou if iou is None else iou)
         class_ids = self._ids(classes) if classes else None
         with self._working() as alone:
-            box, placement = letterbox(image, self._imgsz, self._engine.stride)
+            box, placement = fit(image, self._engine.trained, self.imgsz)
             (candidates,) = self._engine.infer(box, [confidence], alone=alone)
-        boxes, confidences, ids = select(candidates, placement, iou=iou, classes=class_ids)
+        one_to_one = self._engine.trained.head.one_to_one
+        boxes, confidences, ids = select(
+            candidates, placement, iou=None if one_to_one else iou, confidence=confidence, classes=class_ids
+        )
         return tuple(
             Detection(self.labels[class_id], (x1, y1, x2, y2), value, class_id)
             for (x1, y1, x2, y2), value, class_id in zip(

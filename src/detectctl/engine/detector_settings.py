@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from detectctl.wire import Device, EngineName, Precision
 
-IMGSZ = 640
 CONFIDENCE = 0.25
 IOU = 0.7
 MAX_IMAGE_BYTES = 20 * 2**20
@@ -30,7 +29,8 @@ class DetectorSettings:
         device: where it computes; `openvino` runs on `cpu` only.
         precision: of the arithmetic; `auto` is the fastest that the device computes in natively and without
             calibration. `int8` is for a model that `quantise` made, and for no other.
-        imgsz: pixels of the longer side that the network sees; rounded up to a multiple of the model's stride.
+        imgsz: pixels of the longer side that the network sees, rounded up to a multiple of the model's stride; None as
+            it was trained.
         confidence: default threshold; a detection is strictly above it.
         iou: default threshold of NMS.
         threads: CPU threads; None for as many as this process may use.
@@ -44,7 +44,7 @@ class DetectorSettings:
     engine: EngineName = "openvino"
     device: Device = "cpu"
     precision: Literal["auto"] | Precision = "auto"
-    imgsz: int = IMGSZ
+    imgsz: int | None = None
     confidence: float = CONFIDENCE
     iou: float = IOU
     threads: int | None = None

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from detectctl.engine.trained import Trained
     from detectctl.wire import EngineInfo
 
 
@@ -18,21 +19,19 @@ class Engine(Protocol):
 
     Attributes:
         info: what runs.
-        labels: the model's own name for each class id.
-        stride: pixels; height and width of an input are multiples of it.
+        trained: the network's description.
     """
 
     info: EngineInfo
-    labels: dict[int, str]
-    stride: int
+    trained: Trained
 
     def infer(
         self, images: NDArray[np.uint8], confidences: Sequence[float], *, alone: bool
     ) -> list[NDArray[np.float32]]:
-        """The candidates of each image: anchors whose greatest class confidence is above its threshold.
+        """The candidates of each image: places whose greatest class confidence is above its threshold.
 
         Args:
-            images: letterboxed RGB (B, height, width, 3).
+            images: as `letterbox` or `stretch` give them (B, height, width, channels).
             confidences: one threshold per image.
             alone: True if nothing else is waiting, so that every core may work on this.
 

@@ -1,4 +1,4 @@
-"""Letterboxing as Ultralytics' predictor does it: scale into a square, pad to the next multiple of the stride.
+"""A picture as the network takes it, as Ultralytics' predictor makes it: scaled and padded, or stretched.
 
 After `LetterBox(auto=True)` and `scale_boxes` of ultralytics 8.4, with the same rounding, so that detections agree.
 """
@@ -13,6 +13,8 @@ import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from detectctl.engine.trained import Trained
 
 _GREY = 114
 
@@ -32,25 +34,45 @@ class Placement:
     offset: tuple[int, int]
 
 
-def letterbox(image: NDArray[np.uint8], imgsz: int, stride: int) -> tuple[NDArray[np.uint8], Placement]:
-    """Scale `image` (height, width, 3) to fit `imgsz`, and pad each side's length to a multiple of `stride`.
+def fit(image: NDArray[np.uint8], trained: Trained, imgsz: tuple[int, int]) -> tuple[NDArray[np.uint8], Placement]:
+    """An RGB image (height, width, 3) as a network takes it (1, height, width, channels), and where it is in that.
 
-    The channels may be in any order; `imgsz`, pixels of the longer side, is a multiple of `stride`, pixels too. Returns
-    (1, height, width, 3), and where the image is in it.
+    `imgsz` is height and width in pixels, multiples of the head's stride: the most for an image that is letterboxed.
     """
+    if trained.channels == 1:
+        image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., np.newaxis]
+    if not trained.fixed:
+        return letterbox(image, imgsz, trained.head.stride)
     height, width = image.shape[:2]
-    ratio = min(imgsz / height, imgsz / width)
+    box = _resized(image, imgsz[1], imgsz[0])[np.newaxis]
+    return box, Placement(width, height, (imgsz[1] / width, imgsz[0] / height), (0, 0))
+
+
+def _resized(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    if image.shape[:2] != (height, width):
+        channels = image.shape[2]
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR).reshape(height, width, channels)
+    return np.ascontiguousarray(image)
+
+
+def letterbox(image: NDArray[np.uint8], imgsz: tuple[int, int], stride: int) -> tuple[NDArray[np.uint8], Placement]:
+    """Scale `image` (height, width, channels) to fit `imgsz`, and pad each side's length to a multiple of `stride`.
+
+    The channels may be in any order; `imgsz`, pixels of height and width, are multiples of `stride`, pixels too.
+    Returns (1, height, width, channels), and where the image is in it.
+    """
+    height, width, channels = image.shape
+    ratio = min(imgsz[0] / height, imgsz[1] / width)
     new_width, new_height = max(round(width * ratio), 1), max(round(height * ratio), 1)
-    pad_x, pad_y = ((imgsz - new_width) % stride) / 2, ((imgsz - new_height) % stride) / 2
+    pad_x, pad_y = ((imgsz[1] - new_width) % stride) / 2, ((imgsz[0] - new_height) % stride) / 2
     left, top = round(pad_x - 0.1), round(pad_y - 0.1)
     box_width, box_height = new_width + left + round(pad_x + 0.1), new_height + top + round(pad_y + 0.1)
 
-    if (new_width, new_height) != (width, height):
-        image = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR)
+    image = _resized(image, new_width, new_height)
     if (box_width, box_height) == (new_width, new_height):
-        box = np.ascontiguousarray(image)[np.newaxis]
+        box = image[np.newaxis]
     else:
-        box = np.full((1, box_height, box_width, 3), _GREY, np.uint8)
+        box = np.full((1, box_height, box_width, channels), _GREY, np.uint8)
         box[0, top : top + new_height, left : left + new_width] = image
 
     # Ultralytics computes these again from the two shapes instead of keeping them; to agree, so must we.

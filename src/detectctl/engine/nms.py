@@ -1,7 +1,8 @@
-"""From a network's candidates to boxes in the source image: NMS, scaling back, clipping.
+"""From a network's candidates to boxes in the source image: NMS where it is needed, scaling back, clipping.
 
 The semantics of `non_max_suppression` and `scale_boxes` of ultralytics 8.4 for detection: one class per anchor, boxes
-of different classes never suppress each other, confidence strictly above the threshold.
+of different classes never suppress each other, confidence strictly above the threshold. Those of its heads that need no
+NMS: `Detect.postprocess` and `RTDETRDecoder.postprocess`.
 """
 
 from __future__ import annotations
@@ -23,20 +24,59 @@ _CLASS_OFFSET = 7680  # pixels; further apart than any two boxes of one image
 
 
 def select(
-    candidates: NDArray[np.float32], placement: Placement, *, iou: float, classes: Collection[int] | None = None
+    candidates: NDArray[np.float32],
+    placement: Placement,
+    *,
+    iou: float | None,
+    confidence: float = 0.0,
+    classes: Collection[int] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.intp]]:
-    """The boxes that NMS keeps, by descending confidence.
+    """The boxes to report, by descending confidence: those that NMS keeps.
 
     Args:
-        candidates: (4 + classes, candidates): centre x, y, width, height in letterbox pixels, then confidences; only
-            anchors whose greatest confidence is above the threshold.
-        placement: where the source image is in the letterbox.
-        iou: of two boxes of one class that overlap by more than this, the less confident is dropped.
+        candidates: (4 + classes, candidates): centre x, y, width, height in the network's pixels, then confidences;
+            only places whose greatest confidence is above the threshold.
+        placement: where the source image is in the network's.
+        iou: of two boxes of one class that overlap by more than this, the less confident is dropped; None for a
+            one-to-one head, whose candidates are taken as they are, with each of their classes.
+        confidence: the threshold for each class of such a place.
         classes: ids of the classes to keep; None for all.
 
     Returns:
         Boxes (n, 4) as x1, y1, x2, y2 in pixels of the source image, clipped to it; confidences (n,); class ids (n,).
     """
+    if iou is None:
+        boxes, confidences, class_ids = _most_confident(candidates, confidence)
+        if classes is not None:
+            wanted = np.isin(class_ids, list(classes))
+            boxes, confidences, class_ids = boxes[wanted], confidences[wanted], class_ids[wanted]
+    else:
+        boxes, confidences, class_ids = _without_overlaps(candidates, iou, classes)
+    offset, gain = np.array(placement.offset * 2, np.float32), np.array(placement.gain * 2, np.float32)
+    limits = np.array((placement.width, placement.height) * 2, np.float32)
+    return np.clip((boxes - offset) / gain, 0, limits), confidences, class_ids
+
+
+Boxes = tuple["NDArray[np.float32]", "NDArray[np.float32]", "NDArray[np.intp]"]
+
+
+def _most_confident(candidates: NDArray[np.float32], confidence: float) -> Boxes:
+    """First the most confident places, then of all of their classes the most confident."""
+    scores = candidates[4:]
+    places = np.argsort(-scores.max(axis=0, initial=0), kind="stable")[:MAX_DETECTIONS]
+    flat = scores[:, places].T.ravel()
+    order = np.argsort(-flat, kind="stable")[:MAX_DETECTIONS]
+    order = order[flat[order] > np.float32(confidence)]
+    index, class_ids = np.divmod(order, len(scores))
+    return _corners(candidates[:, places[index]]), flat[order], class_ids
+
+
+def _corners(candidates: NDArray[np.float32]) -> NDArray[np.float32]:
+    centre, half = candidates[:2].T, candidates[2:4].T / 2
+    return np.concatenate((centre - half, centre + half), axis=1)
+
+
+def _without_overlaps(candidates: NDArray[np.float32], iou: float, classes: Collection[int] | None) -> Boxes:
     class_ids = candidates[4:].argmax(axis=0)
     confidences = candidates[4:].max(axis=0, initial=0)
     if classes is not None:
@@ -44,15 +84,10 @@ def select(
         candidates, class_ids, confidences = candidates[:, wanted], class_ids[wanted], confidences[wanted]
     order = np.argsort(-confidences, kind="stable")[:_MAX_CANDIDATES]
     class_ids, confidences = class_ids[order], confidences[order]
-    centre, half = candidates[:2, order].T, candidates[2:4, order].T / 2
-    boxes = np.concatenate((centre - half, centre + half), axis=1)
+    boxes = _corners(candidates[:, order])
     # In float32, as there: at this offset, rounding can decide on which side of the threshold an overlap falls.
     keep = suppress(boxes + (class_ids * np.float32(_CLASS_OFFSET)).astype(np.float32)[:, np.newaxis], iou)
-    boxes, confidences, class_ids = boxes[keep], confidences[keep], class_ids[keep]
-
-    boxes = (boxes - np.array(placement.offset * 2, np.float32)) / np.array(placement.gain * 2, np.float32)
-    limits = np.array((placement.width, placement.height) * 2, np.float32)
-    return np.clip(boxes, 0, limits), confidences, class_ids
+    return boxes[keep], confidences[keep], class_ids[keep]
 
 
 def suppress(boxes: NDArray[np.float32], iou: float, limit: int = MAX_DETECTIONS) -> list[int]:

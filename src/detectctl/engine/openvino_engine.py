@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from detectctl.engine.yolo_head import boxes, least_logit
+from detectctl.engine.yolo_head import boxes, least
 from detectctl.errors import UsageError
 from detectctl.wire import EngineInfo, Precision
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from detectctl.engine.compiled import CompiledModel
+    from detectctl.engine.trained import Head
 
 # The few operations that are not quantised in an int8 network are as fast in fp32 as in bf16.
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
@@ -54,10 +55,9 @@ class OpenVINOEngine:
         # No CACHE_DIR: OpenVINO would load what it keeps there unverified, to save a tenth of a second.
         chosen = choose_precision(precision)
         network = core.read_model(model.network)
-        self.labels = model.labels
-        self.stride = model.stride
+        self.trained = model.trained
         self.info = EngineInfo("openvino", "cpu", chosen, threads, streams=threads, batch=1, agreement=model.agreement)
-        compile_for = partial(_Pool, core, network, chosen, model.strides, threads=threads)
+        compile_for = partial(_Pool, core, network, chosen, model.trained.head, threads=threads)
         self._crowded = compile_for(streams=threads)
         self._alone = compile_for(streams=1) if threads > 1 else self._crowded
 
@@ -76,9 +76,9 @@ class _Pool:
     """One compiled form of the network, with as many infer requests as it has streams."""
 
     def __init__(
-        self, core: Any, network: Any, precision: Precision, strides: Sequence[int], *, streams: int, threads: int
+        self, core: Any, network: Any, precision: Precision, head: Head, *, streams: int, threads: int
     ) -> None:
-        self._strides = strides
+        self._head = head
         compiled = core.compile_model(
             network,
             "CPU",
@@ -99,13 +99,13 @@ class _Pool:
         try:
             request.infer([images], share_inputs=True, share_outputs=True)
             # The tensors belong to the request, which others use once it is put back: indexing copies what is needed.
-            distances, logits, best = (request.get_output_tensor(index).data for index in range(3))
+            sides, classes, best = (request.get_output_tensor(index).data for index in range(3))
             shape = images.shape[1:3]
             found = []
             for index, confidence in enumerate(confidences):
-                anchors = np.flatnonzero(best[index] > least_logit(confidence))
-                raw = distances[index][:, anchors], logits[index][:, anchors], anchors
-                found.append(boxes(*raw, confidence=confidence, shape=shape, strides=self._strides))
+                places = np.flatnonzero(best[index] > least(self._head, confidence))
+                raw = sides[index][:, places], classes[index][:, places], places
+                found.append(boxes(self._head, *raw, confidence=confidence, shape=shape))
             return found
         finally:
             self._requests.put(request)

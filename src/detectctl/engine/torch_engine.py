@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detectctl.engine.batching import Batcher
-from detectctl.engine.checkpoint import ULTRALYTICS, labels_and_strides, refuse_at_sight, refuse_unreadable
-from detectctl.engine.compiled import padding_stride
-from detectctl.engine.yolo_head import boxes, least_logit
+from detectctl.engine.checkpoint import ULTRALYTICS, refuse_at_sight, refuse_unreadable
+from detectctl.engine.families import describe, raw
+from detectctl.engine.yolo_head import boxes, least
 from detectctl.errors import ModelCorrupt, UsageError
 from detectctl.files import reason, sha256_of
 from detectctl.wire import Device, EngineInfo, Precision
@@ -33,7 +33,7 @@ class TorchEngine:
 
     Raises:
         ModelCorrupt: the file is missing, or its bytes are not those of `sha256`.
-        CheckpointRefused: it asks for code, is damaged, or has no detection model of the YOLOv8 kind.
+        CheckpointRefused: it asks for code, is damaged, or is of a kind that is not served.
         UsageError: there is no such device, or it does not compute in that precision.
     """
 
@@ -49,11 +49,9 @@ class TorchEngine:
         chosen = automatic if settings.precision == "auto" else settings.precision
         _check_device(torch, device, chosen)
         torch.set_num_threads(threads)
-        model = _load(checkpoint, trust=settings.trust_checkpoint)
-        self.labels, self._strides = labels_and_strides(model)
-        self.stride = padding_stride(self._strides)
-        # Boxes are computed from raw logits, in fp32: a lower precision would move them by pixels.
-        model.model[-1]._inference = lambda raw: (raw["boxes"], raw["scores"])
+        model, arguments = _load(checkpoint, trust=settings.trust_checkpoint)
+        self.trained = describe(model, arguments)
+        raw(model)
         largest = batch or (8 if device == "cuda" else 1)
         self.info = EngineInfo("torch", device, chosen, threads, streams=1, batch=largest)
         self._torch = torch
@@ -74,25 +72,25 @@ class TorchEngine:
         return self._batcher.infer(images, confidences)
 
     def _run(self, images: NDArray[np.uint8], confidences: Sequence[float]) -> list[NDArray[np.float32]]:
-        torch = self._torch
+        torch, head = self._torch, self.trained.head
         with torch.inference_mode():
             batch = torch.from_numpy(images)
             if self._device == "cuda":
                 batch = batch.pin_memory().to("cuda", non_blocking=True)
             # A view: channels_last means NHWC memory seen as NCHW.
-            (distances, logits), _ = self._model(batch.permute(0, 3, 1, 2).to(self._dtype) / 255)
-            least = torch.tensor([least_logit(confidence) for confidence in confidences], device=logits.device)
-            image, anchor = (logits.amax(1) > least[:, None]).nonzero().unbind(1)
-            # Few anchors remain, and they leave the device together: each transfer waits for all work on the device.
-            picked = torch.cat((distances[image, :, anchor], logits[image, :, anchor]), dim=1).float().cpu().numpy()
-            places = torch.stack((image, anchor)).cpu().numpy()
-        bins = distances.shape[1]
+            (sides, classes), _ = self._model(batch.permute(0, 3, 1, 2).to(self._dtype) / 255)
+            limits = torch.tensor([least(head, confidence) for confidence in confidences], device=classes.device)
+            image, place = (classes.amax(1) > limits[:, None]).nonzero().unbind(1)
+            # Few places remain, and they leave the device together: each transfer waits for all work on the device.
+            picked = torch.cat((sides[image, :, place], classes[image, :, place]), dim=1).float().cpu().numpy()
+            where = torch.stack((image, place)).cpu().numpy()
+        numbers = sides.shape[1]
         shape = images.shape[1:3]
         found = []
         for index, confidence in enumerate(confidences):
-            rows, anchors = picked[places[0] == index], places[1][places[0] == index]
-            raw = rows[:, :bins].T, rows[:, bins:].T, anchors
-            found.append(boxes(*raw, confidence=confidence, shape=shape, strides=self._strides))
+            rows, places = picked[where[0] == index], where[1][where[0] == index]
+            parts = rows[:, :numbers].T, rows[:, numbers:].T, places
+            found.append(boxes(head, *parts, confidence=confidence, shape=shape))
         return found
 
     def close(self) -> None:
@@ -130,8 +128,11 @@ def _check_device(torch: Any, device: Device, precision: Precision) -> None:
         )
 
 
-def _load(checkpoint: Path, *, trust: bool) -> Any:
-    """As Ultralytics' `load_checkpoint`, which takes the choice of safe loading from the environment only."""
+def _load(checkpoint: Path, *, trust: bool) -> tuple[Any, dict[str, Any]]:
+    """The model, and the arguments that it was trained with.
+
+    As Ultralytics' `load_checkpoint`, which takes the choice of safe loading from the environment only.
+    """
     import torch
     from ultralytics.nn.tasks import guess_model_task, torch_safe_load
 
@@ -144,4 +145,4 @@ def _load(checkpoint: Path, *, trust: bool) -> Any:
                 layer.recompute_scale_factor = None  # saved by a PyTorch before 1.11
     except Exception as error:  # hostile bytes may lead the loader to any exception
         raise refuse_unreadable(checkpoint, error, trusted=trust) from error
-    return model
+    return model, content.get("train_args") or {}

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from detectctl.engine.int8.calibration import Calibration
+    from detectctl.engine.trained import Trained
     from detectctl.hosts.host import Host
     from detectctl.lifecycle.deployment import Deployment
     from detectctl.lifecycle.exposure import Exposure
@@ -198,7 +199,7 @@ def deployment_of(job: UpJob, model: ModelVersion) -> Deployment:
         report=job.report,
         name=model.reference,
     )
-    job.report(Progress("convert", f"{len(compiled.labels)} classes", done=True))
+    job.report(Progress("convert", _summary(compiled.trained, job), done=True))
     if job.calibration is not None:
         compiled = quantise(
             compiled,
@@ -212,6 +213,23 @@ def deployment_of(job: UpJob, model: ModelVersion) -> Deployment:
             name=model.reference,
         )
     return plan(job.settings, model, compiled, job.device, job.exposure.key_file)
+
+
+def _summary(trained: Trained, job: UpJob) -> str:
+    """What to say of a model; UsageError if it does not take pictures of the size asked for."""
+    asked, (height, width) = job.settings.imgsz, trained.size(None)
+    as_trained = f"{height}" if height == width else f"{height}x{width}"
+    if asked is None:
+        size = f"{as_trained} px as trained"
+    elif job.device == "cpu" and trained.fixed and (asked, asked) != (height, width):
+        raise UsageError(
+            f"--imgsz {asked} is not possible with this model",
+            why=f"its network takes pictures of {as_trained} px only",
+            hint="leave `--imgsz` out",
+        )
+    else:
+        size = f"{asked} px of --imgsz, trained at {as_trained}"
+    return f"{len(trained.labels)} classes, {size}"
 
 
 def apply(job: UpJob, make: Callable[[], Deployment], digest: str) -> UpResult:

@@ -172,7 +172,9 @@ class Service:
             classes={str(class_id): name for class_id, name in self.detector.labels.items()},
             engine=self.detector.engine_info(),
             limits=Limits(detector.max_image_bytes, detector.max_image_pixels, config.max_queue, config.url_input),
-            defaults=Defaults(detector.imgsz, detector.confidence, detector.iou),
+            defaults=Defaults(
+                max(self.detector.imgsz), detector.confidence, detector.iou, list(self.detector.trained_imgsz)
+            ),
         )
 
     async def close(self) -> None:

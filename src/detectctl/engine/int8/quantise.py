@@ -54,7 +54,7 @@ def quantise(
     model: CompiledModel,
     images: Calibration,
     *,
-    imgsz: int,
+    imgsz: int | None,
     most_loss: float,
     cache: Path,
     timeout_s: float,
@@ -67,8 +67,9 @@ def quantise(
     It starts from the network that fp32 and bf16 run, not from the checkpoint: nothing is unpickled or traced again,
     and the process that decodes the user's images has never loaded a checkpoint.
 
-    `images` are from `prepare`; calibration scales them as the service will, to `imgsz` pixels on the longer side. The
-    greatest `Agreement.loss` that is accepted is `most_loss`. What follows it is as in `compile_checkpoint`.
+    `images` are from `prepare`; calibration scales them as the service will, to `imgsz` pixels on the longer
+    side, or as the model was trained if None. The greatest `Agreement.loss` that is accepted is `most_loss`. What
+    follows it is as in `compile_checkpoint`.
 
     Raises:
         UsageError: none of the images can be decoded, or fp32 finds nothing in them.

@@ -23,7 +23,7 @@ from detectctl.engine.detector import Detector
 from detectctl.engine.detector_settings import DetectorSettings
 from detectctl.engine.int8.agreement import compare
 from detectctl.engine.int8.calibration import unusable
-from detectctl.engine.letterbox import letterbox
+from detectctl.engine.letterbox import fit
 from detectctl.engine.openvino_engine import OpenVINOEngine
 from detectctl.errors import ConversionFailed, RequestError
 from detectctl.progress import Progress
@@ -99,7 +99,7 @@ def quantise(request: Message, report: Report) -> Message:
         index, image = item
         stage("calibrate", index / len(images))
         pixels = decode(image.read(), max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels)
-        return letterbox(pixels, -(-settings.imgsz // fp32.stride) * fp32.stride, fp32.stride)[0]
+        return fit(pixels, fp32.trained, fp32.trained.size(settings.imgsz))[0]
 
     _quantise(fp32, int8, images, letterboxed)
     stage("save")

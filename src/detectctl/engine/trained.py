@@ -1,0 +1,82 @@
+"""What there is to know of a trained network beside its weights: all that the code around the network goes by.
+
+A network of any family is run through this description; `families` is the one place that knows the families.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+IMGSZ = 640
+"""Pixels; what Ultralytics trains at unless it is told otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What a network's last layer gives for each of its places, of which most hold no object.
+
+    Attributes:
+        kind: `anchors`, whose places lie on grids over the picture, give the logits of distances to the box's sides and
+            of the classes. `queries` give the box as centre x, y, width, height in shares of the picture, and each
+            class's confidence.
+        strides: pixels between the anchors of each level; none for queries.
+        one_to_one: an object is found at one place only, so that no NMS is needed, and a place may hold several.
+    """
+
+    kind: Literal["anchors", "queries"] = "anchors"
+    strides: tuple[int, ...] = ()
+    one_to_one: bool = False
+
+    @property
+    def stride(self) -> int:
+        """Pixels; height and width of an input are multiples of it.
+
+        Ultralytics' predictor pads to multiples of at least 32, whatever smaller strides a head has.
+        """
+        return max(32, *self.strides) if self.strides else 32
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a checkpoint says of its model.
+
+    Attributes:
+        labels: the model's own name for each class id.
+        head: what the network gives.
+        imgsz: height and width in pixels that it was trained at, or may be at most where they differ.
+        channels: of the pictures: 3 for RGB, 1 for grey.
+    """
+
+    labels: dict[int, str]
+    head: Head
+    imgsz: tuple[int, int] = (IMGSZ, IMGSZ)
+    channels: int = 3
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the network takes pictures of `imgsz` only, to which they are stretched; others take any shape."""
+        return self.head.kind == "queries"
+
+    def size(self, longest: int | None) -> tuple[int, int]:
+        """Height and width in pixels, multiples of the stride: `longest` for both, or as it was trained if None."""
+        stride = self.head.stride
+        height, width = (-(-side // stride) * stride for side in ((longest, longest) if longest else self.imgsz))
+        return height, width
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Trained:
+        """The inverse of `dataclasses.asdict`. Raises KeyError, TypeError, ValueError or AttributeError."""
+        height, width = data["imgsz"]
+        head = data["head"]
+        return cls(
+            {int(class_id): str(label) for class_id, label in data["labels"].items()},
+            Head(head["kind"], tuple(int(stride) for stride in head["strides"]), bool(head["one_to_one"])),
+            (int(height), int(width)),
+            int(data["channels"]),
+        )
+
+
+def printable(label: str) -> str:
+    """A class's name with nothing in it that a terminal would obey; at most 100 characters."""
+    return "".join(character if character.isprintable() else "?" for character in label)[:100]
