@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 
-from detectctl.engine.letterbox import letterbox
+from detectctl.engine.letterbox import fit, letterbox
+from detectctl.engine.trained import Head, Trained
 
 
 @pytest.mark.parametrize(
@@ -47,3 +49,24 @@ def test_the_image_of_the_caller_is_left_alone() -> None:
     before = image.copy()
     letterbox(image, (640, 640), 32)
     np.testing.assert_array_equal(image, before)
+
+
+def test_a_size_that_is_not_square_bounds_each_side() -> None:
+    """The height of 300 is what 320 limits; the width is then padded to the stride only."""
+    box, placement = letterbox(np.zeros((300, 500, 3), np.uint8), (320, 640), 32)
+    assert box.shape == (1, 320, 544, 3)
+    assert placement.offset == (5, 0)
+
+
+def test_a_model_of_grey_pictures_is_given_one_channel() -> None:
+    picture = np.random.default_rng(1).integers(0, 255, (64, 96, 3), np.uint8)
+    box, _ = fit(picture, Trained({0: "disc"}, Head(strides=(8, 16, 32)), channels=1), (96, 96))
+    np.testing.assert_array_equal(box[0, ..., 0], cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY))
+    assert box.shape == (1, 64, 96, 1)
+
+
+def test_queries_see_a_picture_stretched_to_their_size() -> None:
+    trained = Trained({0: "disc"}, Head("queries", one_to_one=True))
+    box, placement = fit(np.zeros((100, 200, 3), np.uint8), trained, (64, 96))
+    assert box.shape == (1, 64, 96, 3)
+    assert (placement.gain, placement.offset) == ((96 / 200, 64 / 100), (0, 0))

@@ -58,7 +58,7 @@ share of classes that are right. "Found" counts the objects at confidence 0.25 i
 `shapes.pictures(task)`; for classify, the pictures whose class is right.
 
 The models are of Ultralytics' own architectures with fewer channels. After training, their weights are rounded to
-three or four significant bits, and the archives are compressed, to keep them small; the figures are of what is here.
+a few significant bits, and the archives are compressed, to keep them small; the figures are of what is here.
 
 | name | family | task | imgsz | bytes | sha256 | seed | epochs | Ultralytics | metric | found |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |

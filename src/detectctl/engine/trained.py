@@ -34,7 +34,7 @@ class Head:
 
         Ultralytics' predictor pads to multiples of at least 32, whatever smaller strides a head has.
         """
-        return max(32, *self.strides) if self.strides else 32
+        return max((32, *self.strides))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Trained:
     Attributes:
         labels: the model's own name for each class id.
         head: what the network gives.
-        imgsz: height and width in pixels that it was trained at, or may be at most where they differ.
+        imgsz: height and width in pixels that it was trained at.
         channels: of the pictures: 3 for RGB, 1 for grey.
     """
 
