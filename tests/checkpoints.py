@@ -15,10 +15,8 @@ from detectctl.engine.families import describe
 from detectctl.errors import CheckpointRefused
 
 KINDS = {
-    "segment": "yolov8n-seg.yaml",
-    "pose": "yolov8n-pose.yaml",
-    "classify": "yolov8n-cls.yaml",
-    "obb": "yolov8n-obb.yaml",
+    "semantic": "yolo26n-sem.yaml",
+    "depth": "yolo26n-depth.yaml",
     "v10": "yolov10n.yaml",
     "v26": "yolo26n.yaml",
     "v5": "yolov5n.yaml",

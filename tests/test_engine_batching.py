@@ -9,12 +9,16 @@ import numpy as np
 import pytest
 
 from detectctl.engine.batching import Batcher
+from detectctl.engine.yolo_head import Candidates
 from installed import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+
+
+NOTHING = np.empty((0, 1), np.float32)
 
 
 class Device:
@@ -24,13 +28,13 @@ class Device:
         self.sizes: list[int] = []
         self.go_on = threading.Event()
 
-    def run(self, images: NDArray[np.uint8], confidences: Sequence[float]) -> list[NDArray[np.float32]]:
+    def run(self, images: NDArray[np.uint8], confidences: Sequence[float]) -> list[Candidates]:
         self.sizes.append(len(images))
         assert self.go_on.wait(30)
         if images[:, 0, 0, 0].max() == 255:
             raise RuntimeError("out of memory")
         return [
-            np.array([image[0, 0, 0], confidence], np.float32)
+            Candidates(np.array([[image[0, 0, 0]]], np.float32), np.array([[confidence]], np.float32), NOTHING)
             for image, confidence in zip(images, confidences, strict=True)
         ]
 
@@ -46,7 +50,7 @@ def _ask_all(batcher: Batcher, device: Device, images: list[NDArray[np.uint8]]) 
     def ask(index: int) -> None:
         try:
             (found,) = batcher.infer(images[index], [index / 100])
-            answers[index] = tuple(found.tolist())
+            answers[index] = found.boxes.item(), found.scores.item()
         except RuntimeError as error:
             answers[index] = str(error)
 
@@ -84,4 +88,4 @@ def test_a_failure_is_told_to_each_of_its_batch_and_to_nobody_else() -> None:
     answers = _ask_all(Batcher(device.run, largest=8), device, images)
     assert answers == [pytest.approx((0, 0)), "out of memory", "out of memory", pytest.approx((2, 0.03))]
     device.go_on.set()
-    assert Batcher(device.run, largest=1).infer(_image(7), [0.5])[0].tolist() == [7, 0.5]
+    assert Batcher(device.run, largest=1).infer(_image(7), [0.5])[0].boxes.item() == 7

@@ -144,15 +144,15 @@ def test_a_deadline_ends_the_conversion_and_leaves_nothing(yolov8n_pt: Path, tmp
     assert leftovers(tmp_path) == []
 
 
-@pytest.mark.parametrize("kind", ["segment", "pose", "classify", "obb"])
+@pytest.mark.parametrize("kind", ["semantic", "depth"])
 def test_other_tasks_are_refused_by_their_name(checkpoints: Checkpoints, kind: str) -> None:
     assert f"'{kind}'" in str(checkpoints.refusals[kind])
 
 
 def test_the_refusal_of_another_task_reaches_the_user(checkpoints: Checkpoints, tmp_path: Path) -> None:
-    with pytest.raises(CheckpointRefused, match=r"segment\.pt was refused") as caught:
-        convert(checkpoints["segment"], tmp_path)
-    assert caught.value.why == checkpoints.refusals["segment"]
+    with pytest.raises(CheckpointRefused, match=r"depth\.pt was refused") as caught:
+        convert(checkpoints["depth"], tmp_path)
+    assert caught.value.why == checkpoints.refusals["depth"]
     assert leftovers(tmp_path) == []
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -17,17 +19,23 @@ import shapes
 from detectctl.engine.convert import compile_checkpoint
 from detectctl.engine.detector import Detector
 from detectctl.engine.detector_settings import DetectorSettings
+from detectctl.engine.letterbox import fit
 from detectctl.files import sha256_of
+from train_checkpoints import RECIPES
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from detectctl.engine.compiled import CompiledModel
+    from detectctl.engine.trained import Trained
 
 pytestmark = pytest.mark.slow
 
 FOLDER = Path(__file__).with_name("checkpoints")
-FAMILIES = ("v8", "26", "26-one-to-one")
+ONE_TO_ONE = "-one-to-one"
+FAMILIES = ("v8", "26", "26-one-to-one", "v8-seg", "11-seg", "v8-pose", "v8-cls")
 CONFIDENCE = 0.25
-Found = list[list[float]]
+Found = list[dict[str, Any]]
 WITHOUT_NMS = """
 import sys
 from ultralytics import YOLO
@@ -48,11 +56,12 @@ class Family:
     """A committed checkpoint, converted, and what its references find in each picture."""
 
     def __init__(self, name: str, folder: Path) -> None:
+        self.name = name.removesuffix(ONE_TO_ONE)
         self.checkpoint = FOLDER / f"{name}.pt"
         env = {**os.environ, "YOLO_OFFLINE": "1", "YOLO_CONFIG_DIR": str(folder)}
-        if name == "26-one-to-one":
+        if name.endswith(ONE_TO_ONE):
             self.checkpoint = folder / f"{name}.pt"
-            _run(env, "-c", WITHOUT_NMS, str(FOLDER / "26.pt"), str(self.checkpoint))
+            _run(env, "-c", WITHOUT_NMS, str(FOLDER / f"{self.name}.pt"), str(self.checkpoint))
         script = str(Path(__file__).with_name("predict_reference.py"))
         answers = json.loads(_run(env, script, str(self.checkpoint), str(CONFIDENCE)).splitlines()[-1])
         self.ultralytics: list[Found] = answers["ultralytics"]
@@ -78,54 +87,101 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return Family(request.param, tmp_path_factory.mktemp(request.param))
 
 
-def assert_same(found: list[Found], expected: list[Found]) -> None:
+def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float]:
+    """The greatest in coordinates (pixels), confidence, angle (radians), and whether the class is another."""
+    found = {"class": float(ours["class_id"] != theirs["class_id"])}
+    found["confidence"] = abs(ours["confidence"] - theirs["confidence"])
+    for key in ("xyxy", "corners"):
+        if key in theirs:
+            found[key] = float(np.abs(np.array(ours[key]) - theirs[key]).max())
+    if "keypoints" in theirs:
+        points = np.abs(np.array(ours["keypoints"]) - theirs["keypoints"])
+        found["keypoints"] = float(points[:, :2].max())
+        found["visibility"] = float(points[:, 2:].max(initial=0))
+    if "angle" in theirs:
+        found["angle"] = abs(ours["angle"] - theirs["angle"])
+    return found
+
+
+LIMITS = {
+    "class": 0,
+    "confidence": 0.002,
+    "xyxy": 0.5,
+    "corners": 0.5,
+    "keypoints": 0.5,
+    "visibility": 0.005,
+    "angle": 0.01,
+}
+
+
+def assert_same(family: Family, found: list[Found], expected: list[Found]) -> None:
     """The same objects in the same order, but for two whose confidence is the same."""
-    for ours, theirs in zip(found, expected, strict=True):
+    trained = family.compiled.trained
+    for ours, theirs, (picture, _) in zip(found, expected, shapes.pictures(trained.task), strict=True):
         assert len(ours) == len(theirs)
-        left = [np.array(one) for one in theirs]
+        left = list(theirs)
         for one in ours:
-            differences = [np.abs(other - one) for other in left]
-            nearest = min(range(len(left)), key=lambda index: differences[index][:4].max())
-            assert differences[nearest][:4].max() <= 0.5, "pixels"
-            assert differences[nearest][4] <= 0.002, "confidence"
-            assert differences[nearest][5] == 0, "class"
-            del left[nearest]
+            nearest = min(
+                left,
+                key=lambda other: (
+                    np.abs(np.array(one["xyxy"]) - other["xyxy"]).max() + abs(one["class_id"] - other["class_id"])
+                ),
+            )
+            for key, difference in differences(one, nearest).items():
+                assert difference <= LIMITS[key], key
+            if "mask" in nearest:
+                assert mask_iou(one["mask"], nearest["mask"], picture, trained) >= 0.99
+            left.remove(nearest)
+
+
+def mask_iou(polygons: list[list[float]], mask: list[Any], picture: NDArray[np.uint8], trained: Trained) -> float:
+    """Of polygons in the picture and a mask of the network's input."""
+    height, width, bits = mask
+    theirs = np.unpackbits(np.frombuffer(base64.b64decode(bits), np.uint8), count=height * width).reshape(height, width)
+    _, placement = fit(picture, trained, trained.size(None))
+    gain, offset = np.array(placement.gain), np.array(placement.offset)
+    ours = np.zeros((height, width), np.uint8)
+    for polygon in polygons:
+        points = np.array(polygon).reshape(-1, 2) * gain + offset
+        cv2.fillPoly(ours, [points.round().astype(np.int32)], 1)
+    return float((ours & theirs).sum() / (ours | theirs).sum())
 
 
 def openvino(family: Family) -> list[Found]:
     detector = family.detector()
     return [
         [
-            [*detection.xyxy, detection.confidence, detection.class_id]
+            asdict(detection)
             for detection in detector.detect_image(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), confidence=CONFIDENCE)
         ]
-        for picture, _ in shapes.pictures("detect")
+        for picture, _ in shapes.pictures(detector.task)
     ]
 
 
-def clipped(found: list[Found]) -> list[Found]:
-    """Ultralytics clips to the picture all boxes but those of RT-DETR."""
-    pictures = [picture for picture, _ in shapes.pictures("detect")]
+def clipped(family: Family) -> list[Found]:
+    """What Ultralytics found, boxes clipped to the picture, as it clips all but those of RT-DETR and rotated ones."""
+    pictures = [picture for picture, _ in shapes.pictures(family.compiled.trained.task)]
     return [
-        [[*np.clip(one[:4], 0, picture.shape[1::-1] * 2), *one[4:]] for one in objects]
-        for picture, objects in zip(pictures, found, strict=True)
+        [one | {"xyxy": np.clip(one["xyxy"], 0, picture.shape[1::-1] * 2).tolist()} for one in objects]
+        for picture, objects in zip(pictures, family.ultralytics, strict=True)
     ]
 
 
 def test_both_engines_find_what_ultralytics_finds(family: Family) -> None:
     """In fifty pictures of other sizes than the network's, a hundred objects at least."""
-    expected = clipped(family.ultralytics)
+    expected = clipped(family)
     assert sum(map(len, expected)) >= 100
-    assert_same(openvino(family), expected)
-    assert_same(family.torch, expected)
+    assert_same(family, openvino(family), expected)
+    assert_same(family, family.torch, expected)
 
 
 def test_a_model_runs_at_the_size_that_it_was_trained_at(family: Family) -> None:
     detector = family.detector()
-    assert detector.imgsz == detector.trained_imgsz == (128, 128)
-    assert family.detector(imgsz=192).imgsz == (192, 192)
+    side = RECIPES[family.name].imgsz
+    assert detector.imgsz == detector.trained_imgsz == (side, side)
+    assert family.detector(imgsz=224).imgsz == (224, 224)
 
 
 def test_whether_nms_is_needed_is_known(family: Family) -> None:
     """YOLO26 has a branch for either; while both are there, Ultralytics takes the one that needs it."""
-    assert family.compiled.trained.head.one_to_one == (family.checkpoint.stem == "26-one-to-one")
+    assert family.compiled.trained.head.one_to_one == family.checkpoint.stem.endswith(ONE_TO_ONE)

@@ -56,7 +56,8 @@ box, _ = letterbox(detector.decode(open(paths[0], "rb").read()), (640, 640), 32)
 boxes = np.concatenate((box, box[:, ::-1], box[:, :, ::-1], box))
 together = engine.infer(boxes, [0.25, 0.25, 0.5, 0.9], alone=False)
 single = [engine.infer(boxes[i : i + 1], [c], alone=True)[0] for i, c in enumerate([0.25, 0.25, 0.5, 0.9])]
-answers["batch"] = [[a.shape, b.shape, float(abs(a - b).max(initial=0))] for a, b in zip(together, single)]
+pairs = [(np.concatenate((a.boxes, a.scores)), np.concatenate((b.boxes, b.scores))) for a, b in zip(together, single)]
+answers["batch"] = [[a.shape, b.shape, float(abs(a - b).max(initial=0))] for a, b in pairs]
 answers["batch runs"] = asdict(engine.info)
 try:
     Detector.load(DetectorSettings(**{**settings, "device": "cuda"}))

@@ -7,12 +7,19 @@ import math
 import numpy as np
 import pytest
 
-from detectctl.engine.trained import Head
-from detectctl.engine.yolo_head import boxes, least
+from detectctl.engine.trained import Head, Trained
+from detectctl.engine.yolo_head import Candidates, Raw, decode, least
 
 SHAPE, STRIDES, BINS = (64, 96), (8, 16, 32), 16
 HEAD = Head(strides=STRIDES)
 ANCHORS = 8 * 12 + 4 * 6 + 2 * 3
+
+
+def boxes(
+    head: Head, sides: np.ndarray, classes: np.ndarray, places: np.ndarray, *, confidence: float, shape: tuple[int, int]
+) -> Candidates:
+    raw = Raw(places, sides, classes, sides[:0])
+    return decode(Trained({}, head), raw, confidence=confidence, shape=shape)
 
 
 def certain(*distances: int) -> np.ndarray:
@@ -35,13 +42,13 @@ def test_anchors_count_level_by_level_and_row_by_row(anchor: int, centre: tuple[
         confidence=0.5,
         shape=SHAPE,
     )
-    assert box[:4, 0].tolist() == pytest.approx([*centre, 2 * stride, 4 * stride])
-    assert box[4, 0] == pytest.approx(1 / (1 + math.exp(-3)))
+    assert box.boxes[:, 0].tolist() == pytest.approx([*centre, 2 * stride, 4 * stride])
+    assert box.scores[0, 0] == pytest.approx(1 / (1 + math.exp(-3)))
 
 
 def test_unequal_distances_move_the_centre() -> None:
     box = boxes(HEAD, certain(1, 0, 3, 4), np.zeros((1, 1), np.float32), np.array([0]), confidence=0.1, shape=SHAPE)
-    assert box[:4, 0].tolist() == pytest.approx([4 + 8, 4 + 16, 32, 32])
+    assert box.boxes[:, 0].tolist() == pytest.approx([4 + 8, 4 + 16, 32, 32])
 
 
 @pytest.mark.parametrize("confidence", [0.0, 0.001, 0.25, 0.5, 0.999, 1.0])
@@ -58,7 +65,7 @@ def test_the_threshold_is_strict_and_loses_nobody(confidence: float) -> None:
         confidence=confidence,
         shape=SHAPE,
     )
-    np.testing.assert_array_equal(found[4], confidences[confidences > np.float32(confidence)])
+    np.testing.assert_array_equal(found.scores[0], confidences[confidences > np.float32(confidence)])
 
 
 def test_logits_far_out_overflow_nowhere() -> None:
@@ -71,18 +78,19 @@ def test_logits_far_out_overflow_nowhere() -> None:
         confidence=0.5,
         shape=SHAPE,
     )
-    assert found[4:, 0].tolist() == pytest.approx([1, 0])
+    assert found.scores[:, 0].tolist() == pytest.approx([1, 0])
 
 
 def test_a_head_without_bins_gives_its_distances_as_they_are() -> None:
     sides = np.array([[1.5], [0.5], [2.5], [0.25]], np.float32)
     box = boxes(HEAD, sides, np.zeros((1, 1), np.float32), np.array([0]), confidence=0.1, shape=SHAPE)
-    assert box[:4, 0].tolist() == pytest.approx([4 + 4, 4 - 1, 32, 6])
+    assert box.boxes[:, 0].tolist() == pytest.approx([4 + 4, 4 - 1, 32, 6])
 
 
 def test_queries_give_shares_of_the_picture_and_confidences() -> None:
     sides = np.array([[0.5, 0.1], [0.5, 0.1], [0.25, 0.1], [0.5, 0.1]], np.float32)
     classes = np.array([[0.1, 0.25], [0.7, 0.2]], np.float32)
     found = boxes(Head("queries"), sides, classes, np.arange(2), confidence=0.25, shape=(64, 128))
-    assert found[:, 0].tolist() == pytest.approx([64, 32, 32, 32, 0.1, 0.7])
-    assert found.shape == (6, 1)
+    assert found.boxes[:, 0].tolist() == pytest.approx([64, 32, 32, 32])
+    assert found.scores[:, 0].tolist() == pytest.approx([0.1, 0.7])
+    assert found.boxes.shape == (4, 1)

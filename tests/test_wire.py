@@ -34,8 +34,8 @@ def test_info_is_read_back_as_it_was() -> None:
 
 
 def test_a_later_versions_keys_are_ignored_and_a_missing_one_is_noticed() -> None:
-    later = INFO.to_json() | {"task": "segment"}
-    later["model"] = {**later["model"], "task": "segment"}
+    later = INFO.to_json() | {"later": "segment"}
+    later["model"] = {**later["model"], "later": "segment"}
     assert ServiceInfo.from_json(later) == INFO
     for part in ("version", "model", "engine", "classes"):
         with pytest.raises((KeyError, TypeError)):

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any, Literal, TypedDict, TypeVar
+from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeVar
 
 from detectctl.defaults import LABELS, QUALITY
 from detectctl.errors import REQUEST_ERRORS, DetectctlError, RequestError
@@ -15,12 +15,16 @@ SCHEMA = 1
 """The version of these shapes, in `/info` and in what a command prints with `--json`; grows when a key goes or changes
 its meaning, not when one is added."""
 
+Task = Literal["detect", "segment", "pose", "obb", "classify"]
+"""What a model was trained for, in Ultralytics' words."""
 EngineName = Literal["openvino", "torch"]
 Device = Literal["cpu", "cuda"]
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
 Share = Annotated[float, {"minimum": 0, "maximum": 1}]
 Count = Annotated[int, {"minimum": 0}]
+
+Points = tuple[float, ...]
 
 T = TypeVar("T")
 
@@ -38,6 +42,10 @@ DetectionJSON = TypedDict(
         "coordinates": Annotated[list[float], {"minItems": 4, "maxItems": 4}],
         "confidence": Share,
         "class_id": Count,
+        "mask": NotRequired[list[list[float]]],
+        "keypoints": NotRequired[list[Annotated[list[float], {"minItems": 2, "maxItems": 3}]]],
+        "corners": NotRequired[list[Annotated[list[float], {"minItems": 2, "maxItems": 2}]]],
+        "angle": NotRequired[float],
     },
 )
 
@@ -56,38 +64,68 @@ class ResultJSON(TypedDict):
     objects: list[DetectionJSON]
     image: SizeJSON
     model: Annotated[dict[str, Any], ModelInfo]
+    truncated: NotRequired[Literal[True]]
 
 
 @dataclass(frozen=True, slots=True)
 class Detection:
-    """One box with its confidence and class.
+    """One object with its confidence and class, and what models of other tasks than detection tell of it.
+
+    All coordinates are pixels of the upright (EXIF-rotated) source image.
 
     Attributes:
         class_name: the model's own name of the class.
-        xyxy: `(x1, y1, x2, y2)` in pixels of the upright (EXIF-rotated) source image, clipped to it.
+        xyxy: the box `(x1, y1, x2, y2)`, clipped to the image; the whole image if the model classifies.
         confidence: 0 to 1.
         class_id: index of the class in the model.
+        mask: of a model that segments, the outlines of the object's parts, each `(x1, y1, x2, y2, …)`.
+        keypoints: of a model for poses, in the order of its training data, each `(x, y)` and, where the model gives
+            it, a confidence from 0 to 1.
+        corners: of a model for rotated boxes, the four corners `(x, y)` in turn; they may lie outside the image.
+        angle: of a rotated box, in radians, from the x axis towards the y axis, as the model gives it.
     """
 
     class_name: str
     xyxy: tuple[float, float, float, float]
     confidence: float
     class_id: int
+    mask: tuple[Points, ...] | None = None
+    keypoints: tuple[Points, ...] | None = None
+    corners: tuple[Points, ...] | None = None
+    angle: float | None = None
 
     def to_json(self) -> DetectionJSON:
-        """Coordinates are rounded to 0.01 px, confidence to 0.0001: finer digits are noise of the arithmetic."""
-        return {
+        """Coordinates are rounded to 0.01 px, the rest to 0.0001: finer digits are noise of the arithmetic."""
+        data: DetectionJSON = {
             "class": self.class_name,
             "coordinates": [round(value, 2) for value in self.xyxy],
             "confidence": round(self.confidence, 4),
             "class_id": self.class_id,
         }
+        if self.mask is not None:
+            data["mask"] = [[round(value, 2) for value in outline] for outline in self.mask]
+        if self.keypoints is not None:
+            data["keypoints"] = [
+                [*(round(value, 2) for value in point[:2]), *(round(value, 4) for value in point[2:])]
+                for point in self.keypoints
+            ]
+        if self.corners is not None:
+            data["corners"] = [[round(value, 2) for value in corner] for corner in self.corners]
+        if self.angle is not None:
+            data["angle"] = round(self.angle, 4)
+        return data
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Detection:
         """Raises KeyError, TypeError or ValueError on another shape."""
         x1, y1, x2, y2 = (float(value) for value in data["coordinates"])
-        return cls(str(data["class"]), (x1, y1, x2, y2), float(data["confidence"]), int(data["class_id"]))
+        mask, keypoints, corners = (
+            None if data.get(key) is None else tuple(tuple(float(value) for value in part) for part in data[key])
+            for key in ("mask", "keypoints", "corners")
+        )
+        angle = None if data.get("angle") is None else float(data["angle"])
+        coordinates, confidence, class_id = (x1, y1, x2, y2), float(data["confidence"]), int(data["class_id"])
+        return cls(str(data["class"]), coordinates, confidence, class_id, mask, keypoints, corners, angle)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +140,7 @@ class ModelInfo:
         stale: True if W&B could not be reached, and this is what the reference last resolved to.
         reason: why it is a fallback or stale; None if it is neither.
         reference: what the user asked for.
+        task: what it was trained for; services before others than detection say nothing of it.
     """
 
     name: str
@@ -111,6 +150,7 @@ class ModelInfo:
     stale: bool = False
     reason: str | None = None
     reference: str = ""
+    task: Task = "detect"
 
     def to_json(self) -> dict[str, Any]:
         """All keys, always."""
@@ -124,21 +164,28 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class DetectionResult:
-    """The answer for one image: detections by descending confidence, and the size of the upright source in pixels."""
+    """The answer for one image: detections by descending confidence, and the size of the upright source in pixels.
+
+    `truncated` says that there are more, left out because so many are the most that were asked for.
+    """
 
     detections: tuple[Detection, ...]
     width: int
     height: int
     model: ModelInfo
+    truncated: bool = False
 
     def to_json(self) -> ResultJSON:
         """The body of a `/detect` answer."""
-        return {
+        data: ResultJSON = {
             "status": "found" if self.detections else "not found",
             "objects": [detection.to_json() for detection in self.detections],
             "image": {"width": self.width, "height": self.height},
             "model": self.model.to_json(),
         }
+        if self.truncated:
+            data["truncated"] = True
+        return data
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> DetectionResult:
@@ -148,6 +195,7 @@ class DetectionResult:
             int(data["image"]["width"]),
             int(data["image"]["height"]),
             ModelInfo.from_json(data["model"]),
+            bool(data.get("truncated", False)),
         )
 
 

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    Run = Callable[[NDArray[np.uint8], Sequence[float]], list[NDArray[np.float32]]]
+    from detectctl.engine.yolo_head import Candidates
+
+    Run = Callable[[NDArray[np.uint8], Sequence[float]], list[Candidates]]
 
 
 class Batcher:
@@ -30,7 +32,7 @@ class Batcher:
         self._list_lock = threading.Lock()
         self._device_lock = threading.Lock()
 
-    def infer(self, images: NDArray[np.uint8], confidences: Sequence[float]) -> list[NDArray[np.float32]]:
+    def infer(self, images: NDArray[np.uint8], confidences: Sequence[float]) -> list[Candidates]:
         """Like `run`; raises what `run` raised for the batch that these images were in."""
         job = _Job(images, confidences)
         with self._list_lock:
@@ -71,6 +73,6 @@ class Batcher:
 class _Job:
     images: NDArray[np.uint8]
     confidences: Sequence[float]
-    found: list[NDArray[np.float32]] = field(default_factory=list)
+    found: list[Candidates] = field(default_factory=list)
     error: Exception | None = None
     done: bool = False

@@ -48,6 +48,11 @@ def unexpected_globals(checkpoint: Path) -> list[str]:
     return sorted(name for name in _names(checkpoint) if not _EXPECTED.match(name))
 
 
+def names_package(checkpoint: Path, package: str) -> bool:
+    """Whether the file's pickles ask for anything of this package; OSError if it cannot be opened."""
+    return any(name.partition(".")[0] == package for name in _names(checkpoint))
+
+
 def _names(checkpoint: Path) -> set[str]:
     return {name for data in _pickles(checkpoint) for name in _globals(data)}
 

@@ -40,7 +40,9 @@ class CompiledModel:
     The network takes letterboxed images, uint8 `(B, H, W, channels)`, H and W multiples of `trained.head.stride`. Its
     float32 outputs are, for each place that the head knows (for anchors, level by level and row by row), what `Head`
     says: boxes `(B, 4 * bins, places)`, distances left, up, right and down in strides where they are those of anchors,
-    or `(B, 4, places)`; classes `(B, classes, places)`; `(B, places)`, the greatest of these.
+    or `(B, 4, places)`; classes `(B, classes, places)`; `(B, places)`, the greatest of these; for the tasks that have
+    them extras `(B, numbers, places)` and prototypes `(B, coefficients, H/4, W/4)`, as in `yolo_head.Raw`. One that
+    classifies has one output: confidences `(B, classes)`.
 
     Attributes:
         directory: holds the network, its weights and the manifest.

@@ -15,6 +15,7 @@ from detectctl.child import serve_parent
 from detectctl.engine.checkpoint import refuse_at_sight, refuse_unreadable
 from detectctl.engine.compiled import CompiledModel, seal
 from detectctl.engine.families import describe, last_convolutions, raw
+from detectctl.engine.torchvision_operators import prepare_torchvision
 from detectctl.errors import CheckpointRefused
 from detectctl.progress import Progress
 
@@ -63,6 +64,7 @@ def _convert(request: Message, report: Report) -> Message:
     import torch  # noqa: F401 - loaded for the guard's sake
     import ultralytics.engine.exporter  # noqa: F401 - loaded for the guard's sake
 
+    prepare_torchvision(checkpoint)
     if not trust:
         forbid_reaching_out()
     stage("load")
@@ -70,8 +72,8 @@ def _convert(request: Message, report: Report) -> Message:
     trained = describe(yolo.model, yolo.ckpt.get("train_args") or {})
     model = CompiledModel(Path(request["output"]), request["checkpoint_sha256"], trained)
     stage("export")
-    _keep_sums(yolo.model)
     raw(yolo.model)
+    _keep_sums(yolo.model)
     # The size matters only where it is not dynamic.
     exported = yolo.export(
         format="openvino", dynamic=not trained.fixed, imgsz=list(trained.size(None)), device="cpu", verbose=False
@@ -113,8 +115,8 @@ def _keep_sums(model: Any) -> None:
     """
     import torch
 
-    for branch in last_convolutions(model):
-        branch[-1] = torch.nn.Sequential(branch[-1], torch.nn.Hardtanh(-_FAR, _FAR))
+    for layers, index in last_convolutions(model):
+        layers[index] = torch.nn.Sequential(layers[index], torch.nn.Hardtanh(-_FAR, _FAR))
 
 
 def _save(exported: Path, model: CompiledModel) -> None:
@@ -133,9 +135,10 @@ def _save(exported: Path, model: CompiledModel) -> None:
     wrapper.input().model().set_layout(ov.Layout("NCHW"))
     wrapper.input().preprocess().convert_element_type(ov.Type.f32).scale(255.0)
     network = wrapper.build()
-    classes = network.outputs[1].get_node().input_value(0)
-    network.add_outputs([ops.reduce_max(classes, ops.constant(np.array([1], np.int64)), False).output(0)])
-    network.validate_nodes_and_infer_types()
+    if trained.head.kind != "image":
+        boxes, classes, *others = (output.get_node().input_value(0) for output in network.outputs)
+        best = ops.reduce_max(classes, ops.constant(np.array([1], np.int64)), False).output(0)
+        network = ov.Model([boxes, classes, best, *others], network.get_parameters())
     ov.save_model(network, model.network, compress_to_fp16=False)
 
 

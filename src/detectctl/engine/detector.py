@@ -18,8 +18,8 @@ from detectctl.engine.cpus import available_cpus
 from detectctl.engine.decode import decode
 from detectctl.engine.letterbox import fit
 from detectctl.engine.nms import select
+from detectctl.engine.objects import classified, located
 from detectctl.errors import BadParameter, UsageError
-from detectctl.wire import Detection
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from detectctl.engine.detector_settings import DetectorSettings
     from detectctl.engine.interface import Engine
-    from detectctl.wire import EngineInfo
+    from detectctl.wire import Detection, EngineInfo, Task
 
 
 class Detector:
@@ -36,6 +36,7 @@ class Detector:
 
     Attributes:
         labels: the model's own name of each class id.
+        task: what it was trained for.
         trained_imgsz: height and width in pixels that it was trained at.
         imgsz: height and width in pixels of what its network sees; less of one of them where a picture is narrower.
     """
@@ -47,6 +48,7 @@ class Detector:
         self._busy = 0
         self._lock = threading.Lock()
         self.labels = engine.trained.labels
+        self.task: Task = engine.trained.task
         self.trained_imgsz = engine.trained.imgsz
 
     @classmethod
@@ -127,16 +129,17 @@ class Detector:
         with self._working() as alone:
             box, placement = fit(image, self._engine.trained, self.imgsz)
             (candidates,) = self._engine.infer(box, [confidence], alone=alone)
-        one_to_one = self._engine.trained.head.one_to_one
-        boxes, confidences, ids = select(
-            candidates, placement, iou=None if one_to_one else iou, confidence=confidence, classes=class_ids
+        trained = self._engine.trained
+        if trained.task == "classify":
+            return classified(candidates.scores[:, 0], trained, placement)
+        selection = select(
+            candidates,
+            iou=None if trained.head.one_to_one else iou,
+            confidence=confidence,
+            classes=class_ids,
+            rotated=trained.task == "obb",
         )
-        return tuple(
-            Detection(self.labels[class_id], (x1, y1, x2, y2), value, class_id)
-            for (x1, y1, x2, y2), value, class_id in zip(
-                boxes.tolist(), confidences.tolist(), ids.tolist(), strict=True
-            )
-        )
+        return located(candidates, selection, trained, placement, box.shape[1:3])
 
     def detect(
         self,

@@ -7,49 +7,76 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from detectctl.engine.trained import IMGSZ, Head, Trained, printable
+from detectctl.engine.trained import CLASSIFY_IMGSZ, IMGSZ, Head, Trained, printable
 from detectctl.errors import CheckpointRefused
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-_GRIDS = {"Detect", "v10Detect"}  # v3u, v5u, v6, v8, v9, 11, 12 and 26 have the first
-_QUERIES = {"RTDETRDecoder"}
+    from detectctl.wire import Task
+
+_TASKS: dict[str, tuple[Task, Head]] = {
+    # v3u, v5u, v6, v8, v9, 11, 12 and 26 have the first.
+    "Detect": ("detect", Head("anchors")),
+    "v10Detect": ("detect", Head("anchors")),
+    "RTDETRDecoder": ("detect", Head("queries", one_to_one=True)),
+    "Segment": ("segment", Head("anchors")),
+    "Segment26": ("segment", Head("anchors")),
+    "Pose": ("pose", Head("anchors")),
+    "Pose26": ("pose", Head("anchors")),
+    "OBB": ("obb", Head("anchors")),
+    "OBB26": ("obb", Head("anchors")),
+    "Classify": ("classify", Head("image")),
+}
+"""The heads that are served: what each is for, and what it gives."""
 _OPEN = {"WorldDetect", "YOLOEDetect", "YOLOESegment", "YOLOESegment26"}
+_EXTRAS: dict[Task, str] = {"segment": "mask_coefficient", "pose": "kpts", "obb": "angle"}
+"""What a head calls that which it gives of each anchor beside box and classes."""
 
 
 def describe(model: Any, args: Mapping[str, Any]) -> Trained:
     """The description of a loaded Ultralytics model, trained with `args`.
 
     Raises:
-        CheckpointRefused: it is not for detection, or its head or its pictures are of a kind that is not served.
+        CheckpointRefused: its head or its pictures are of a kind that is not served.
     """
     try:
-        kind, task = type(model.model[-1]).__name__, str(model.task)
+        kind = type(model.model[-1]).__name__
         if kind in _OPEN:
             raise _refused(
                 "looks for what a text names, and its classes are not fixed",
                 hint="fix them with Ultralytics: `model.set_classes([…])`, then train or export a detection model",
             )
-        if kind not in _GRIDS | _QUERIES:
+        if kind not in _TASKS:
             raise _refused(
-                f"is for the task {task!r}, with the head {kind!r}; only detection is served",
-                hint="give a checkpoint that was trained with `yolo detect train`",
+                f"is for the task {str(model.task)!r}, with the head {kind!r}",
+                hint="give a checkpoint for one of " + ", ".join(dict.fromkeys(task for task, _ in _TASKS.values())),
             )
-        channels = _channels(model)
-        return Trained(_labels(model), _head(model), _imgsz(args), channels)
+        task, head = _TASKS[kind]
+        if head.kind == "anchors":
+            strides = tuple(int(stride) for stride in model.stride)
+            head = Head("anchors", strides, _has_one_to_one_only(model.model[-1]))
+        if task == "classify":
+            _check_transforms(model)
+        keypoints, values = model.model[-1].kpt_shape if task == "pose" else (0, 0)
+        points = int(keypoints), int(values)
+        return Trained(_labels(model), head, _imgsz(args, task), _channels(model), task, points)
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise _refused(
-            f"lacks a part that detection models have: {error}",
-            hint="give a checkpoint as `yolo detect train` writes it",
+            f"lacks a part that such models have: {error}",
+            hint="give a checkpoint as `yolo train` writes it",
         ) from error
 
 
-def _head(model: Any) -> Head:
-    head = model.model[-1]
-    if type(head).__name__ in _QUERIES:
-        return Head("queries", one_to_one=True)
-    return Head("anchors", tuple(int(stride) for stride in model.stride), _has_one_to_one_only(head))
+def _check_transforms(model: Any) -> None:
+    """Refuse pictures that are made for the network in another way than since ultralytics 8.1."""
+    for step in getattr(getattr(model, "transforms", None), "transforms", ()):
+        mean, std = (getattr(step, name, None) for name in ("mean", "std"))
+        if mean is not None and std is not None and (any(mean) or any(value != 1 for value in std)):
+            raise _refused(
+                f"normalises its pictures, by the means {[round(float(value), 3) for value in mean]}",
+                hint="train it again with a current Ultralytics, which does not",
+            )
 
 
 def _has_one_to_one_only(head: Any) -> bool:
@@ -61,14 +88,15 @@ def _has_one_to_one_only(head: Any) -> bool:
 
 
 def _labels(model: Any) -> dict[int, str]:
-    names, classes = model.names, int(model.model[-1].nc)
+    head = model.model[-1]
+    names, classes = model.names, int(head.nc if hasattr(head, "nc") else head.linear.out_features)
     if isinstance(names, dict):
         names = {int(key): name for key, name in names.items()}  # a list's numbers may have become text
     return {class_id: printable(str(names[class_id])) for class_id in range(classes)}
 
 
-def _imgsz(args: Mapping[str, Any]) -> tuple[int, int]:
-    asked = args.get("imgsz") or IMGSZ
+def _imgsz(args: Mapping[str, Any], task: Task) -> tuple[int, int]:
+    asked = args.get("imgsz") or (CLASSIFY_IMGSZ if task == "classify" else IMGSZ)
     sides = [int(side) for side in (asked if isinstance(asked, list | tuple) else [asked])]
     height, width = sides[0], sides[-1]
     if min(height, width) < 1:
@@ -87,40 +115,77 @@ def _channels(model: Any) -> int:
 
 
 def raw(model: Any) -> None:
-    """Let a loaded model give what `Head` says: (boxes (B, .., places), classes (B, classes, places)).
+    """Let a loaded model give what `Head` says, in the order of `outputs`.
 
     Boxes of anchors are computed from these, in fp32 and only where there may be an object. In the network this would
     be done for all of them, and in bf16 would move boxes by up to a pixel.
     """
     head = model.model[-1]
-    if type(head).__name__ in _QUERIES:
+    task, described = _TASKS[type(head).__name__]
+    if described.kind == "image":
+        return
+    if described.kind == "queries":
         head.postprocess = lambda boxes, scores: (boxes.transpose(1, 2), scores.transpose(1, 2))
-    elif _has_one_to_one_only(head):
-        head._inference = _Pair
-        head.postprocess = lambda pair: pair.parts
+        return
+    keys = ["boxes", "scores", *([_EXTRAS[task]] if task in _EXTRAS else [])]
+    if type(head).__name__ == "Pose":
+        _centre_keypoints(head)
+    if _has_one_to_one_only(head):
+        head._inference = lambda parts: _Parts([parts[key] for key in keys])
+        head.postprocess = tuple
     else:
         head._end2end = False
-        head._inference = lambda parts: (parts["boxes"], parts["scores"])
+        head._inference = lambda parts: tuple(parts[key] for key in keys)
 
 
-class _Pair:
+def outputs(answer: Any) -> dict[str, Any]:
+    """What a model after `raw` answered, in its evaluation mode, by the names of `compiled.OUTPUTS`.
+
+    A tensor (B, …) for each that it has.
+    """
+    first = answer[0]
+    if not isinstance(first, tuple):  # classes only
+        return {"classes": first}
+    prototypes = None
+    if isinstance(first[0], tuple):
+        first, prototypes = first
+    found = dict(zip(("boxes", "classes", "extras"), first, strict=False))
+    return found if prototypes is None else found | {"prototypes": prototypes}
+
+
+def _centre_keypoints(head: Any) -> None:
+    """Let keypoints be in strides from their anchor, as those of YOLO26: v8 and 11 give half of it, and 1/4 more."""
+    _, values = head.kpt_shape
+    for branch in head.one2one_cv4 if _has_one_to_one_only(head) else head.cv4:
+        convolution = branch[-1]
+        for axis in (0, 1):
+            convolution.weight.data[axis::values] *= 2
+            convolution.bias.data[axis::values] *= 2
+            convolution.bias.data[axis::values] -= 0.5
+
+
+class _Parts(list[Any]):
     """What stands in for the tensor of decoded boxes between the two last steps of a one-to-one head."""
 
-    def __init__(self, parts: dict[str, Any]) -> None:
-        self.parts = parts["boxes"], parts["scores"]
-
-    def permute(self, *_: int) -> _Pair:
+    def permute(self, *_: int) -> _Parts:
         """Itself: there is no tensor to turn."""
         return self
 
 
-def last_convolutions(model: Any) -> Iterator[Any]:
-    """The branches, as `torch.nn.Sequential`, whose last layers give what anchors have."""
+def last_convolutions(model: Any) -> Iterator[tuple[Any, int]]:
+    """Where the layers are whose sums are what anchors have: a sequence of modules, and the index in it."""
     head = model.model[-1]
-    if type(head).__name__ not in _QUERIES:
-        prefix = "one2one_" if _has_one_to_one_only(head) else ""
-        for name in (f"{prefix}cv2", f"{prefix}cv3"):
-            yield from getattr(head, name)
+    task, described = _TASKS[type(head).__name__]
+    if described.kind != "anchors":
+        return
+    prefix = "one2one_" if _has_one_to_one_only(head) else ""
+    names = ["cv2", "cv3", *(["cv4"] if task in {"segment", "obb"} or type(head).__name__ == "Pose" else [])]
+    for name in names:
+        for branch in getattr(head, prefix + name):
+            yield branch, len(branch) - 1
+    if type(head).__name__ == "Pose26":
+        level = getattr(head, prefix + "cv4_kpts")
+        yield from ((level, index) for index in range(len(level)))
 
 
 def _refused(why: str, *, hint: str) -> CheckpointRefused:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from detectctl.engine.trained import Trained
+    from detectctl.engine.yolo_head import Candidates
     from detectctl.wire import EngineInfo
 
 
@@ -25,18 +26,15 @@ class Engine(Protocol):
     info: EngineInfo
     trained: Trained
 
-    def infer(
-        self, images: NDArray[np.uint8], confidences: Sequence[float], *, alone: bool
-    ) -> list[NDArray[np.float32]]:
+    def infer(self, images: NDArray[np.uint8], confidences: Sequence[float], *, alone: bool) -> list[Candidates]:
         """The candidates of each image: places whose greatest class confidence is above its threshold.
 
+        Of a network that classifies, the one candidate is the image, whatever the threshold.
+
         Args:
-            images: as `letterbox` or `stretch` give them (B, height, width, channels).
+            images: as `letterbox.fit` gives them (B, height, width, channels).
             confidences: one threshold per image.
             alone: True if nothing else is waiting, so that every core may work on this.
-
-        Returns:
-            Per image (4 + classes, candidates): centre x, y, width, height in input pixels, then class confidences.
         """
         ...
 

@@ -1,6 +1,7 @@
-"""A picture as the network takes it, as Ultralytics' predictor makes it: scaled and padded, or stretched.
+"""A picture as the network takes it, as Ultralytics' predictor makes it: scaled and padded, stretched, or cropped.
 
-After `LetterBox(auto=True)` and `scale_boxes` of ultralytics 8.4, with the same rounding, so that detections agree.
+After `LetterBox(auto=True)`, `scale_boxes` and `classify_transforms` of ultralytics 8.4, with their rounding, so that
+answers agree.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from PIL import Image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -33,6 +35,15 @@ class Placement:
     gain: tuple[float, float]
     offset: tuple[int, int]
 
+    def in_source(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Points (…, 2) of the letterbox, x and y, in pixels of the source image; may lie outside it."""
+        offset, gain = np.array(self.offset, np.float32), np.array(self.gain, np.float32)
+        return ((points - offset) / gain).astype(np.float32, copy=False)
+
+    def limited(self, points: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Points (…, 2) of the source image, each moved to the nearest in it."""
+        return np.clip(points, 0, np.array((self.width, self.height), np.float32))
+
 
 def fit(image: NDArray[np.uint8], trained: Trained, imgsz: tuple[int, int]) -> tuple[NDArray[np.uint8], Placement]:
     """An RGB image (height, width, 3) as a network takes it (1, height, width, channels), and where it is in that.
@@ -41,11 +52,27 @@ def fit(image: NDArray[np.uint8], trained: Trained, imgsz: tuple[int, int]) -> t
     """
     if trained.channels == 1:
         image = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., np.newaxis]
+    height, width = image.shape[:2]
+    if trained.task == "classify":
+        return _centre(image, imgsz)[np.newaxis], Placement(width, height, (1, 1), (0, 0))
     if not trained.fixed:
         return letterbox(image, imgsz, trained.head.stride)
-    height, width = image.shape[:2]
     box = _resized(image, imgsz[1], imgsz[0])[np.newaxis]
     return box, Placement(width, height, (imgsz[1] / width, imgsz[0] / height), (0, 0))
+
+
+def _centre(image: NDArray[np.uint8], imgsz: tuple[int, int]) -> NDArray[np.uint8]:
+    """The middle of the image, scaled so that its shorter side fits a square; stretched to other shapes."""
+    height, width, channels = image.shape
+    longest = imgsz[0] * max(height, width) // min(height, width)
+    scaled = (longest, imgsz[0]) if width > height else (imgsz[0], longest)
+    if imgsz[0] != imgsz[1]:
+        scaled = imgsz[1], imgsz[0]
+    # Pillow's filter takes in all of what it makes smaller, which OpenCV's does not.
+    picture = Image.fromarray(image[..., 0] if channels == 1 else image).resize(scaled, Image.Resampling.BILINEAR)
+    left, top = round((scaled[0] - imgsz[1]) / 2), round((scaled[1] - imgsz[0]) / 2)
+    pixels = np.asarray(picture.crop((left, top, left + imgsz[1], top + imgsz[0])), np.uint8)
+    return pixels.reshape(*imgsz, channels)
 
 
 def _resized(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:

@@ -1,12 +1,13 @@
-"""From a network's candidates to boxes in the source image: NMS where it is needed, scaling back, clipping.
+"""Which of a network's candidates are reported: NMS where it is needed, thresholds, the most at once.
 
-The semantics of `non_max_suppression` and `scale_boxes` of ultralytics 8.4 for detection: one class per anchor, boxes
-of different classes never suppress each other, confidence strictly above the threshold. Those of its heads that need no
-NMS: `Detect.postprocess` and `RTDETRDecoder.postprocess`.
+The semantics of `non_max_suppression` of ultralytics 8.4: one class per anchor, boxes of different classes do not
+suppress each other unless asked to, confidence strictly above the threshold. Those of its heads that need no NMS:
+`Detect.postprocess` and `RTDETRDecoder.postprocess`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,93 +17,156 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from detectctl.engine.letterbox import Placement
+    from detectctl.engine.yolo_head import Candidates
 
 MAX_DETECTIONS = 300
 _MAX_CANDIDATES = 30000
 _CLASS_OFFSET = 7680  # pixels; further apart than any two boxes of one image
+_EPSILON = np.float32(1e-7)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The candidates to report, by descending confidence.
+
+    Attributes:
+        index: (n,): which candidates.
+        confidences: (n,).
+        class_ids: (n,).
+        truncated: whether there were more than the most to report.
+    """
+
+    index: NDArray[np.intp]
+    confidences: NDArray[np.float32]
+    class_ids: NDArray[np.intp]
+    truncated: bool = False
 
 
 def select(
-    candidates: NDArray[np.float32],
-    placement: Placement,
+    candidates: Candidates,
     *,
     iou: float | None,
-    confidence: float = 0.0,
+    confidence: NDArray[np.float32] | float = 0.0,
     classes: Collection[int] | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.intp]]:
-    """The boxes to report, by descending confidence: those that NMS keeps.
+    rotated: bool = False,
+    agnostic: bool = False,
+    limit: int = MAX_DETECTIONS,
+) -> Selection:
+    """The candidates to report.
 
     Args:
-        candidates: (4 + classes, candidates): centre x, y, width, height in the network's pixels, then confidences;
-            only places whose greatest confidence is above the threshold.
-        placement: where the source image is in the network's.
+        candidates: places whose greatest confidence is above the least threshold.
         iou: of two boxes of one class that overlap by more than this, the less confident is dropped; None for a
             one-to-one head, whose candidates are taken as they are, with each of their classes.
-        confidence: the threshold for each class of such a place.
+        confidence: the threshold, one for all classes or one for each.
         classes: ids of the classes to keep; None for all.
-
-    Returns:
-        Boxes (n, 4) as x1, y1, x2, y2 in pixels of the source image, clipped to it; confidences (n,); class ids (n,).
+        rotated: whether the first of each candidate's extras is the angle of its box.
+        agnostic: whether boxes of different classes suppress each other, too.
+        limit: the most to report.
     """
+    thresholds = np.broadcast_to(np.asarray(confidence, np.float32), len(candidates.scores))
     if iou is None:
-        boxes, confidences, class_ids = _most_confident(candidates, confidence)
-        if classes is not None:
-            wanted = np.isin(class_ids, list(classes))
-            boxes, confidences, class_ids = boxes[wanted], confidences[wanted], class_ids[wanted]
+        return _most_confident(candidates.scores, thresholds, classes, limit, agnostic=agnostic)
+    class_ids = candidates.scores.argmax(axis=0)
+    confidences = candidates.scores.max(axis=0, initial=0)
+    wanted = confidences > thresholds[class_ids]
+    if classes is not None:
+        wanted &= np.isin(class_ids, list(classes))
+    index = np.flatnonzero(wanted)
+    index = index[np.argsort(-confidences[index], kind="stable")[:_MAX_CANDIDATES]]
+    class_ids, confidences = class_ids[index], confidences[index]
+    # In float32, as there: at this offset, rounding can decide on which side of the threshold an overlap falls.
+    offset = (class_ids * np.float32(0 if agnostic else _CLASS_OFFSET)).astype(np.float32)
+    boxes = candidates.boxes[:, index]
+    if rotated:
+        boxes = np.concatenate((boxes[:2] + offset, boxes[2:], candidates.extras[:1, index]))
+        keep, truncated = suppress_rotated(boxes, iou, limit)
     else:
-        boxes, confidences, class_ids = _without_overlaps(candidates, iou, classes)
-    offset, gain = np.array(placement.offset * 2, np.float32), np.array(placement.gain * 2, np.float32)
-    limits = np.array((placement.width, placement.height) * 2, np.float32)
-    return np.clip((boxes - offset) / gain, 0, limits), confidences, class_ids
+        keep, truncated = suppress(corners(boxes) + offset[:, np.newaxis], iou, limit)
+    return Selection(index[keep], confidences[keep], class_ids[keep], truncated)
 
 
-Boxes = tuple["NDArray[np.float32]", "NDArray[np.float32]", "NDArray[np.intp]"]
-
-
-def _most_confident(candidates: NDArray[np.float32], confidence: float) -> Boxes:
+def _most_confident(
+    scores: NDArray[np.float32],
+    thresholds: NDArray[np.float32],
+    classes: Collection[int] | None,
+    limit: int,
+    *,
+    agnostic: bool,
+) -> Selection:
     """First the most confident places, then of all of their classes the most confident."""
-    scores = candidates[4:]
-    places = np.argsort(-scores.max(axis=0, initial=0), kind="stable")[:MAX_DETECTIONS]
-    flat = scores[:, places].T.ravel()
-    order = np.argsort(-flat, kind="stable")[:MAX_DETECTIONS]
-    order = order[flat[order] > np.float32(confidence)]
-    index, class_ids = np.divmod(order, len(scores))
-    return _corners(candidates[:, places[index]]), flat[order], class_ids
+    greatest = scores.max(axis=0, initial=0)
+    places = np.argsort(-greatest, kind="stable")[:limit]
+    if agnostic:
+        flat, index, class_ids = greatest[places], places, scores[:, places].argmax(axis=0)
+    else:
+        flat = scores[:, places].T.ravel()
+        order = np.argsort(-flat, kind="stable")
+        chosen, class_ids = np.divmod(order, len(scores))
+        flat, index = flat[order], places[chosen]
+    above = flat > thresholds[class_ids]
+    more = int(above.sum()) > limit or bool((greatest > thresholds.min()).sum() > limit)
+    above[limit:] = False  # Ultralytics cuts before it looks at thresholds and classes
+    if classes is not None:
+        above &= np.isin(class_ids, list(classes))
+    return Selection(index[above], flat[above], class_ids[above], more)
 
 
-def _corners(candidates: NDArray[np.float32]) -> NDArray[np.float32]:
-    centre, half = candidates[:2].T, candidates[2:4].T / 2
+def corners(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(n, 4) x1, y1, x2, y2 of boxes (4, n) by centre x, y, width, height."""
+    centre, half = boxes[:2].T, boxes[2:].T / 2
     return np.concatenate((centre - half, centre + half), axis=1)
 
 
-def _without_overlaps(candidates: NDArray[np.float32], iou: float, classes: Collection[int] | None) -> Boxes:
-    class_ids = candidates[4:].argmax(axis=0)
-    confidences = candidates[4:].max(axis=0, initial=0)
-    if classes is not None:
-        wanted = np.isin(class_ids, list(classes))
-        candidates, class_ids, confidences = candidates[:, wanted], class_ids[wanted], confidences[wanted]
-    order = np.argsort(-confidences, kind="stable")[:_MAX_CANDIDATES]
-    class_ids, confidences = class_ids[order], confidences[order]
-    boxes = _corners(candidates[:, order])
-    # In float32, as there: at this offset, rounding can decide on which side of the threshold an overlap falls.
-    keep = suppress(boxes + (class_ids * np.float32(_CLASS_OFFSET)).astype(np.float32)[:, np.newaxis], iou)
-    return boxes[keep], confidences[keep], class_ids[keep]
+def suppress(boxes: NDArray[np.float32], iou: float, limit: int = MAX_DETECTIONS) -> tuple[NDArray[np.intp], bool]:
+    """Indices of the boxes to keep, none of which overlaps a better one by more than `iou`, and whether there are more.
 
-
-def suppress(boxes: NDArray[np.float32], iou: float, limit: int = MAX_DETECTIONS) -> list[int]:
-    """Indices of the boxes to keep: none overlaps a better one by more than `iou`; boxes (n, 4), the best first."""
-    corners = np.ascontiguousarray(boxes.T)
-    areas = area(corners)
+    Boxes are (n, 4), the best first; at most `limit` are kept.
+    """
+    sides = np.ascontiguousarray(boxes.T)
+    areas = area(sides)
     alive = np.arange(len(boxes))
     keep: list[int] = []
     while alive.size and len(keep) < limit:
         best, alive = alive[0], alive[1:]
         keep.append(int(best))
-        shared = overlap(corners[:, best], corners.take(alive, axis=1))
+        shared = overlap(sides[:, best], sides.take(alive, axis=1))
         # Not as a quotient: two empty boxes have none.
         alive = alive[shared <= iou * (areas[best] + areas[alive] - shared)]
-    return keep
+    return np.array(keep, np.intp), alive.size > 0
+
+
+def suppress_rotated(
+    boxes: NDArray[np.float32], iou: float, limit: int = MAX_DETECTIONS
+) -> tuple[NDArray[np.intp], bool]:
+    """As `suppress`, but none that is kept is like a better one, kept or not, by more than `iou`.
+
+    Boxes are (5, n), the best first: centre x, y, width, height, angle. Two are as like as the normal distributions
+    that they stand for: ProbIoU of https://arxiv.org/abs/2106.06072, as `batch_probiou` of ultralytics 8.4 has it.
+    """
+    x, y, width, height, angle = boxes
+    cosine, sine = np.cos(angle), np.sin(angle)
+    wide, high = width**2 / 12, height**2 / 12
+    a, b, c = wide * cosine**2 + high * sine**2, wide * sine**2 + high * cosine**2, (wide - high) * cosine * sine
+    own = np.maximum(a * b - c**2, 0)
+    keep: list[int] = []
+    for index in range(len(x)):
+        better = slice(index)
+        sum_a, sum_b, sum_c = a[better] + a[index], b[better] + b[index], c[better] + c[index]
+        right, down = x[better] - x[index], y[better] - y[index]
+        determinant = sum_a * sum_b - sum_c**2
+        divisor = determinant + _EPSILON
+        distance = (sum_a * down**2 + sum_b * right**2) / divisor * np.float32(0.25)
+        distance -= sum_c * right * down / divisor * np.float32(0.5)
+        spread = determinant / (4 * np.sqrt(own[better] * own[index]) + _EPSILON) + _EPSILON
+        with np.errstate(invalid="ignore", divide="ignore"):
+            distance += np.log(spread) * np.float32(0.5)
+        apart = np.sqrt(1 - np.exp(-np.clip(distance, _EPSILON, 100)) + _EPSILON)
+        if not (1 - apart > iou).any():
+            if len(keep) == limit:
+                return np.array(keep, np.intp), True
+            keep.append(index)
+    return np.array(keep, np.intp), False
 
 
 def area(corners: NDArray[np.floating]) -> NDArray[np.floating]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from detectctl.engine.yolo_head import boxes, least
+from detectctl.engine.yolo_head import Raw, decode, least, whole
 from detectctl.errors import UsageError
 from detectctl.wire import EngineInfo, Precision
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from detectctl.engine.compiled import CompiledModel
-    from detectctl.engine.trained import Head
+    from detectctl.engine.trained import Trained
+    from detectctl.engine.yolo_head import Candidates
 
 # The few operations that are not quantised in an int8 network are as fast in fp32 as in bf16.
 _HINTS: dict[Precision, str] = {"fp32": "f32", "bf16": "bf16", "fp16": "f16", "int8": "f32"}
@@ -57,13 +58,11 @@ class OpenVINOEngine:
         network = core.read_model(model.network)
         self.trained = model.trained
         self.info = EngineInfo("openvino", "cpu", chosen, threads, streams=threads, batch=1, agreement=model.agreement)
-        compile_for = partial(_Pool, core, network, chosen, model.trained.head, threads=threads)
+        compile_for = partial(_Pool, core, network, chosen, model.trained, threads=threads)
         self._crowded = compile_for(streams=threads)
         self._alone = compile_for(streams=1) if threads > 1 else self._crowded
 
-    def infer(
-        self, images: NDArray[np.uint8], confidences: Sequence[float], *, alone: bool
-    ) -> list[NDArray[np.float32]]:
+    def infer(self, images: NDArray[np.uint8], confidences: Sequence[float], *, alone: bool) -> list[Candidates]:
         """See `Engine.infer`."""
         return (self._alone if alone else self._crowded).infer(images, confidences)
 
@@ -76,9 +75,9 @@ class _Pool:
     """One compiled form of the network, with as many infer requests as it has streams."""
 
     def __init__(
-        self, core: Any, network: Any, precision: Precision, head: Head, *, streams: int, threads: int
+        self, core: Any, network: Any, precision: Precision, trained: Trained, *, streams: int, threads: int
     ) -> None:
-        self._head = head
+        self._trained = trained
         compiled = core.compile_model(
             network,
             "CPU",
@@ -94,21 +93,37 @@ class _Pool:
         for _ in range(streams):
             self._requests.put(compiled.create_infer_request())
 
-    def infer(self, images: NDArray[np.uint8], confidences: Sequence[float]) -> list[NDArray[np.float32]]:
-        request = self._requests.get()
+    def infer(self, images: NDArray[np.uint8], confidences: Sequence[float]) -> list[Candidates]:
+        request, shape = self._requests.get(), images.shape[1:3]
         try:
             request.infer([images], share_inputs=True, share_outputs=True)
             # The tensors belong to the request, which others use once it is put back: indexing copies what is needed.
-            sides, classes, best = (request.get_output_tensor(index).data for index in range(3))
-            shape = images.shape[1:3]
-            found = []
-            for index, confidence in enumerate(confidences):
-                places = np.flatnonzero(best[index] > least(self._head, confidence))
-                raw = sides[index][:, places], classes[index][:, places], places
-                found.append(boxes(self._head, *raw, confidence=confidence, shape=shape))
-            return found
+            outputs = [tensor.data for tensor in request.output_tensors]
+            if self._trained.head.kind == "image":
+                return [whole(classes, shape) for classes in outputs[0]]
+            return [
+                self._decode(*(output[index] for output in outputs), confidence=confidence, shape=shape)
+                for index, confidence in enumerate(confidences)
+            ]
         finally:
             self._requests.put(request)
+
+    def _decode(
+        self,
+        boxes: NDArray[np.float32],
+        classes: NDArray[np.float32],
+        best: NDArray[np.float32],
+        extras: NDArray[np.float32] | None = None,
+        prototypes: NDArray[np.float32] | None = None,
+        *,
+        confidence: float,
+        shape: tuple[int, ...],
+    ) -> Candidates:
+        """The candidates of one image by the outputs of `CompiledModel`; copies what it keeps of them."""
+        places = np.flatnonzero(best > least(self._trained.head, confidence))
+        picked = boxes[:, places], classes[:, places], (boxes[:0] if extras is None else extras)[:, places]
+        masks = None if prototypes is None or not places.size else prototypes.copy()
+        return decode(self._trained, Raw(places, *picked, masks), confidence=confidence, shape=shape)
 
 
 def choose_precision(asked: Precision | None) -> Precision:

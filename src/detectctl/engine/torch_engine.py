@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from detectctl.engine.batching import Batcher
 from detectctl.engine.checkpoint import ULTRALYTICS, refuse_at_sight, refuse_unreadable
-from detectctl.engine.families import describe, raw
-from detectctl.engine.yolo_head import boxes, least
+from detectctl.engine.families import describe, outputs, raw
+from detectctl.engine.torchvision_operators import prepare_torchvision
+from detectctl.engine.yolo_head import Candidates, Raw, decode, least, whole
 from detectctl.errors import ModelCorrupt, UsageError
 from detectctl.files import reason, sha256_of
 from detectctl.wire import Device, EngineInfo, Precision
@@ -67,30 +68,39 @@ class TorchEngine:
         confidences: Sequence[float],
         *,
         alone: bool,  # noqa: ARG002 - the protocol's
-    ) -> list[NDArray[np.float32]]:
+    ) -> list[Candidates]:
         """See `Engine.infer`; `alone` makes no difference: requests that wait share a batch."""
         return self._batcher.infer(images, confidences)
 
-    def _run(self, images: NDArray[np.uint8], confidences: Sequence[float]) -> list[NDArray[np.float32]]:
-        torch, head = self._torch, self.trained.head
+    def _run(self, images: NDArray[np.uint8], confidences: Sequence[float]) -> list[Candidates]:
+        torch, shape = self._torch, images.shape[1:3]
         with torch.inference_mode():
             batch = torch.from_numpy(images)
             if self._device == "cuda":
                 batch = batch.pin_memory().to("cuda", non_blocking=True)
             # A view: channels_last means NHWC memory seen as NCHW.
-            (sides, classes), _ = self._model(batch.permute(0, 3, 1, 2).to(self._dtype) / 255)
-            limits = torch.tensor([least(head, confidence) for confidence in confidences], device=classes.device)
-            image, place = (classes.amax(1) > limits[:, None]).nonzero().unbind(1)
+            answer = outputs(self._model(batch.permute(0, 3, 1, 2).to(self._dtype) / 255))
+            classes = answer["classes"]
+            if self.trained.head.kind == "image":
+                return [whole(each, shape) for each in classes.float().cpu().numpy()]
+            limits = torch.tensor([least(self.trained.head, confidence) for confidence in confidences])
+            image, place = (classes.amax(1) > limits.to(classes.device)[:, None]).nonzero().unbind(1)
             # Few places remain, and they leave the device together: each transfer waits for all work on the device.
-            picked = torch.cat((sides[image, :, place], classes[image, :, place]), dim=1).float().cpu().numpy()
+            parts = [answer[name] for name in ("boxes", "classes", "extras") if name in answer]
+            picked = torch.cat([part[image, :, place] for part in parts], dim=1).float().cpu().numpy()
             where = torch.stack((image, place)).cpu().numpy()
-        numbers = sides.shape[1]
-        shape = images.shape[1:3]
+            prototypes = [None] * len(images)
+            if "prototypes" in answer and len(place):
+                prototypes = list(answer["prototypes"].float().cpu().numpy())
+        sides = parts[0].shape[1]
+        bounds = sides, sides + classes.shape[1]
         found = []
         for index, confidence in enumerate(confidences):
-            rows, places = picked[where[0] == index], where[1][where[0] == index]
-            parts = rows[:, :numbers].T, rows[:, numbers:].T, places
-            found.append(boxes(head, *parts, confidence=confidence, shape=shape))
+            rows, places = picked[where[0] == index].T, where[1][where[0] == index]
+            raw_parts = Raw(
+                places, rows[: bounds[0]], rows[bounds[0] : bounds[1]], rows[bounds[1] :], prototypes[index]
+            )
+            found.append(decode(self.trained, raw_parts, confidence=confidence, shape=shape))
         return found
 
     def close(self) -> None:
@@ -136,6 +146,7 @@ def _load(checkpoint: Path, *, trust: bool) -> tuple[Any, dict[str, Any]]:
     import torch
     from ultralytics.nn.tasks import guess_model_task, torch_safe_load
 
+    prepare_torchvision(checkpoint)
     try:
         content, _ = torch_safe_load(checkpoint, safe_only=not trust)
         model = (content.get("ema") or content["model"]).float()

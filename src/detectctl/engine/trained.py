@@ -6,10 +6,15 @@ A network of any family is run through this description; `families` is the one p
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from detectctl.wire import Task
 
 IMGSZ = 640
 """Pixels; what Ultralytics trains at unless it is told otherwise."""
+CLASSIFY_IMGSZ = 224
+"""Pixels; the same for models that classify and do not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +24,12 @@ class Head:
     Attributes:
         kind: `anchors`, whose places lie on grids over the picture, give the logits of distances to the box's sides and
             of the classes. `queries` give the box as centre x, y, width, height in shares of the picture, and each
-            class's confidence.
-        strides: pixels between the anchors of each level; none for queries.
+            class's confidence. `image` gives the picture's confidence for each class, and has no places.
+        strides: pixels between the anchors of each level; none for the other kinds.
         one_to_one: an object is found at one place only, so that no NMS is needed, and a place may hold several.
     """
 
-    kind: Literal["anchors", "queries"] = "anchors"
+    kind: Literal["anchors", "queries", "image"] = "anchors"
     strides: tuple[int, ...] = ()
     one_to_one: bool = False
 
@@ -46,12 +51,16 @@ class Trained:
         head: what the network gives.
         imgsz: height and width in pixels that it was trained at.
         channels: of the pictures: 3 for RGB, 1 for grey.
+        task: what it was trained for.
+        keypoints: of an object, and numbers of each: 2 for x and y, 3 with a confidence.
     """
 
     labels: dict[int, str]
     head: Head
     imgsz: tuple[int, int] = (IMGSZ, IMGSZ)
     channels: int = 3
+    task: Task = "detect"
+    keypoints: tuple[int, int] = (0, 0)
 
     @property
     def fixed(self) -> bool:
@@ -74,6 +83,8 @@ class Trained:
             Head(head["kind"], tuple(int(stride) for stride in head["strides"]), bool(head["one_to_one"])),
             (int(height), int(width)),
             int(data["channels"]),
+            data.get("task", "detect"),
+            tuple(data.get("keypoints", (0, 0))),
         )
 
 

@@ -117,7 +117,7 @@ def plan(
     config = ServiceConfig(
         fingerprint="",
         version=detectctl.__version__,
-        model=model.served,
+        model=replace(model.served, task=compiled.trained.task),
         detector=detector,
         allow_url=settings.allow_url,
         url_input=settings.url_input,
@@ -130,7 +130,7 @@ def plan(
     )
     minimum, maximum = settings.replicas.minimum, settings.replicas.maximum
     # The wording of a reason is not a change; everything else is.
-    told = replace(config, model=replace(model.served, reason=None))
+    told = replace(config, model=replace(config.model, reason=None))
     compared = {**asdict(told), "replicas": [minimum, maximum], "device": device}
     fingerprint = hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:16]
     return Deployment(replace(config, fingerprint=fingerprint), minimum, maximum, device, model.source, model.artifact)

@@ -229,7 +229,7 @@ def _summary(trained: Trained, job: UpJob) -> str:
         )
     else:
         size = f"{asked} px of --imgsz, trained at {as_trained}"
-    return f"{len(trained.labels)} classes, {size}"
+    return f"{trained.task}, {len(trained.labels)} classes, {size}"
 
 
 def apply(job: UpJob, make: Callable[[], Deployment], digest: str) -> UpResult:

@@ -6,7 +6,18 @@ The schemas are made from the types of `detectctl.wire`, so an answer and its de
 from __future__ import annotations
 
 from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_args, get_origin, get_type_hints
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Final,
+    Literal,
+    NotRequired,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from detectctl import errors
 from detectctl.serving import query
@@ -46,12 +57,15 @@ def schema_of(kind: Any) -> dict[str, Any]:
     if origin is None:
         if kind in _PRIMITIVES:
             return {"type": _PRIMITIVES[kind]}
-        fields = {name: schema_of(hint) for name, hint in get_type_hints(kind, include_extras=True).items()}
-        return {"type": "object", "required": list(fields), "properties": fields}
+        hints = get_type_hints(kind, include_extras=True)
+        required = [name for name, hint in hints.items() if get_origin(hint) is not NotRequired]
+        properties = {name: schema_of(hint) for name, hint in hints.items()}
+        return {"type": "object", "required": required, "properties": properties}
     first, *others = get_args(kind)
     if origin is Annotated:
         return {**schema_of(first), **others[0]} if isinstance(others[0], dict) else schema_of(others[0])
     schemas: dict[Any, Callable[[], dict[str, Any]]] = {
+        NotRequired: lambda: schema_of(first),
         Literal: lambda: {"enum": [first, *others]},
         Union: lambda: {"anyOf": [schema_of(one) for one in (first, *others)]},
         list: lambda: {"type": "array", "items": schema_of(first)},

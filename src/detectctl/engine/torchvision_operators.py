@@ -1,0 +1,34 @@
+"""torchvision for checkpoints that name it, as those of models that classify do, also where its operators do not load.
+
+Built for CUDA it does not go with a PyTorch that is not, and the two come so from many an index. Of its operators none
+is needed: a checkpoint names only how its pictures were scaled and cropped.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from detectctl.engine.checkpoint import names_package
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def prepare_torchvision(checkpoint: Path) -> None:
+    """Import torchvision if the checkpoint's pickles ask for it."""
+    if not names_package(checkpoint, "torchvision"):
+        return
+    import torch
+
+    try:
+        import torchvision
+    except RuntimeError:  # "operator torchvision::nms does not exist": it describes operators that it does not have
+        library = torch.library.Library("torchvision", "DEF")
+        for name in ("nms", "qnms"):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _KEPT.append(library)
+        import torchvision  # noqa: F401 - see above
+
+
+_KEPT: list[object] = []
+"""What would undo its definitions when it is collected."""
