@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ import pytest
 from detectctl.engine.checkpoint import unexpected_globals
 from detectctl.engine.compiled import CompiledModel, folder_for, load_compiled
 from detectctl.engine.convert import compile_checkpoint
+from detectctl.engine.detector import Detector
+from detectctl.engine.detector_settings import DetectorSettings
 from detectctl.errors import CheckpointRefused, ConversionFailed, ModelCorrupt
 from detectctl.progress import Progress, silent
 
@@ -157,9 +160,6 @@ def test_the_refusal_of_another_task_reaches_the_user(checkpoints: Checkpoints, 
 
 
 def test_another_generation_with_the_same_head_is_served(checkpoints: Checkpoints, tmp_path: Path) -> None:
-    from detectctl.engine.detector import Detector
-    from detectctl.engine.detector_settings import DetectorSettings
-
     assert all(checkpoints.refusals[kind] is None for kind in ("v5", "v10", "v11", "v26"))
     model = convert(checkpoints["v11"], tmp_path)
     detector = Detector.load(DetectorSettings(str(model.directory), model.checkpoint_sha256))
@@ -167,7 +167,7 @@ def test_another_generation_with_the_same_head_is_served(checkpoints: Checkpoint
 
 
 def test_what_an_older_version_converted_is_served_as_it_is(yolov8n_compiled: CompiledModel, tmp_path: Path) -> None:
-    """Its manifest knew labels and strides only, and its folder is named after the converter of then."""
+    """Its manifest knew labels and strides only, so not its size; its folder is named after the converter of then."""
     sha256 = yolov8n_compiled.checkpoint_sha256
     versions = [version(name) for name in ("openvino", "ultralytics-opencv-headless", "torch")]
     folder = folder_for(tmp_path, sha256, False, [*versions, OLD_CONVERTER])
@@ -180,7 +180,10 @@ def test_what_an_older_version_converted_is_served_as_it_is(yolov8n_compiled: Co
         tmp_path / "gone.pt", sha256, cache=tmp_path, trust_checkpoint=False, timeout_s=1, environ={}
     )
     assert found.directory == folder
-    assert found.trained == yolov8n_compiled.trained
+    assert yolov8n_compiled.trained.imgsz == (640, 640)
+    assert found.trained == replace(yolov8n_compiled.trained, imgsz=None)
+    detector = Detector.load(DetectorSettings(str(folder), sha256))
+    assert (detector.imgsz, detector.trained_imgsz) == ((640, 640), None)
 
 
 @pytest.mark.parametrize(

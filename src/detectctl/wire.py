@@ -308,7 +308,7 @@ class Limits:
 class Defaults:
     """What holds for a request that does not say otherwise; none changes `imgsz`, the longer side the network sees.
 
-    `trained_imgsz` is height and width in pixels that the model was trained at; None from an older service.
+    `trained_imgsz` is height and width in pixels that the model was trained at; None if it does not say.
     """
 
     imgsz: int

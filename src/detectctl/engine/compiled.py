@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from detectctl import child, files
 from detectctl.engine.checkpoint import ULTRALYTICS
-from detectctl.engine.trained import IMGSZ, Trained
+from detectctl.engine.trained import Trained
 from detectctl.errors import ConversionFailed, ModelCorrupt, ModelError
 from detectctl.files import describe, remedy, sha256_of, temporary_folder
 from detectctl.waiting import Deadline
@@ -110,9 +110,9 @@ def _agreement(manifest: dict[str, Any]) -> Agreement | None:
 def _trained(manifest: dict[str, Any]) -> Trained:
     if "trained" in manifest:
         return Trained.from_json(manifest["trained"])
-    # From before other families than YOLOv8's were served.
+    # From before other families than YOLOv8's were served; the size was 640 then, whatever the model was trained at.
     head = {"kind": "anchors", "strides": manifest["strides"], "one_to_one": False}
-    return Trained.from_json({"labels": manifest["labels"], "head": head, "imgsz": (IMGSZ, IMGSZ), "channels": 3})
+    return Trained.from_json({"labels": manifest["labels"], "head": head, "imgsz": None, "channels": 3})
 
 
 def compiled_models(cache: Path) -> dict[Path, str | None]:

@@ -37,7 +37,7 @@ class Detector:
     Attributes:
         labels: the model's own name of each class id.
         task: what it was trained for.
-        trained_imgsz: height and width in pixels that it was trained at.
+        trained_imgsz: height and width in pixels that it was trained at; None where it is not said.
         imgsz: height and width in pixels of what its network sees; less of one of them where a picture is narrower.
     """
 

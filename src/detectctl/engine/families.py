@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from detectctl.engine.trained import CLASSIFY_IMGSZ, IMGSZ, Head, Trained, printable
+from detectctl.engine.trained import Head, Trained, printable
 from detectctl.errors import CheckpointRefused
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def describe(model: Any, args: Mapping[str, Any]) -> Trained:
             _check_transforms(model)
         keypoints, values = model.model[-1].kpt_shape if task == "pose" else (0, 0)
         points = int(keypoints), int(values)
-        return Trained(_labels(model), head, _imgsz(args, task), _channels(model), task, points)
+        return Trained(_labels(model), head, _imgsz(args), _channels(model), task, points)
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise _refused(
             f"lacks a part that such models have: {error}",
@@ -95,8 +95,10 @@ def _labels(model: Any) -> dict[int, str]:
     return {class_id: printable(str(names[class_id])) for class_id in range(classes)}
 
 
-def _imgsz(args: Mapping[str, Any], task: Task) -> tuple[int, int]:
-    asked = args.get("imgsz") or (CLASSIFY_IMGSZ if task == "classify" else IMGSZ)
+def _imgsz(args: Mapping[str, Any]) -> tuple[int, int] | None:
+    asked = args.get("imgsz")
+    if not asked:
+        return None
     sides = [int(side) for side in (asked if isinstance(asked, list | tuple) else [asked])]
     height, width = sides[0], sides[-1]
     if min(height, width) < 1:

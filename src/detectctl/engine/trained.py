@@ -49,7 +49,7 @@ class Trained:
     Attributes:
         labels: the model's own name for each class id.
         head: what the network gives.
-        imgsz: height and width in pixels that it was trained at.
+        imgsz: height and width in pixels that it was trained at; None where it is not said.
         channels: of the pictures: 3 for RGB, 1 for grey.
         task: what it was trained for.
         keypoints: of an object, and numbers of each: 2 for x and y, 3 with a confidence.
@@ -57,7 +57,7 @@ class Trained:
 
     labels: dict[int, str]
     head: Head
-    imgsz: tuple[int, int] = (IMGSZ, IMGSZ)
+    imgsz: tuple[int, int] | None = None
     channels: int = 3
     task: Task = "detect"
     keypoints: tuple[int, int] = (0, 0)
@@ -68,20 +68,27 @@ class Trained:
         return self.head.kind == "queries"
 
     def size(self, longest: int | None) -> tuple[int, int]:
-        """Height and width in pixels, multiples of the stride: `longest` for both, or as it was trained if None."""
+        """Height and width in pixels, multiples of the stride: `longest` for both, or as it was trained if None.
+
+        Where that is not said, what Ultralytics trains at unless it is told otherwise.
+        """
+        usual = CLASSIFY_IMGSZ if self.task == "classify" else IMGSZ
         stride = self.head.stride
-        height, width = (-(-side // stride) * stride for side in ((longest, longest) if longest else self.imgsz))
+        sides = (longest, longest) if longest else self.imgsz or (usual, usual)
+        height, width = (-(-side // stride) * stride for side in sides)
         return height, width
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Trained:
         """The inverse of `dataclasses.asdict`. Raises KeyError, TypeError, ValueError or AttributeError."""
-        height, width = data["imgsz"]
-        head = data["head"]
+        head, imgsz = data["head"], data["imgsz"]
+        if imgsz is not None:
+            height, width = imgsz
+            imgsz = int(height), int(width)
         return cls(
             {int(class_id): str(label) for class_id, label in data["labels"].items()},
             Head(head["kind"], tuple(int(stride) for stride in head["strides"]), bool(head["one_to_one"])),
-            (int(height), int(width)),
+            imgsz,
             int(data["channels"]),
             data.get("task", "detect"),
             tuple(data.get("keypoints", (0, 0))),

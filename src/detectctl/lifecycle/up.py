@@ -199,7 +199,7 @@ def deployment_of(job: UpJob, model: ModelVersion) -> Deployment:
         report=job.report,
         name=model.reference,
     )
-    job.report(Progress("convert", _summary(compiled.trained, job), done=True))
+    job.report(Progress("convert", _summary(compiled.trained, job.settings.imgsz, job.device), done=True))
     if job.calibration is not None:
         compiled = quantise(
             compiled,
@@ -215,21 +215,25 @@ def deployment_of(job: UpJob, model: ModelVersion) -> Deployment:
     return plan(job.settings, model, compiled, job.device, job.exposure.key_file)
 
 
-def _summary(trained: Trained, job: UpJob) -> str:
-    """What to say of a model; UsageError if it does not take pictures of the size asked for."""
-    asked, (height, width) = job.settings.imgsz, trained.size(None)
-    as_trained = f"{height}" if height == width else f"{height}x{width}"
+def _summary(trained: Trained, asked: int | None, device: Device) -> str:
+    """What to say of a model; UsageError if it does not take pictures of the size in pixels asked for."""
+    height, width = trained.size(None)
+    by_default = f"{height}" if height == width else f"{height}x{width}"
     if asked is None:
-        size = f"{as_trained} px as trained"
-    elif job.device == "cpu" and trained.fixed and (asked, asked) != (height, width):
+        size = f"{by_default} px"
+        size += ", the default: it does not say what it was trained at" if trained.imgsz is None else " as trained"
+    elif device == "cpu" and trained.fixed and (asked, asked) != (height, width):
         raise UsageError(
             f"--imgsz {asked} is not possible with this model",
-            why=f"its network takes pictures of {as_trained} px only",
+            why=f"its network takes pictures of {by_default} px only",
             hint="leave `--imgsz` out",
         )
     else:
-        size = f"{asked} px of --imgsz, trained at {as_trained}"
-    return f"{trained.task}, {len(trained.labels)} classes, {size}"
+        size = f"{asked} px of --imgsz"
+        if trained.imgsz is not None:
+            size += f", trained at {by_default}"
+    classes = len(trained.labels)
+    return f"{trained.task}, {classes} class{'' if classes == 1 else 'es'}, {size}"
 
 
 def apply(job: UpJob, make: Callable[[], Deployment], digest: str) -> UpResult:

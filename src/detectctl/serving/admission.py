@@ -163,7 +163,7 @@ class Service:
 
     def info(self) -> ServiceInfo:
         """The body of `/info`."""
-        config, detector = self.config, self.config.detector
+        config, detector, trained = self.config, self.config.detector, self.detector.trained_imgsz
         return ServiceInfo(
             schema=SCHEMA,
             version=config.version,
@@ -173,7 +173,7 @@ class Service:
             engine=self.detector.engine_info(),
             limits=Limits(detector.max_image_bytes, detector.max_image_pixels, config.max_queue, config.url_input),
             defaults=Defaults(
-                max(self.detector.imgsz), detector.confidence, detector.iou, list(self.detector.trained_imgsz)
+                max(self.detector.imgsz), detector.confidence, detector.iou, None if trained is None else list(trained)
             ),
         )
 

@@ -1,0 +1,33 @@
+"""What `up` says of a model before it serves it."""
+
+from __future__ import annotations
+
+import pytest
+
+from detectctl.engine.trained import Head, Trained
+from detectctl.errors import UsageError
+from detectctl.lifecycle.up import _summary
+
+STRIDES = (8, 16, 32)
+
+
+@pytest.mark.parametrize(
+    ("imgsz", "asked", "words"),
+    [
+        ((640, 640), None, "640 px as trained"),
+        ((384, 640), None, "384x640 px as trained"),
+        (None, None, "640 px, the default: it does not say what it was trained at"),
+        ((640, 640), 320, "320 px of --imgsz, trained at 640"),
+        (None, 320, "320 px of --imgsz"),
+    ],
+)
+def test_the_size_is_named_with_its_reason(imgsz: tuple[int, int] | None, asked: int | None, words: str) -> None:
+    trained = Trained({0: "disc"}, Head(strides=STRIDES), imgsz)
+    assert _summary(trained, asked, "cpu") == f"detect, 1 class, {words}"
+
+
+def test_a_network_of_one_size_is_not_asked_for_another_on_a_cpu() -> None:
+    trained = Trained({0: "disc"}, Head("queries", one_to_one=True), (640, 640))
+    with pytest.raises(UsageError, match="--imgsz 320"):
+        _summary(trained, 320, "cpu")
+    assert "320 px of --imgsz" in _summary(trained, 320, "cuda")
