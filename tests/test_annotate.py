@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import io
 import itertools
+import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from PIL import Image, ImageChops, ImageCms, ImageDraw, ImageFont
 
-from detectctl import lettering
-from detectctl.annotate import caption_of, colour, draw, encode
+from detectctl import coco_pose, lettering
+from detectctl.annotate import STRIP, annotated, caption_of, draw, encode
 from detectctl.errors import UsageError
+from detectctl.figures import colour
 from detectctl.upright import open_upright
-from detectctl.wire import Detection, DrawOptions, ModelInfo
+from detectctl.wire import Detection, DetectionResult, DrawOptions, ModelInfo
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -265,3 +267,221 @@ def test_quality_makes_smaller_files(bus_jpg: Path) -> None:
 def test_a_picture_too_wide_for_webp_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="20000x2 pixels cannot be written as webp"):
         encode(blank(20000, 2), "webp")
+
+
+def tinted(pixel: Any, class_id: int) -> bool:
+    """Between the grey of the picture and the colour of the class, and neither."""
+    return all(
+        min(GREY[band], hue) <= pixel[band] <= max(GREY[band], hue) and pixel[band] not in {GREY[band], hue}
+        for band, hue in enumerate(colour(class_id))
+        if abs(hue - GREY[band]) > 20
+    )
+
+
+def masked(*outlines: tuple[float, ...], class_id: int = 0, confidence: float = 0.9) -> Detection:
+    """With the box around its outlines."""
+    x = [value for outline in outlines for value in outline[::2]]
+    y = [value for outline in outlines for value in outline[1::2]]
+    return Detection("thing", (min(x), min(y), max(x), max(y)), confidence, class_id, mask=outlines)
+
+
+def square(x: float, y: float, side: float) -> tuple[float, ...]:
+    return (x, y, x + side, y, x + side, y + side, x, y + side)
+
+
+BARE = DrawOptions(labels=False)
+
+
+@pytest.mark.parametrize("size", [(640, 480), (7000, 3000)])
+def test_a_mask_of_several_parts_tints_what_is_inside_and_nothing_else(size: tuple[int, int]) -> None:
+    """The larger picture is painted in several bands; a part that crosses their border is whole."""
+    width, height = size
+    parts = [(x * width / 100, y * height / 100, 0.3 * height) for x, y in ((10, 10), (60, 60))]
+    picture = draw(blank(*size), [masked(*(square(*part) for part in parts))], BARE)
+    inside = {
+        picture.getpixel((round(x + side / 2), round(y + side * share)))
+        for x, y, side in parts
+        for share in (0.1, 0.5, 0.9)
+    }
+    assert len(inside) == 1
+    assert tinted(inside.pop(), 0)
+    for x, y in ((30, 75), (75, 30), (50, 50), (2, 2)):
+        assert picture.getpixel((x * width // 100, y * height // 100)) == GREY
+
+
+def test_a_picture_is_still_seen_below_a_mask() -> None:
+    image = Image.linear_gradient("L").resize((640, 480)).convert("RGB")
+    column = draw(image, [masked(square(100, 40, 400))], BARE).crop((300, 60, 301, 420))
+    assert len(set(column.get_flattened_data())) > 100
+
+
+def test_where_masks_overlap_the_smaller_is_seen() -> None:
+    """Whichever is the more confident: what is in front hides part of what is behind, and looks smaller."""
+    large, small = masked(square(40, 40, 400)), masked(square(200, 200, 60), class_id=1, confidence=0.3)
+    picture = draw(blank(640, 480), [large, small], BARE)
+    assert tinted(picture.getpixel((230, 230)), 1)
+    assert tinted(picture.getpixel((120, 120)), 0)
+    assert picture.getpixel((230, 230)) == draw(blank(640, 480), [small], BARE).getpixel((230, 230))
+
+
+def test_boxes_and_labels_lie_over_masks() -> None:
+    below = masked(square(0, 0, 479), class_id=3, confidence=0.95)
+    above = detection(100, 100, 300, 300, class_id=1)
+    plain, both = (draw(blank(640, 480), boxes) for boxes in ([above], [below, above]))
+    label = both.crop((100, 85, 160, 99))
+    assert both.getpixel((100, 200)) == colour(1)
+    assert label.getcolors() == plain.crop((100, 85, 160, 99)).getcolors()
+
+
+def test_masks_of_any_number_of_classes_can_be_drawn() -> None:
+    many = [masked(square(2 * number, 10, 1), class_id=number) for number in range(300)]
+    assert changed(blank(640, 480), draw(blank(640, 480), many, BARE)) is not None
+
+
+@pytest.mark.parametrize("outline", [(5.0, 5.0, 5.0, 5.0, 5.0, 5.0), (-50.0, -50.0, 900.0, -50.0, 900.0, 700.0)])
+def test_a_mask_of_one_pixel_or_beyond_the_picture_can_be_drawn(outline: tuple[float, ...]) -> None:
+    picture = draw(blank(640, 480), [masked(outline)], BARE)
+    assert changed(blank(640, 480), picture) is not None
+
+
+def person(*, unseen: int | None = None) -> Detection:
+    """Keypoints 30 pixels apart, each in a row of its own; `unseen` has little confidence."""
+    points = tuple(
+        (50.0 + 30 * number, 40.0 + 25 * (number * 7 % 17), 0.4 if number == unseen else 0.9) for number in range(17)
+    )
+    return Detection("person", (20, 20, 600, 470), 0.9, 0, keypoints=points)
+
+
+def halfway(detection: Detection, limb: tuple[int, int]) -> tuple[int, int]:
+    assert detection.keypoints is not None
+    (x1, y1, *_), (x2, y2, *_) = (detection.keypoints[number] for number in limb)
+    return round((x1 + x2) / 2), round((y1 + y2) / 2)
+
+
+def test_a_skeleton_joins_the_points_of_a_person_that_are_seen() -> None:
+    drawn = draw(blank(640, 480), [person()], BARE)
+    without = draw(blank(640, 480), [person(unseen=9)], BARE)
+    limbs = {limb: drawn.getpixel(halfway(person(), limb)) for limb in coco_pose.LIMBS}
+    assert GREY not in limbs.values()
+    assert len(set(limbs.values())) == 3  # left, right, and between the two
+    assert without.getpixel(halfway(person(), (7, 9))) == GREY
+
+
+def test_keypoints_of_another_kind_are_dots_in_the_colour_of_their_class() -> None:
+    """Also without confidences; a point in the corner is one that the model did not find."""
+    points = ((100.0, 100.0), (300.0, 200.0), (0.0, 0.0))
+    picture = draw(blank(640, 480), [Detection("hand", (80, 80, 400, 300), 0.9, 4, keypoints=points)], BARE)
+    assert picture.getpixel((100, 100)) == picture.getpixel((300, 200)) == colour(4)
+    assert picture.getpixel((200, 150)) == GREY
+    assert picture.getpixel((0, 0)) == GREY
+
+
+def rotated(x: float, y: float, width: float, height: float, angle: float) -> Detection:
+    cosine, sine = math.cos(angle), math.sin(angle)
+    corners = tuple(
+        (
+            x + cosine * across * width / 2 - sine * along * height / 2,
+            y + sine * across * width / 2 + cosine * along * height / 2,
+        )
+        for across, along in ((1, 1), (1, -1), (-1, -1), (-1, 1))
+    )
+    edges = [value for axis in zip(*corners, strict=True) for value in (min(axis), max(axis))]
+    return Detection("ship", (edges[0], edges[2], edges[1], edges[3]), 0.9, 0, corners=corners, angle=angle)
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.3, math.pi / 4, 1.2, math.pi / 2])
+def test_a_rotated_box_is_drawn_by_its_corners(angle: float) -> None:
+    """Its line lies inside, as wide as that of an upright box; the box around it is not drawn."""
+    ship = rotated(320, 240, 300, 120, angle)
+    picture = draw(blank(640, 480), [ship], DrawOptions(labels=False, line_width=6))
+    for side, away in ((150, 0), (-150, 0), (60, math.pi / 2), (-60, math.pi / 2)):
+        ray = [
+            picture.getpixel(
+                (round(320 + radius * math.cos(angle + away)), round(240 + radius * math.sin(angle + away)))
+            )
+            for radius in (math.copysign(abs(side) + step, side) for step in (3, -3, -10))
+        ]
+        assert ray == [GREY, colour(0), GREY]
+    if angle not in {0.0, math.pi / 2}:
+        left, top, *_ = map(round, ship.xyxy)
+        assert picture.getpixel((left, top)) == picture.getpixel((left + 3, top + 3)) == GREY
+
+
+def test_an_upright_rotated_box_looks_as_a_box() -> None:
+    """But for its last row and column, which belong to the corner of one that may lie between pixels."""
+    box, ship = detection(170, 180, 470, 300), rotated(320, 240, 300, 120, 0)
+    boxed, turned = (draw(blank(640, 480), [one], BARE) for one in (box, ship))
+    assert thickness(boxed, colour(0), 240) == pytest.approx(thickness(turned, colour(0), 240), abs=1)
+
+
+def test_the_label_of_a_rotated_box_touches_it() -> None:
+    ship = rotated(320, 240, 300, 60, 0.9)
+    without, labelled = (draw(blank(640, 480), [ship], DrawOptions(labels=labels)) for labels in (False, True))
+    area = changed(without, labelled)
+    assert area is not None
+    assert ship.corners is not None
+    assert (
+        min(math.hypot(max(area[0] - x, 0, x - area[2]), max(area[1] - y, 0, y - area[3])) for x, y in ship.corners)
+        <= 2
+    )
+
+
+def test_a_rotated_box_without_extent_or_outside_can_be_drawn() -> None:
+    for ship in (rotated(100, 100, 0, 0, 0.3), rotated(100, 100, 50, 0, 0.3), rotated(-20, 500, 90, 90, 0.5)):
+        assert draw(blank(640, 480), [ship]).size == (640, 480)
+
+
+def classes(*confidences: float, name: str = "class") -> list[Detection]:
+    return [Detection(f"{name} {n}", (0, 0, 640, 480), confidence, n) for n, confidence in enumerate(confidences)]
+
+
+@pytest.mark.parametrize("size", [(64, 64), (160, 120), (640, 480), (640, 90), (90, 640), (7680, 4320)])
+@pytest.mark.parametrize("name", ["dog", "a rather long name of a breed"])
+def test_classes_are_listed_on_a_strip_at_the_bottom(size: tuple[int, int], name: str) -> None:
+    """As many as a third of the picture holds, and always the surest; there is no box."""
+    found = classes(0.8, 0.1, 0.05, 0.03, 0.02, name=name)
+    plain = blank(*size)
+    picture = draw(plain, found, task="classify")
+    area = changed(plain, picture)
+    assert area is not None
+    left, top, right, bottom = area
+    assert (left, right, bottom) == (0, size[0], size[1])
+    assert top >= min(size[1] * 2 // 3, size[1] - 2 * lettering.MIN_PX - 4)
+    colours = {pixel for _, pixel in picture.crop(area).getcolors(size[0] * size[1]) or ()}
+    assert colour(0) in colours
+    assert STRIP in colours
+    if min(size) > 400:
+        assert {colour(number) for number in range(5)} <= colours
+
+
+def test_classes_stay_above_the_caption_and_are_left_out_without_labels() -> None:
+    found = classes(0.8, 0.1)
+    plain, caption = blank(640, 480), "fallback: yolov8n-cls"
+    captioned, both = (draw(plain, some, caption=caption, task="classify") for some in ([], found))
+    strip, area = changed(plain, captioned), changed(captioned, both)
+    assert strip is not None
+    assert area is not None
+    assert area[3] <= strip[1]
+    assert changed(plain, draw(plain, found, BARE, task="classify")) is None
+
+
+def test_a_caller_draws_the_bytes_that_a_service_draws() -> None:
+    """An answer has fewer digits than the service: what lies halfway between two pixels must not fall elsewhere."""
+    near = 0.4999
+    objects = (
+        masked((10 + near, 10 + near, 90 + near, 20 + near, 50 + near, 80 + near)),
+        Detection(
+            "person",
+            (10.4999, 10.4999, 300.4999, 300.4999),
+            0.86499999,
+            0,
+            keypoints=((50.4999, 60.4999, 0.49999),) * 3,
+        ),
+        rotated(200.4999, 200.4999, 100.4999, 51.2345, 0.3),
+    )
+    for task in ("segment", "classify"):
+        model = ModelInfo("m", None, "sha256:00", task=task)
+        result = DetectionResult(objects, 640, 480, model)
+        answer = DetectionResult.from_json(dict(result.to_json()))
+        served, drawn = (annotated(blank(640, 480), one, "png", DrawOptions()) for one in (result, answer))
+        assert served == drawn

@@ -1,4 +1,4 @@
-"""Detections drawn on a Pillow image: boxes and labels that read well from a thumbnail to 8K.
+"""A result drawn on a Pillow image, with labels that read well from a thumbnail to 8K.
 
 Lines and letters grow with the image. A class keeps its colour from picture to picture. Labels stay inside the picture
 and out of each other's way while there is room.
@@ -6,26 +6,22 @@ and out of each other's way while there is room.
 
 from __future__ import annotations
 
-import colorsys
 import io
 import math
 from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw
 
-from detectctl import lettering
+from detectctl import figures, lettering
 from detectctl.defaults import QUALITY
 from detectctl.errors import UsageError
-from detectctl.wire import DrawOptions
+from detectctl.wire import Detection, DrawOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
-    from detectctl.wire import Detection, DetectionResult, ModelInfo
-
-Colour = tuple[int, int, int]
-Rect = tuple[int, int, int, int]
-"""`(left, top, right, bottom)` in pixels, right and bottom exclusive."""
+    from detectctl.figures import Colour, Rect
+    from detectctl.wire import DetectionResult, ModelInfo, Points, Task
 
 LINE_PER_PX = 0.003
 FONT_PER_PX = 0.024
@@ -34,13 +30,18 @@ FONT_PER_PX = 0.024
 MOST_COVERED = 0.1
 """Of the picture, by labels, before they get smaller."""
 
+STRIP = (24, 24, 24)
+
 
 def annotated(image: Image.Image, result: DetectionResult, image_format: str, options: DrawOptions) -> bytes:
     """The picture of a result as the bytes of a file, the same whether the service draws it or its caller.
 
     `image` is RGB, upright, and of the size that `result` has. The rest is as for `draw` and `encode`.
     """
-    return encode(draw(image, result.detections, options, caption_of(result.model)), image_format, options.quality)
+    # With the digits that an answer has, or what the caller draws could differ from it in a pixel.
+    detections = [Detection.from_json(dict(found.to_json())) for found in result.detections]
+    picture = draw(image, detections, options, caption_of(result.model), task=result.model.task)
+    return encode(picture, image_format, options.quality)
 
 
 def encode(image: Image.Image, image_format: str, quality: int = QUALITY) -> bytes:
@@ -77,51 +78,56 @@ def caption_of(model: ModelInfo) -> str | None:
 
 
 def draw(
-    image: Image.Image, detections: Sequence[Detection], options: DrawOptions | None = None, caption: str | None = None
+    image: Image.Image,
+    detections: Sequence[Detection],
+    options: DrawOptions | None = None,
+    caption: str | None = None,
+    *,
+    task: Task = "detect",
 ) -> Image.Image:
-    """A copy of `image` with a box for each detection.
+    """A copy of `image` with what is known of each detection: box, mask, keypoints, and a label beside it.
 
     Args:
         image: RGB, upright.
         detections: in pixels of `image`; the more confident ones are drawn on top and choose their label's place first.
         options: how to draw.
         caption: words on a dark strip over the bottom of the picture, at most a third of it.
+        task: of the model; the classes of one that classifies are listed on a strip of their own.
     """
     options = options or DrawOptions()
     picture = image.copy()
-    canvas = ImageDraw.Draw(picture)
     mean = sum(picture.size) / 2
     line_width = options.line_width or max(2, round(mean * LINE_PER_PX))
     font_size = max(lettering.MIN_PX, round(mean * FONT_PER_PX))
     strongest_first = sorted(detections, key=lambda detection: -detection.confidence)
-    for detection in reversed(strongest_first):
-        left, top, right, bottom = _pixels(detection, picture.size)
-        canvas.rectangle((left, top, right - 1, bottom - 1), outline=colour(detection.class_id), width=line_width)
+    if task != "classify":
+        figures.paint(picture, strongest_first[::-1], line_width)
+    canvas = ImageDraw.Draw(picture)
     free_height = picture.height
     if caption is not None:
         strip = lettering.caption(caption, font_size, picture.width, picture.height // 3)
         top = max(0, picture.height - strip.height)
-        canvas.rectangle((0, top, *picture.size), fill=(24, 24, 24))
+        canvas.rectangle((0, top, *picture.size), fill=STRIP)
         strip.write(canvas, 0, top, "white")
         free_height = max(1, top)
-    if options.labels:
-        room = _Room(picture.width, free_height)
-        font_size = _size_for_crowd(strongest_first, font_size, room)
-        placed = [(detection, *_place(detection, font_size, line_width, room)) for detection in strongest_first]
-        for detection, label, (left, top, right, bottom) in reversed(placed):
-            fill = colour(detection.class_id)
-            canvas.rectangle((left, top, right - 1, bottom - 1), fill=fill)
-            label.write(canvas, left, top, _ink(fill))
+    if not options.labels:
+        return picture
+    room = _Room(picture.width, free_height)
+    if task == "classify":
+        _list_classes(canvas, strongest_first, font_size, room)
+        return picture
+    font_size = _size_for_crowd(strongest_first, font_size, room)
+    placed = [(detection, *_place(detection, font_size, line_width, room)) for detection in strongest_first]
+    for detection, label, place in reversed(placed):
+        _write(canvas, detection, label, place)
     return picture
 
 
-def colour(class_id: int) -> Colour:
-    """The colour of a class: neighbours in the list of classes are far apart on the colour wheel."""
-    golden_ratio = 0.618034
-    hue = (0.6 + class_id * golden_ratio) % 1
-    lightness = (0.5, 0.42, 0.62)[class_id % 3]
-    red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.85)
-    return round(red * 255), round(green * 255), round(blue * 255)
+def _write(canvas: ImageDraw.ImageDraw, detection: Detection, label: lettering.Lines, place: Rect) -> None:
+    left, top, right, bottom = place
+    fill = figures.colour(detection.class_id)
+    canvas.rectangle((left, top, right - 1, bottom - 1), fill=fill)
+    label.write(canvas, left, top, _ink(fill))
 
 
 def _ink(background: Colour) -> str:
@@ -129,14 +135,6 @@ def _ink(background: Colour) -> str:
     linear = [value / 255 / 12.92 if value <= 10 else ((value / 255 + 0.055) / 1.055) ** 2.4 for value in background]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
     return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"
-
-
-def _pixels(detection: Detection, size: tuple[int, int]) -> Rect:
-    """The box in whole pixels, inside the picture and at least one pixel large."""
-    x1, y1, x2, y2 = detection.xyxy
-    left = min(max(round(x1), 0), size[0] - 1)
-    top = min(max(round(y1), 0), size[1] - 1)
-    return left, top, max(min(round(x2), size[0]), left + 1), max(min(round(y2), size[1]), top + 1)
 
 
 class _Room:
@@ -190,7 +188,9 @@ def _size_for_crowd(detections: Sequence[Detection], size: int, room: _Room) -> 
 
 def _place(detection: Detection, size: int, line_width: int, room: _Room) -> tuple[lettering.Lines, Rect]:
     label = _label(detection, size, room)
-    left, top, right, bottom = _pixels(detection, (room.width, room.height))
+    if detection.corners is not None:
+        return label, room.best(label, _beside_corners(detection.corners, label))
+    left, top, right, bottom = figures.box(detection, (room.width, room.height))
     above = top - label.height
     places = [(left, top), (left, bottom), (right - label.width, top), (left, bottom - label.height)]
     if above >= 0:
@@ -198,3 +198,33 @@ def _place(detection: Detection, size: int, line_width: int, room: _Room) -> tup
     # In a crowd, stepping down along the box's left edge still shows whose label it is.
     steps = range(top + label.height, bottom - label.height, max(label.height, line_width))
     return label, room.best(label, [*places, *((left, step) for step in steps[:8])])
+
+
+def _beside_corners(corners: Sequence[Points], label: lettering.Lines) -> Iterator[tuple[int, int]]:
+    """Places that touch a rotated box from outside, the upper ones first; the upright box has its corners far off."""
+    centre = sum(x for x, _ in corners) / len(corners)
+    for number, (x, y) in enumerate(sorted(corners, key=lambda corner: corner[1])):
+        left = x - label.width * (0.5 if number in {0, 3} else x < centre)
+        top = y - label.height * (1, 0.5, 0.5, 0)[number]
+        yield round(left), round(top)
+
+
+def _list_classes(canvas: ImageDraw.ImageDraw, detections: Sequence[Detection], size: int, room: _Room) -> None:
+    """Classes of the whole picture on a strip at the bottom of the room: one, and as many as a third of it holds."""
+    gap = max(2, size // 5)
+    for fitted in (size, lettering.MIN_PX):
+        labels, places = [_label(detection, fitted, room) for detection in detections], []
+        left = top = gap
+        for label in labels:
+            if left > gap and left + label.width + gap > room.width:
+                left, top = gap, top + label.height + gap
+            places.append((left, top, left + label.width, top + label.height))
+            left += label.width + gap
+        if not places or places[-1][3] + gap <= room.height // 3:
+            break
+    shown = [place for place in places if place == places[0] or place[3] + gap <= room.height // 3]
+    if shown:
+        start = max(0, room.height - shown[-1][3] - gap)
+        canvas.rectangle((0, start, room.width, room.height - 1), fill=STRIP)
+    for detection, label, (left, top, right, bottom) in zip(detections, labels, shown, strict=False):
+        _write(canvas, detection, label, (left, start + top, right, start + bottom))
