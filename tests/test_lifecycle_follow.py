@@ -22,10 +22,10 @@ from detectctl.lifecycle.state import InstanceFolder, InstanceState
 from detectctl.lifecycle.up import UpJob, UpResult
 from detectctl.paths import Paths
 from detectctl.registry.model_version import ModelVersion
-from detectctl.registry.store import Store
+from detectctl.registry.store import Origin, Store
 from detectctl.settings import UpSettings
 from detectctl.waiting import Deadline
-from lifecycle_values import PLACE, STATE
+from lifecycle_values import COMPILED, PLACE, STATE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -169,6 +169,19 @@ def test_a_model_that_could_not_be_converted_is_noted_with_its_digest(
     assert written is not None
     assert written.last_failure is not None
     assert written.last_failure.digest == model.served.digest
+
+
+def test_what_a_model_is_for_is_remembered(scene: Scene, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once its conversion has shown it: YOLOv8n must not stand in for a model that finds masks."""
+    (tmp_path / "best.pt").write_bytes(b"x")
+    store = Store(scene.paths.cache)
+    stored = store.copy(tmp_path / "best.pt", Origin("yolo"))
+    model = ModelVersion(SETTINGS.model, "wandb", "yolo", "v1", stored.sha256, stored.path)
+    store.remember(model, site="")
+    compiled = replace(COMPILED, trained=replace(COMPILED.trained, task="segment"))
+    monkeypatch.setattr(ups, "compile_checkpoint", lambda *_, **__: compiled)
+    assert ups.deployment_of(scene.job(None), model).config.model.task == "segment"
+    assert store.task_of(SETTINGS.model, site="") == "segment"
 
 
 @pytest.mark.parametrize(

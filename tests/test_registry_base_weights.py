@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import socket
 import threading
 import time
@@ -13,9 +15,9 @@ import pytest
 
 from base_models import import_base
 from detectctl.errors import ModelCorrupt, ModelError, ModelNotFound, RegistryUnreachable, UsageError
-from detectctl.registry import base_weights
-from detectctl.registry.base_weights import KNOWN, base_model
-from detectctl.registry.reference import BASE_NAMES
+from detectctl.registry import assets as release
+from detectctl.registry.base_names import BASE_NAMES
+from detectctl.registry.base_weights import KNOWN, base_model, kept
 from detectctl.registry.store import Store
 
 if TYPE_CHECKING:
@@ -25,17 +27,54 @@ if TYPE_CHECKING:
     from detectctl.progress import Progress
 
 NOWHERE = "http://127.0.0.1:9"
+MODEL = b"a checkpoint"
+OTHER = b"another checkpoint"
 
 
 @dataclass
 class Assets:
-    """A mirror: `files` by path, `redirects` by path; a file given as None is accepted and never answered."""
+    """A mirror: `files` by path, `redirects` by path; a file given as None is accepted and never answered.
+
+    `headers` go with every answer.
+    """
 
     files: dict[str, bytes | int | None] = field(default_factory=dict)
     redirects: dict[str, str] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
     url: str = ""
     released: threading.Event = field(default_factory=threading.Event)
+
+    def publish(self, model: str, data: bytes, **other: object) -> None:
+        """List `MODEL.pt` as GitHub's REST interface does, among others; `other` replaces keys of its entry."""
+        url, entries = f"{self.url}/ultralytics/assets/releases/download/v8.4.0", []
+        for file, content in (("yolo11n.pt", b"x"), (f"{model}.pt", data), ("notes.txt", b"y")):
+            self.files[f"/ultralytics/assets/releases/download/v8.4.0/{file}"] = content
+            entries.append(
+                {
+                    "url": f"{self.url}/repos/ultralytics/assets/releases/assets/1",
+                    "name": file,
+                    "state": "uploaded",
+                    "content_type": "application/octet-stream",
+                    "size": len(content),
+                    "digest": f"sha256:{_sha256(content)}",
+                    "browser_download_url": f"{url}/{file}",
+                }
+                | (other if content is data else {})
+            )
+        listing = {"tag_name": "v8.4.0", "name": "v8.4.0", "draft": False, "assets": entries}
+        self.files[LISTING] = json.dumps(listing).encode()
+
+    def mirror(self, name: str, data: bytes) -> None:
+        """Have `NAME.pt`, and beside it what `sha256sum` prints."""
+        self.files |= {f"/{name}.pt": data, f"/{name}.pt.sha256": f"{_sha256(data)}  {name}.pt\n".encode()}
+
+
+LISTING = "/repos/ultralytics/assets/releases/tags/v8.4.0"
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 @pytest.fixture
@@ -55,12 +94,12 @@ def assets() -> Iterator[Assets]:
                 self.end_headers()
             elif data is None:
                 site.released.wait(60)
-            elif isinstance(data, int):
-                self.send_error(data)
             else:
-                self.send_response(200)
+                self.send_response(data if isinstance(data, int) else 200)
+                for name, value in site.headers.items():
+                    self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(data)
+                self.wfile.write(b"" if isinstance(data, int) else data)
 
     class Server(ThreadingHTTPServer):
         daemon_threads = True
@@ -84,9 +123,15 @@ def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "cache")
 
 
-def test_every_name_of_a_base_model_can_be_downloaded() -> None:
-    """A reference that parses as a base model has a size and a digest to verify it by."""
-    assert tuple(KNOWN) == BASE_NAMES
+@pytest.fixture
+def github(assets: Assets, monkeypatch: pytest.MonkeyPatch) -> Assets:
+    """The release as GitHub lists it; `assets-url` is not set."""
+    monkeypatch.setattr(release, "API_URL", assets.url)
+    return assets
+
+
+def test_what_is_known_is_a_base_model() -> None:
+    assert set(BASE_NAMES) >= KNOWN.keys()
 
 
 def test_it_is_downloaded_once(store: Store, assets: Assets, yolov8n_pt: Path) -> None:
@@ -168,8 +213,8 @@ def test_an_unreachable_server_is_reported_at_once(store: Store, address: str) -
 
 def test_silence_ends_before_the_deadline(store: Store, assets: Assets, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that accepts and then sends nothing is given up after the stall time, however long the deadline."""
-    assert base_weights.STALL_S <= 15  # so that 20 s are kept
-    monkeypatch.setattr(base_weights, "STALL_S", 1.0)
+    assert release.STALL_S <= 15  # so that 20 s are kept
+    monkeypatch.setattr(release, "STALL_S", 1.0)
     assets.files["/yolov8s.pt"] = None
     began = time.monotonic()
     with pytest.raises(RegistryUnreachable):
@@ -180,7 +225,7 @@ def test_silence_ends_before_the_deadline(store: Store, assets: Assets, monkeypa
 
 def test_a_hanging_name_lookup_ends_too(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The stall time also bounds what has no timeout of its own, such as a name lookup."""
-    monkeypatch.setattr(base_weights, "STALL_S", 1.0)
+    monkeypatch.setattr(release, "STALL_S", 1.0)
     released = threading.Event()
 
     def lookup(*_: object, **__: object) -> None:
@@ -201,3 +246,135 @@ def test_an_address_that_is_none_is_a_usage_error(store: Store) -> None:
     """Only http and https addresses are fetched."""
     with pytest.raises(UsageError, match="file:///srv/assets"):
         base_model("yolov8s", store, timeout_s=5, assets_url="file:///srv/assets")
+
+
+def test_a_release_is_verified_by_its_own_listing(store: Store, github: Assets) -> None:
+    """GitHub's digest of the file; recorded, so that the second time asks nobody."""
+    github.publish("yolo26n-seg", MODEL)
+    first = base_model("yolo26n-seg", store, timeout_s=60)
+    assert (first.checkpoint.read_bytes(), first.sha256) == (MODEL, _sha256(MODEL))
+    assert (first.name, first.source, first.version) == ("yolo26n-seg", "base", None)
+    assert github.asked == [LISTING, "/ultralytics/assets/releases/download/v8.4.0/yolo26n-seg.pt"]
+    github.files.clear()
+    assert base_model("yolo26n-seg", store, timeout_s=60) == first
+    assert len(github.asked) == 2
+    assert kept(store) == {"yolo26n-seg": first.sha256}
+
+
+def test_a_mirror_is_verified_by_the_file_beside(store: Store, assets: Assets) -> None:
+    assets.mirror("rtdetr-l", MODEL)
+    assert base_model("rtdetr-l", store, timeout_s=60, assets_url=assets.url).sha256 == _sha256(MODEL)
+    assert base_model("rtdetr-l", store, timeout_s=60, assets_url=NOWHERE).sha256 == _sha256(MODEL)
+
+
+def test_bytes_that_the_listing_does_not_promise_are_no_model(store: Store, github: Assets) -> None:
+    """They are neither stored nor recorded."""
+    github.publish("yolo26n", MODEL)
+    github.files["/ultralytics/assets/releases/download/v8.4.0/yolo26n.pt"] = OTHER[: len(MODEL)]
+    with pytest.raises(ModelCorrupt, match="yolo26n is not the file it should be"):
+        base_model("yolo26n", store, timeout_s=60)
+    assert store.list() == ()
+    github.publish("yolo26n", MODEL)
+    assert base_model("yolo26n", store, timeout_s=60).sha256 == _sha256(MODEL)
+
+
+@pytest.mark.parametrize("source", ["release", "mirror"])
+def test_a_name_keeps_its_bytes(store: Store, github: Assets, source: str) -> None:
+    """Pruned here and replaced there: an error with both digests and the way out, and nothing is downloaded."""
+    url = github.url if source == "mirror" else None
+    serve = github.mirror if source == "mirror" else github.publish
+    serve("yolo26n", MODEL)
+    base_model("yolo26n", store, timeout_s=60, assets_url=url)
+    store.prune((), {})
+    serve("yolo26n", OTHER)
+    github.asked.clear()
+    with pytest.raises(ModelCorrupt, match="yolo26n has changed since it was first used here") as caught:
+        base_model("yolo26n", store, timeout_s=60, assets_url=url)
+    assert _sha256(MODEL) in str(caught.value.why)
+    assert _sha256(OTHER) in str(caught.value.why)
+    assert len(github.asked) == 1
+    folder = store.cache / "base"
+    folder.mkdir()
+    (folder / "old.pt").write_bytes(MODEL)
+    assert base_model("yolo26n", store, timeout_s=60, assets_url=url).checkpoint.read_bytes() == MODEL
+    store.prune((), {})
+    (folder / "old.pt").unlink()
+    (record,) = (store.cache / "references").iterdir()
+    assert str(record) in str(caught.value.hint)
+    record.unlink()
+    assert base_model("yolo26n", store, timeout_s=60, assets_url=url).checkpoint.read_bytes() == OTHER
+
+
+def test_the_drop_folder_needs_a_digest_where_none_is_known(store: Store) -> None:
+    """What the error asks for is what then serves."""
+    folder = store.cache / "base"
+    folder.mkdir()
+    (folder / "yolo26n.pt").write_bytes(MODEL)
+    with pytest.raises(RegistryUnreachable) as caught:
+        base_model("yolo26n", store, timeout_s=5, assets_url=NOWHERE)
+    assert f"put yolo26n.pt and yolo26n.pt.sha256 into {folder}" in str(caught.value.hint)
+    (folder / "yolo26n.pt.sha256").write_text(f"{_sha256(MODEL)} *yolo26n.pt\n")
+    assert base_model("yolo26n", store, timeout_s=5, assets_url=NOWHERE).sha256 == _sha256(MODEL)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"digest": None}, ModelNotFound, "no sha256 to verify yolo26n.pt"),
+        ({"digest": "md5:00"}, ModelNotFound, "no sha256 to verify yolo26n.pt"),
+        ({"name": "yolo26n.onnx"}, ModelNotFound, "release v8.4.0 of ultralytics/assets has no yolo26n.pt"),
+        ({"size": None}, RegistryUnreachable, "not a release as GitHub lists it"),
+    ],
+)
+def test_a_listing_without_the_file_or_its_digest_is_said(
+    store: Store, github: Assets, change: dict[str, object], error: type[ModelError], says: str
+) -> None:
+    github.publish("yolo26n", MODEL, **change)
+    with pytest.raises(error) as caught:
+        base_model("yolo26n", store, timeout_s=60)
+    assert says in f"{caught.value.what}\n{caught.value.why}"
+    assert "--model PATH.pt" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize("page", [b"<html>Log in</html>", b"[]", b'{"assets": null}', b'{"message": "hello"}'])
+def test_another_answer_than_a_listing_is_said(store: Store, github: Assets, page: bytes) -> None:
+    """Such as a captive portal's."""
+    github.files[LISTING] = page
+    with pytest.raises(RegistryUnreachable, match=r"yolo26n\.pt could not be looked up") as caught:
+        base_model("yolo26n", store, timeout_s=60)
+    assert caught.value.why == "the answer is not a release as GitHub lists it"
+
+
+def test_githubs_limit_is_named(store: Store, github: Assets) -> None:
+    """GitHub answers 60 questions an hour without an account, and says so in headers."""
+    github.files[LISTING] = 403
+    github.headers = {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": "1700000000"}
+    with pytest.raises(RegistryUnreachable) as caught:
+        base_model("yolo26n", store, timeout_s=60)
+    until = time.strftime("%H:%M", time.localtime(1_700_000_000))
+    assert caught.value.why == f"HTTP 403: GitHub answers no more questions from this address until {until}"
+    github.headers = {"X-RateLimit-Remaining": "0"}
+    with pytest.raises(RegistryUnreachable, match="could not be downloaded") as caught:
+        base_model("yolo26n", store, timeout_s=60)
+    assert str(caught.value.why).endswith("from this address")
+
+
+@pytest.mark.parametrize("beside", [404, b"", b"<html>Log in</html>", f"{'0' * 64}\n{'1' * 64}\n".encode()])
+def test_a_mirror_without_a_digest_is_told_how_to_give_one(store: Store, assets: Assets, beside: bytes | int) -> None:
+    assets.files |= {"/yolo26n.pt": MODEL, "/yolo26n.pt.sha256": beside}
+    with pytest.raises(ModelNotFound, match=r"yolo26n\.pt\.sha256") as caught:
+        base_model("yolo26n", store, timeout_s=60, assets_url=assets.url)
+    assert "sha256sum yolo26n.pt > yolo26n.pt.sha256" in str(caught.value.hint)
+    assert store.list() == ()
+
+
+def test_a_mirrors_password_is_not_shown(store: Store, assets: Assets) -> None:
+    """Not in any of the errors that name the mirror."""
+    url = assets.url.replace("//", "//user:geheim@")
+    for name in ("yolov8n", "yolo26n"):
+        with pytest.raises(ModelNotFound) as caught:
+            base_model(name, store, timeout_s=60, assets_url=url)
+        assert "geheim" not in f"{caught.value.what}\n{caught.value.why}\n{caught.value.hint}"
+    with pytest.raises(UsageError) as wrong:
+        base_model("yolo26n", store, timeout_s=60, assets_url=url.replace("http:", "ftp:"))
+    assert "geheim" not in wrong.value.what

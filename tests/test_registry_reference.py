@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib.util
+import re
+from pathlib import Path
 
 import pytest
 
 from detectctl.errors import UsageError
+from detectctl.registry.base_names import BASE_NAMES
 from detectctl.registry.reference import Artifact, BaseModel, LocalFile, parse
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 REGISTRY_PAGE = "https://wandb.example.com/orgs/Acme/registry/My%20Models"
 
@@ -20,6 +20,8 @@ REGISTRY_PAGE = "https://wandb.example.com/orgs/Acme/registry/My%20Models"
     [
         ("base", BaseModel("yolov8n")),
         ("yolov8x", BaseModel("yolov8x")),
+        ("yolo11s-seg", BaseModel("yolo11s-seg")),
+        ("rtdetr-l", BaseModel("rtdetr-l")),
         ("acme/traffic/yolo:latest", Artifact("acme", "traffic", "yolo", "latest")),
         ("acme/traffic/yolo", Artifact("acme", "traffic", "yolo", "latest")),
         ("acme/traffic/yolo:v12", Artifact("acme", "traffic", "yolo", "v12")),
@@ -74,6 +76,32 @@ def test_an_existing_file_is_a_local_checkpoint(tmp_path: Path, monkeypatch: pyt
     assert parse("odd#name.pt") == LocalFile(tmp_path / "odd#name.pt")
 
 
+def test_a_base_models_name_is_never_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies in the current folder does not change what a name means; with `./` or its suffix it is the file."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "yolo26n").write_bytes(b"x")
+    (tmp_path / "yolo26n.pt").write_bytes(b"x")
+    (tmp_path / "yolo11n").mkdir()
+    assert parse("yolo26n") == BaseModel("yolo26n")
+    assert parse("yolo11n") == BaseModel("yolo11n")
+    assert parse("./yolo26n") == LocalFile(tmp_path / "yolo26n")
+    assert parse("yolo26n.pt") == LocalFile(tmp_path / "yolo26n.pt")
+
+
+def test_every_model_that_ultralytics_releases_is_known() -> None:
+    """Each name of its list is a base model, or is refused as what it is; and no other name is a base model."""
+    package = importlib.util.find_spec("ultralytics")  # not imported: that takes ten seconds
+    assert package
+    assert package.origin
+    source = (Path(package.origin).parent / "utils" / "downloads.py").read_text(encoding="utf-8")
+    (value,) = re.findall(r"^GITHUB_ASSETS_NAMES = (frozenset\(.*?^\))", source, re.DOTALL | re.MULTILINE)
+    models = {name.rpartition(".")[0] for name in eval(value) if not name.endswith(".npy.zip")}  # noqa: S307
+    assert models > set(BASE_NAMES)
+    for name in models.difference(BASE_NAMES):
+        with pytest.raises(UsageError, match=f"^Ultralytics' {re.escape(name)} is not served"):
+            parse(name)
+
+
 @pytest.mark.parametrize(
     ("text", "names"),
     [
@@ -81,7 +109,13 @@ def test_an_existing_file_is_a_local_checkpoint(tmp_path: Path, monkeypatch: pyt
         ("yolov8z", "yolov8n"),
         ("YOLOv8n", "yolov8n"),
         ("bas", "base"),
-        ("resnet", "yolov8{n,s,m,l,x}"),
+        ("yolov8q", "yolov8n, yolov8s, yolov8m, yolov8l, yolov8x"),
+        ("yolov11n", "yolo11n"),
+        ("yolov5s", "yolov5su"),
+        ("YOLO26N-Pose", "did you mean yolo26n-pose?"),
+        ("yolo26n-sem", "semantic segmentation"),
+        ("yolov8s-world", "open-vocabulary"),
+        ("resnet", "base | yolo26n-seg | path/to/best.pt"),
         ("traffic/yolo:v3", "ENTITY/traffic/yolo:v3"),
         ("a/b/c/d:v1", "4 parts"),
         ("a//c:v1", "empty"),
@@ -100,6 +134,9 @@ def test_an_existing_file_is_a_local_checkpoint(tmp_path: Path, monkeypatch: pyt
         ("https://example.com/best.pt", "not the address of a W&B artifact page"),
         ("no/such/best.pt", "file no/such/best.pt not found"),
         ("yolov8n.pt", "--model yolov8n"),
+        ("YOLO26n.pt", "--model yolo26n"),
+        ("yolo26n-depth.pt", "Ultralytics' yolo26n-depth is not served"),
+        ("yolov8q.pt", "did you mean one of Ultralytics' own checkpoints, yolov8n"),
         ("x" * 300, "neither a base model"),
         ("a/" + "b" * 300, "two parts"),
     ],

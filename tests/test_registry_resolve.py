@@ -19,6 +19,7 @@ from detectctl.errors import (
     ModelCorrupt,
     ModelError,
     ModelNotFound,
+    RegistryTimedOut,
     RegistryUnreachable,
     UsageError,
 )
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from detectctl.registry.model_version import ModelVersion
+    from detectctl.wire import Task
     from wandb_server import FaultKind
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forks")]
@@ -168,6 +170,23 @@ def test_a_failure_that_lasts_falls_back(stocked: Site, fault: tuple[str, FaultK
     assert (model.fallback, model.reference, model.name) == (True, WANTED, "yolov8n")
     assert f"after {GONE_S:g} s" in str(model.reason)
     assert kind == "hang" or {"status": f"HTTP {status}", "reset": "reset"}[kind] in str(model.reason)
+
+
+@pytest.mark.parametrize(("task", "named"), [("segment", "yolov8n-seg"), ("classify", "yolov8n-cls")])
+def test_boxes_do_not_stand_in_for_another_task(stocked: Site, task: Task, named: str) -> None:
+    """The reference meant a model for masks, and its bytes are gone: an error with the cause, and what to do."""
+    store = Store(stocked.cache)
+    store.note_task(stocked.resolve().sha256, task)
+    store.prune({KNOWN["yolov8n"].sha256}, {})
+    stocked.server.stop()
+    with pytest.raises(RegistryTimedOut) as caught:
+        stocked.resolve(timeout_s=GONE_S)
+    assert WANTED in caught.value.what
+    assert "connection refused" in str(caught.value.why)
+    assert f"yolov8n, which finds boxes, does not stand in for it: its task is {task}" in str(caught.value.why)
+    assert f"`--model {named}`" in str(caught.value.hint)
+    assert caught.value.exit_code == 5
+    assert stocked.resolve("acme/registry/yolo:other", timeout_s=GONE_S).fallback  # whose task nobody knows
 
 
 def test_without_fallback_stale_is_refused_too(stocked: Site) -> None:

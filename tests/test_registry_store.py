@@ -116,6 +116,25 @@ def test_a_reference_is_remembered_per_host(store: Store, file: Path) -> None:
     assert moved.recall("acme/p/yolo:latest", site="https://one") is None
 
 
+def test_what_a_reference_is_for_outlives_its_bytes(store: Store, file: Path) -> None:
+    """Noted with each reference that means the checkpoint; kept by `prune`, and by a version that is not yet known."""
+    model = _model(store)
+    store.copy(file, FIRST)
+    other = replace(model, reference="acme/p/other:latest", sha256="1" * 64)
+    for one in (model, replace(model, reference="acme/p/yolo:v1"), other):
+        store.remember(one, site="")
+    assert store.task_of(model.reference, site="") is None
+    store.note_task(SHA256, "segment")
+    store.prune((), {})
+    assert store.recall(model.reference, site="") is None
+    store.remember(replace(model, version="v2", sha256="2" * 64), site="")
+    assert [store.task_of(f"acme/p/{name}", site="") for name in ("yolo:latest", "yolo:v1")] == ["segment"] * 2
+    assert store.task_of("acme/p/yolo:latest", site="https://two") is None
+    assert store.task_of(other.reference, site="") is None
+    store.note_task("2" * 64, "detect")
+    assert store.task_of("acme/p/yolo:latest", site="") == "detect"
+
+
 def test_a_damaged_memory_is_no_memory(store: Store, file: Path) -> None:
     """A half-written pin is as if nothing had been remembered."""
     store.copy(file, FIRST)
@@ -124,6 +143,8 @@ def test_a_damaged_memory_is_no_memory(store: Store, file: Path) -> None:
     for damaged in (pin.read_text()[:20], "[]", "{}"):
         pin.write_text(damaged)
         assert store.recall("acme/p/yolo:latest", site="") is None
+        assert store.recorded("acme/p/yolo:latest", site="") is None
+        store.note_task(SHA256, "segment")
 
 
 def test_a_reference_is_remembered_across_an_upgrade(store: Store, file: Path) -> None:

@@ -210,7 +210,8 @@ class UpSettings(InstanceSettings):
     model: str = option(
         "base",
         MODEL,
-        "Model to serve: base, yolov8{n,s,m,l,x}, a .pt file, or a W&B artifact entity/project/name:alias",
+        "Model to serve: base, another of Ultralytics' own such as yolo26n-seg, a .pt file, "
+        "or a W&B artifact entity/project/name:alias",
         "REF",
         names=("--model", "-m"),
     )

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from detectctl.engine.compiled import compiled_models
 from detectctl.lifecycle.lock import locked
 from detectctl.lifecycle.state import InstanceFolder, served_models
+from detectctl.registry.base_names import DEFAULT_BASE
 from detectctl.registry.base_weights import KNOWN
-from detectctl.registry.reference import DEFAULT_BASE
 from detectctl.registry.store import Store
 
 if TYPE_CHECKING:

@@ -24,6 +24,7 @@ from detectctl.lifecycle.rollout import Rollout, note_failure, scaled_to_zero
 from detectctl.lifecycle.state import InstanceFolder, InstanceState, not_running
 from detectctl.progress import Progress, Report
 from detectctl.registry.resolve import resolve as resolve_reference
+from detectctl.registry.store import Store
 from detectctl.serving.url_policy import parse_allow
 from detectctl.signals import uninterrupted
 from detectctl.waiting import Deadline
@@ -199,6 +200,7 @@ def deployment_of(job: UpJob, model: ModelVersion) -> Deployment:
         report=job.report,
         name=model.reference,
     )
+    Store(job.paths.cache).note_task(model.sha256, compiled.trained.task)
     job.report(Progress("convert", _summary(compiled.trained, job.settings.imgsz, job.device), done=True))
     if job.calibration is not None:
         compiled = quantise(

@@ -2,12 +2,13 @@
 
 | text | is |
 |---|---|
-| `base`, `yolov8n` … `yolov8x` | an Ultralytics checkpoint for COCO |
+| `base`, `yolo26n`, `yolo11s-seg`, … | one of Ultralytics' own checkpoints |
 | an existing file, or anything that ends in `.pt` | a local checkpoint |
 | `entity/project/name[:alias]` | a W&B artifact; so are `entity/model-registry/…` and `entity/registry/…` |
 | `[org/]wandb-registry-NAME/collection[:alias]` | the same in a W&B registry; `org` and `NAME` may hold spaces |
 | `wandb://` and one of those, or a copied artifact or registry page address | the same |
 
+The name of a base model is never a path, whatever the current folder holds: a file of that name is `./yolo26n`.
 A W&B reference may end in `#path/in/artifact.pt`. Without an alias it means `:latest`, as it does for W&B.
 """
 
@@ -22,18 +23,17 @@ from pathlib import Path
 from typing import NoReturn
 
 from detectctl.errors import UsageError
+from detectctl.registry.base_names import BASE_NAMES, DEFAULT_BASE, nearest, refuse_unserved
 
-BASE_NAMES = ("yolov8n", "yolov8s", "yolov8m", "yolov8l", "yolov8x")
-DEFAULT_BASE = "yolov8n"
 REGISTRY_PREFIX = "wandb-registry-"
 
 _FORM = "write it as entity/project/name:alias"
-_FORMS = "base | yolov8{n,s,m,l,x} | path/to/best.pt | entity/project/name:alias | wandb-registry-NAME/collection:alias"
+_FORMS = "base | yolo26n-seg | path/to/best.pt | entity/project/name:alias | wandb-registry-NAME/collection:alias"
 
 
 @dataclass(frozen=True, slots=True)
 class BaseModel:
-    """One of Ultralytics' own checkpoints; `name` is one of `BASE_NAMES`."""
+    """One of Ultralytics' own checkpoints; `name` is one of `base_names.BASE_NAMES`."""
 
     name: str
 
@@ -115,23 +115,26 @@ def _refuse(text: str, why: str, hint: str = f"write one of: {_FORMS}") -> NoRet
 
 
 def _refuse_missing_file(path: Path) -> NoReturn:
-    hint = "give the path of an existing checkpoint"
-    if path.stem in BASE_NAMES:
-        hint = f"for Ultralytics' own checkpoint use `--model {path.stem}`"
+    hint, is_name, near = "give the path of an existing checkpoint", path.name == str(path), nearest(path.stem)
+    if is_name:
+        refuse_unserved(path.stem)
+    if path.stem.lower() in {name.lower() for name in near}:
+        hint = f"for Ultralytics' own checkpoint use `--model {near[0]}`"
     elif path.parent.is_dir():
         there = sorted(item.name for item in path.parent.glob("*.pt"))
-        nearest = difflib.get_close_matches(path.name, there, n=1) or there[:1]
-        if nearest:
-            hint = f"did you mean {path.parent / nearest[0]}?"
+        like = difflib.get_close_matches(path.name, there, n=1) or ([] if is_name and near else there[:1])
+        if like:
+            hint = f"did you mean {path.parent / like[0]}?"
+        elif is_name and near:
+            hint = f"did you mean one of Ultralytics' own checkpoints, {', '.join(near)}?"
     raise UsageError(f"file {path} not found", why="a reference that ends in .pt is a local checkpoint", hint=hint)
 
 
 def _refuse_word(text: str) -> NoReturn:
     word = text.partition(":")[0]
-    known = ("base", *BASE_NAMES)
-    near = difflib.get_close_matches(word.lower(), known, n=len(known), cutoff=0.7)
-    if near:
-        _refuse(text, "no base model has this name", f"did you mean {', '.join(sorted(near, key=known.index))}?")
+    refuse_unserved(word)
+    if near := nearest(word):
+        _refuse(text, "no base model has this name", f"did you mean {', '.join(near)}?")
     _refuse(text, "it is neither a base model nor an existing file, and a W&B artifact is written entity/project/name")
 
 

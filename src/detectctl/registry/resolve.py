@@ -5,7 +5,7 @@ In this order:
 1. the requested version, verified;
 2. if W&B cannot be reached: the version that this reference last resolved to, from the store, marked `stale`;
 3. if it failed for as long as was allowed, and no instance serves anything better: the base model YOLOv8n, marked
-   `fallback`.
+   `fallback`; unless the reference is known to mean a model for another task than boxes.
 
 All else is an error, because whoever asked can do something about it:
 
@@ -27,9 +27,10 @@ from typing import TYPE_CHECKING
 from detectctl.errors import ModelCorrupt, ModelNotFound, RegistryTimedOut, RegistryUnreachable
 from detectctl.progress import silent
 from detectctl.registry import wandb_source
+from detectctl.registry.base_names import DEFAULT_BASE, ENDINGS
 from detectctl.registry.base_weights import base_model
 from detectctl.registry.model_version import ModelVersion
-from detectctl.registry.reference import DEFAULT_BASE, Artifact, BaseModel, LocalFile, parse
+from detectctl.registry.reference import Artifact, BaseModel, LocalFile, parse
 from detectctl.registry.store import Origin, Store
 from detectctl.waiting import Deadline
 
@@ -92,6 +93,7 @@ def resolve(
             return replace(last, stale=True, reason=error.what_and_why)
         if serving or not fallback or not isinstance(error, RegistryTimedOut):
             raise
+        _refuse_boxes_for(store.task_of(str(wanted), site=site), error)
         seconds = min(timeout_s, deadline.left_s)
         try:
             base = base_model(DEFAULT_BASE, store, timeout_s=seconds, assets_url=assets_url, report=report)
@@ -101,6 +103,18 @@ def resolve(
         return replace(base, reference=str(wanted), fallback=True, reason=error.what_and_why)
     store.remember(model, site=site)
     return model
+
+
+def _refuse_boxes_for(task: str | None, error: RegistryTimedOut) -> None:
+    """Raise an error with the same cause if the model that W&B did not deliver is known to be for another task."""
+    if task in {None, "detect"}:
+        return
+    instead = f", or serve Ultralytics' own: `--model {DEFAULT_BASE}{ENDINGS[task]}`" if task in ENDINGS else ""
+    raise type(error)(
+        error.what,
+        why=f"{error.why}; {DEFAULT_BASE}, which finds boxes, does not stand in for it: its task is {task}",
+        hint=f"run the same command again later{instead}",
+    ) from error
 
 
 def _site(wanted: Artifact, environ: Mapping[str, str]) -> str:

@@ -5,7 +5,7 @@ Below the cache folder, readable only by its owner:
 ```
 checkpoints/SHA256/checkpoint.pt    the bytes, verified each time they are opened
 checkpoints/SHA256/origins.json     where they came from: a checkpoint may be several versions of several artifacts
-references/KEY.json                 the pin that a reference last resolved to
+references/KEY.json                 the pin that a reference last resolved to, and what it turned out to be for
 base/*.pt                           Ultralytics' own checkpoints, put there by hand; see `base_weights`
 tmp/, locks/                        unfinished work, and its locks
 locks/in-use-SHA256-*.lock          held while a process needs a checkpoint that no instance's state names
@@ -23,7 +23,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from filelock import Timeout
 
@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
 
     from filelock import BaseFileLock
+
+    from detectctl.wire import Task
 
 _FORGOTTEN_AFTER_S = 24 * 3600
 
@@ -166,22 +168,48 @@ class Store:
             )
 
     def remember(self, model: ModelVersion, *, site: str) -> None:
-        """Note what `model.reference` means now; `site` separates servers and accounts that use the same names."""
-        pin = asdict(model)
+        """Note what `model.reference` means now; `site` separates servers and accounts that use the same names.
+
+        What its version before was for stays noted, until the new one's task is.
+        """
+        pin = asdict(model) | {"task": self.task_of(model.reference, site=site)}
         del pin["checkpoint"]
         with self._usable():
-            write_atomically(self._reference(model.reference, site), json.dumps(pin, indent=1), mode=0o600)
+            write_atomically(self.record_of(model.reference, site=site), json.dumps(pin, indent=1), mode=0o600)
 
     def recall(self, reference: str, *, site: str) -> ModelVersion | None:
         """What `remember` noted of `reference`, verified; None if there is nothing, or nothing sound."""
+        pin = self._pin(reference, site)
         # Never remembered, damaged, or pruned.
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, ModelCorrupt):
-            pin = json.loads(self._reference(reference, site).read_text(encoding="utf-8"))
-            if pin["reference"] == reference:
-                # Other versions of detectctl write other keys besides; a reference must outlive an upgrade.
-                known = {item.name: pin[item.name] for item in fields(ModelVersion) if item.name in pin}
-                return ModelVersion(**known | {"checkpoint": self.open(pin["sha256"]).path})
+        with contextlib.suppress(OSError, KeyError, TypeError, ModelCorrupt):
+            # Other versions of detectctl write other keys besides; a reference must outlive an upgrade.
+            known = {item.name: pin[item.name] for item in fields(ModelVersion) if item.name in pin}
+            return ModelVersion(**known | {"checkpoint": self.open(pin["sha256"]).path})
         return None
+
+    def recorded(self, reference: str, *, site: str) -> str | None:
+        """The sha256 that `remember` noted of `reference`, whether or not its bytes are still there."""
+        return self._pin(reference, site).get("sha256")
+
+    def task_of(self, reference: str, *, site: str) -> str | None:
+        """What the version of `reference` was for whose task was noted last; None if none was."""
+        return self._pin(reference, site).get("task")
+
+    def note_task(self, sha256: str, task: Task) -> None:
+        """Note what a checkpoint is for with each reference that means it."""
+        with self._usable(), self.lock("store"):
+            for record in self._references.glob("*.json"):
+                pin = _read_pin(record)
+                if pin.get("sha256") == sha256 and pin.get("task") != task:
+                    write_atomically(record, json.dumps(pin | {"task": task}, indent=1), mode=0o600)
+
+    def record_of(self, reference: str, *, site: str) -> Path:
+        """The file in which `remember` notes what the reference means."""
+        return self._references / f"{_short(f'{site} {reference}')}.json"
+
+    def _pin(self, reference: str, site: str) -> dict[str, Any]:
+        pin = _read_pin(self.record_of(reference, site=site))
+        return pin if pin.get("reference") == reference else {}
 
     def hold(self, sha256: str) -> BaseFileLock:
         """Keep a checkpoint from `prune` until the lock is released, or its process ends in whatever way."""
@@ -259,9 +287,6 @@ class Store:
     def _file(self, sha256: str) -> Path:
         return self._checkpoints / sha256 / "checkpoint.pt"
 
-    def _reference(self, reference: str, site: str) -> Path:
-        return self._references / f"{_short(f'{site} {reference}')}.json"
-
 
 def unusable(cache: Path, error: OSError) -> ModelError:
     """The error for a cache folder that cannot be read or written."""
@@ -270,6 +295,14 @@ def unusable(cache: Path, error: OSError) -> ModelError:
         why=describe(error),
         hint=remedy(error, cache, "XDG_CACHE_HOME"),
     )
+
+
+def _read_pin(record: Path) -> dict[str, Any]:
+    """Empty if it is missing or damaged."""
+    with contextlib.suppress(OSError, ValueError):
+        pin = json.loads(record.read_text(encoding="utf-8"))
+        return pin if isinstance(pin, dict) else {}
+    return {}
 
 
 def _short(text: str) -> str:
