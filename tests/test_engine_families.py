@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import pytest
 
 import shapes
+from comparison import Found, apart, pairs
 from detectctl.engine.convert import compile_checkpoint
 from detectctl.engine.detector import Detector
 from detectctl.engine.detector_settings import DetectorSettings
-from detectctl.engine.letterbox import fit
 from detectctl.files import sha256_of
 from train_checkpoints import RECIPES
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from detectctl.engine.compiled import CompiledModel
-    from detectctl.engine.trained import Trained
 
 pytestmark = pytest.mark.slow
 
 FOLDER = Path(__file__).with_name("checkpoints")
 ONE_TO_ONE = "-one-to-one"
-FAMILIES = ("v8", "26", "26-one-to-one", "v8-seg", "11-seg", "v8-pose", "v8-cls")
+FAMILIES = ("v8", "26-one-to-one", "v8-seg", "26-seg-one-to-one", "v8-pose", "26-pose", "v8-obb", "v8-cls")
 CONFIDENCE = 0.25
-Found = list[dict[str, Any]]
 WITHOUT_NMS = """
 import sys
 from ultralytics import YOLO
@@ -87,64 +82,22 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return Family(request.param, tmp_path_factory.mktemp(request.param))
 
 
-def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, float]:
-    """The greatest in coordinates (pixels), confidence, angle (radians), and whether the class is another."""
-    found = {"class": float(ours["class_id"] != theirs["class_id"])}
-    found["confidence"] = abs(ours["confidence"] - theirs["confidence"])
-    for key in ("xyxy", "corners"):
-        if key in theirs:
-            found[key] = float(np.abs(np.array(ours[key]) - theirs[key]).max())
-    if "keypoints" in theirs:
-        points = np.abs(np.array(ours["keypoints"]) - theirs["keypoints"])
-        found["keypoints"] = float(points[:, :2].max())
-        found["visibility"] = float(points[:, 2:].max(initial=0))
-    if "angle" in theirs:
-        found["angle"] = abs(ours["angle"] - theirs["angle"])
-    return found
-
-
 LIMITS = {
-    "class": 0,
-    "confidence": 0.002,
-    "xyxy": 0.5,
-    "corners": 0.5,
-    "keypoints": 0.5,
-    "visibility": 0.005,
-    "angle": 0.01,
+    "xyxy": 0.5, "corners": 0.5, "keypoints": 0.5,
+    "confidence": 0.002, "visibility": 0.002, "angle": 0.002, "mask": 0.01,
 }
+"""Of the differences that `comparison.apart` gives."""
 
 
 def assert_same(family: Family, found: list[Found], expected: list[Found]) -> None:
     """The same objects in the same order, but for two whose confidence is the same."""
     trained = family.compiled.trained
     for ours, theirs, (picture, _) in zip(found, expected, shapes.pictures(trained.task), strict=True):
-        assert len(ours) == len(theirs)
-        left = list(theirs)
-        for one in ours:
-            nearest = min(
-                left,
-                key=lambda other: (
-                    np.abs(np.array(one["xyxy"]) - other["xyxy"]).max() + abs(one["class_id"] - other["class_id"])
-                ),
-            )
-            for key, difference in differences(one, nearest).items():
-                assert difference <= LIMITS[key], key
-            if "mask" in nearest:
-                assert mask_iou(one["mask"], nearest["mask"], picture, trained) >= 0.99
-            left.remove(nearest)
-
-
-def mask_iou(polygons: list[list[float]], mask: list[Any], picture: NDArray[np.uint8], trained: Trained) -> float:
-    """Of polygons in the picture and a mask of the network's input."""
-    height, width, bits = mask
-    theirs = np.unpackbits(np.frombuffer(base64.b64decode(bits), np.uint8), count=height * width).reshape(height, width)
-    _, placement = fit(picture, trained, trained.size(None))
-    gain, offset = np.array(placement.gain), np.array(placement.offset)
-    ours = np.zeros((height, width), np.uint8)
-    for polygon in polygons:
-        points = np.array(polygon).reshape(-1, 2) * gain + offset
-        cv2.fillPoly(ours, [points.round().astype(np.int32)], 1)
-    return float((ours & theirs).sum() / (ours | theirs).sum())
+        together = list(pairs(ours, theirs))
+        assert len(together) == len(ours) == len(theirs)
+        for one, other in together:
+            differences = apart(one, other, picture, trained)
+            assert all(difference <= LIMITS[key] for key, difference in differences.items()), differences
 
 
 def openvino(family: Family) -> list[Found]:

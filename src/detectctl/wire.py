@@ -244,12 +244,16 @@ class DrawOptions:
 class Agreement:
     """How far int8 is from fp32: measured on the images that it was calibrated on, at the default thresholds.
 
+    Boxes are objects: of a model that segments IoU is that of the masks, of rotated boxes that of the rectangles. Of a
+    model that classifies, the most confident class of an image is its one object.
+
     Attributes:
         skipped: files that are not images.
         recall: of fp32's boxes, the share that int8 found too: same class, IoU of at least 0.5.
         precision: of int8's boxes, the share that fp32 found too.
         mean_iou: of the boxes that both found.
         confidence_gap: the greatest difference of confidence between two of these.
+        keypoint_distance: the mean between their keypoints, as a share of the box's diagonal; None without keypoints.
     """
 
     images: int
@@ -260,6 +264,7 @@ class Agreement:
     precision: Share
     mean_iou: Share
     confidence_gap: Share
+    keypoint_distance: float | None = None
 
     @property
     def loss(self) -> float:
@@ -267,10 +272,10 @@ class Agreement:
         return 1 - min(self.recall, self.precision)
 
     def __str__(self) -> str:
-        return (
-            f"recall {self.recall:.2f}, precision {self.precision:.2f}, IoU {self.mean_iou:.2f} "
-            f"against fp32 on {self.images} image{'' if self.images == 1 else 's'}"
-        )
+        figures = f"recall {self.recall:.2f}, precision {self.precision:.2f}, IoU {self.mean_iou:.2f}"
+        if self.keypoint_distance is not None:
+            figures += f", keypoints {self.keypoint_distance:.3f} of the box apart"
+        return f"{figures} against fp32 on {self.images} image{'' if self.images == 1 else 's'}"
 
 
 @dataclass(frozen=True, slots=True)

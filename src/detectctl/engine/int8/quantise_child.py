@@ -104,7 +104,8 @@ def quantise(request: Message, report: Report) -> Message:
     _quantise(fp32, int8, images, letterboxed)
     stage("save")
     found = [detections or () for detections in _detect(int8, "int8", settings, images, stage)]
-    seal(replace(int8, agreement=compare(expected.values(), found, skipped=len(files) - len(images))))
+    skipped = len(files) - len(images)
+    seal(replace(int8, agreement=compare(expected.values(), found, task=fp32.trained.task, skipped=skipped)))
     return {}
 
 
