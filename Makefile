@@ -14,7 +14,7 @@ endif
 FETCH := $(INSTALL) --no-deps --only-binary=:all: --upgrade
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test-fast test test-all faults fuzz cov corpora mutants check docs fix build lock bench curve clean
+.PHONY: help install demo test-fast test test-all faults fuzz cov corpora mutants agreement check docs fix build lock bench curve clean
 
 # Processes that run tests side by side: those that start Ray wait more than they compute.
 JOBS ?= 2
@@ -71,6 +71,9 @@ cov: .venv/.installed .cache/.weights .cache/.photos  ## show which branches of 
 
 mutants: .venv/.installed .cache/.weights .cache/.photos  ## break src in ten places; print which test noticed each
 	$(BIN)/python tests/mutants.py
+
+agreement: .venv/.installed  ## compare every family, task and precision with Ultralytics' predictor; writes docs/agreement.md
+	$(BIN)/python tests/agreement_table.py $(MODELS)
 
 fuzz: .venv/.installed .cache/.weights  ## break images for half an hour, by another seed each time; FUZZ_SEED repeats one
 	FUZZ_MUTATIONS=$${FUZZ_MUTATIONS:-500000} FUZZ_SEED=$${FUZZ_SEED:-$$(date +%s)} \

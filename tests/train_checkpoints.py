@@ -106,7 +106,7 @@ RECIPES = {
     "11-seg": Recipe("11/yolo11-seg", "segment", imgsz=160),
     "11-pose": Recipe("11/yolo11-pose", "pose", keypoint_values=2),
     "11-obb": Recipe("11/yolo11-obb", "obb"),
-    "11-cls": Recipe("11/yolo11-cls", "classify", imgsz=96),
+    "11-cls": Recipe("11/yolo11-cls", "classify", imgsz=96, epochs=100),
     "12": Recipe("12/yolo12", bits=3),
     "26": Recipe("26/yolo26"),
     "26-p2": Recipe("26/yolo26-p2"),
