@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
+from detectctl.client.outcomes import Outcome
 from detectctl.console import Console
 from detectctl.lifecycle.status import InstanceStatus
-from detectctl.wire import ModelInfo
+from detectctl.sources import Source
+from detectctl.wire import Detection, DetectionResult, ModelInfo
 
 _SCRIPT = """
 from detectctl.progress import Progress
@@ -90,3 +92,44 @@ def test_what_was_left_out_is_one_line_on_stderr_unless_quiet(capsys: pytest.Cap
         Console(quiet=quiet).left_out(Counter({".txt": 12, "": 2, ".mp4": 0}))
     Console().left_out(Counter())
     assert capsys.readouterr() == ("", "left out, by kind: 12 .txt, 2 without a suffix\n")
+
+
+PARTS = {
+    "detect": {},
+    "segment": {"mask": ((0, 0, 320, 0, 320, 240, 0, 240),)},
+    "pose": {"keypoints": ((1, 2, 0.9), (3, 4, 0.2), (5, 6))},
+    "obb": {"corners": ((0, 0), (9, 0), (9, 9), (0, 9)), "angle": -0.5236},
+    "classify": {},
+}
+
+
+@pytest.mark.parametrize(
+    ("task", "header", "row"),
+    [
+        ("detect", "SOURCE CLASS CONF X1 Y1 X2 Y2", "dog 0.90 1.0 2.0 3000.0 4000.0"),
+        ("segment", "SOURCE CLASS CONF X1 Y1 X2 Y2 AREA", "dog 0.90 1.0 2.0 3000.0 4000.0 25.0%"),
+        ("pose", "SOURCE CLASS CONF X1 Y1 X2 Y2 POINTS", "dog 0.90 1.0 2.0 3000.0 4000.0 2/3"),
+        ("obb", "SOURCE CLASS CONF X1 Y1 X2 Y2 ANGLE", "dog 0.90 1.0 2.0 3000.0 4000.0 -30°"),
+        ("classify", "SOURCE CLASS CONF", "dog 0.90"),
+    ],
+)
+def test_the_table_has_what_the_task_tells_in_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], task: Any, header: str, row: str
+) -> None:
+    """And says where more was found than is listed."""
+    monkeypatch.setenv("COLUMNS", "80")
+    parts: Any = PARTS[task]
+    dog = Detection("dog", (1, 2, 3000, 4000), 0.9, 0, **parts)
+    model = ModelInfo("m", None, "sha256:0", task=task)
+    source = Source("folder/of/pictures/with/a/long/name/" * 2 + "a.jpg")
+    outcomes = [
+        Outcome(source, DetectionResult(found, 640, 480, model, cut)) for found, cut in (((dog,), True), ((), False))
+    ]
+    Console().detections(iter(outcomes))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    said = [" ".join(line.split()) for line in lines]
+    assert said[0] == header
+    assert said[1].endswith(f"a.jpg {row}")
+    assert said[2] == "more left out"
+    assert said[3].endswith("a.jpg nothing found")

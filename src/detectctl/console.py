@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -17,6 +18,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
+from detectctl import coco_pose
 from detectctl.wire import versioned
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from detectctl.progress import Progress, Report
     from detectctl.registry.collection import CollectionVersion
     from detectctl.registry.store import StoredCheckpoint
-    from detectctl.wire import EngineInfo, ModelInfo
+    from detectctl.wire import Detection, DetectionResult, EngineInfo, ModelInfo
 
     Seen = InstanceStatus | tuple[InstanceStatus, ...] | str
 
@@ -207,6 +209,8 @@ class Console:
         for outcome in outcomes:
             if outcome.output is not None:
                 found = "" if outcome.result is None else f"  {_plural(len(outcome.result.detections), 'object')}"
+                if outcome.result is not None and outcome.result.truncated:
+                    found += ", more left out"
                 self.line(f"{escape(str(outcome.output))}[dim]{found}[/]")
 
     def versions(self, versions: tuple[CollectionVersion, ...]) -> None:
@@ -231,21 +235,42 @@ class Console:
     def detections(self, outcomes: Iterator[Outcome], stream: TextIO | None = None) -> None:
         """A table of detections, for people; on stdout unless `stream` says otherwise."""
         target = self.out if stream is None else _Rich(file=stream, width=120)
-        table = _table("SOURCE CLASS >CONF >X1 >Y1 >X2 >Y2")
-        room = max(16, target.width - 52)  # what the other columns leave
+        rows: list[tuple[str, dict[str, str]]] = []
         for outcome in outcomes:
             if outcome.result is None:
                 continue
-            name = outcome.source.name
-            name = escape(name if len(name) <= room else f"…{name[1 - room :]}")  # its end is where names differ
-            if not outcome.result.detections:
-                table.add_row(name, "[dim]nothing found[/]")
-            for found in outcome.result.detections:
-                corners = (f"{value:.1f}" for value in found.xyxy)
-                table.add_row(name, escape(found.class_name), f"{found.confidence:.2f}", *corners)
-                name = ""
-        if table.row_count:
+            found = [_cells(detection, outcome.result) for detection in outcome.result.detections]
+            if outcome.result.truncated:
+                found.append({"CLASS": "[dim]more left out[/]"})
+            for number, cells in enumerate(found or [{"CLASS": "[dim]nothing found[/]"}]):
+                rows.append(("" if number else outcome.source.name, cells))
+        columns = ["CLASS", *(name for name in (*_FIXED, *_OF_TASKS) if any(name in cells for _, cells in rows))]
+        table = _table(" ".join(("SOURCE", "CLASS", *(f">{name}" for name in columns[1:]))))
+        room = max(16, target.width - 13 - 8 * len(columns[1:]))  # what the other columns leave
+        for name, cells in rows:
+            shown = name if len(name) <= room else f"…{name[1 - room :]}"  # its end is where names differ
+            table.add_row(escape(shown), *(cells.get(column, "") for column in columns))
+        if rows:
             target.print(table)
+
+
+_FIXED = ("CONF", "X1", "Y1", "X2", "Y2")
+_OF_TASKS = ("AREA", "POINTS", "ANGLE")
+
+
+def _cells(detection: Detection, result: DetectionResult) -> dict[str, str]:
+    """By column what fits into a line: of a mask its share of the picture, of keypoints how many are sure."""
+    cells = {"CLASS": escape(detection.class_name), "CONF": f"{detection.confidence:.2f}"}
+    if result.model.task != "classify":  # or the box is the picture
+        cells |= {name: f"{value:.1f}" for name, value in zip(("X1", "Y1", "X2", "Y2"), detection.xyxy, strict=True)}
+    if detection.mask is not None:
+        cells["AREA"] = f"{detection.area / (result.width * result.height):.1%}"
+    if detection.keypoints is not None:
+        seen = sum(len(point) == 2 or point[2] >= coco_pose.SEEN for point in detection.keypoints)
+        cells["POINTS"] = f"{seen}/{len(detection.keypoints)}"
+    if detection.angle is not None:
+        cells["ANGLE"] = f"{math.degrees(detection.angle):.0f}°"
+    return cells
 
 
 def _table(columns: str) -> Table:

@@ -66,7 +66,7 @@ def paint(picture: Image.Image, detections: Sequence[Detection], line_width: int
 
 
 def _lay_masks(picture: Image.Image, detections: Sequence[Detection]) -> None:
-    masked = sorted((detection for detection in detections if detection.mask), key=_area, reverse=True)
+    masked = sorted((detection for detection in detections if detection.mask), key=lambda one: one.area, reverse=True)
     # Each pixel gets the number of a class, 0 for none: much faster than its colour. 255 classes have one of their own.
     classes = list(dict.fromkeys(detection.class_id for detection in reversed(masked)))
     numbers = {class_id: 1 + place % 255 for place, class_id in enumerate(classes)}
@@ -87,11 +87,6 @@ def _lay_masks(picture: Image.Image, detections: Sequence[Detection]) -> None:
         strength = tint.point([0] + 255 * [_TINT])
         tint.putpalette(palette)
         picture.paste(tint.convert("RGB"), (0, top), strength)
-
-
-def _area(detection: Detection) -> float:
-    x1, y1, x2, y2 = detection.xyxy
-    return (x2 - x1) * (y2 - y1)
 
 
 def _frame(canvas: ImageDraw.ImageDraw, corners: Sequence[Points], hue: Colour, line_width: int) -> None:

@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Annotated, Any, Literal, NotRequired, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypedDict, TypeVar
 
 from detectctl.defaults import LABELS, QUALITY
 from detectctl.errors import REQUEST_ERRORS, DetectctlError, RequestError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 SCHEMA = 1
 """The version of these shapes, in `/info` and in what a command prints with `--json`; grows when a key goes or changes
@@ -67,6 +70,12 @@ class ResultJSON(TypedDict):
     truncated: NotRequired[Literal[True]]
 
 
+def _enclosed(outline: Sequence[float]) -> float:
+    """The area of a polygon `(x1, y1, x2, y2, …)`, by the shoelace formula."""
+    x, y = outline[::2], outline[1::2]
+    return abs(sum(x[place - 1] * y[place] - x[place] * y[place - 1] for place in range(len(y)))) / 2
+
+
 @dataclass(frozen=True, slots=True)
 class Detection:
     """One object with its confidence and class, and what models of other tasks than detection tell of it.
@@ -93,6 +102,16 @@ class Detection:
     keypoints: tuple[Points, ...] | None = None
     corners: tuple[Points, ...] | None = None
     angle: float | None = None
+
+    @property
+    def area(self) -> float:
+        """Square pixels of the mask's parts, else of the rotated box, else of the box."""
+        if self.mask is not None:
+            return sum(map(_enclosed, self.mask))
+        if self.corners is not None:
+            return _enclosed([value for corner in self.corners for value in corner])
+        x1, y1, x2, y2 = self.xyxy
+        return (x2 - x1) * (y2 - y1)
 
     def to_json(self) -> DetectionJSON:
         """Coordinates are rounded to 0.01 px, the rest to 0.0001: finer digits are noise of the arithmetic."""
