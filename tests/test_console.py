@@ -15,8 +15,9 @@ import pytest
 from detectctl.client.outcomes import Outcome
 from detectctl.console import Console
 from detectctl.lifecycle.status import InstanceStatus
+from detectctl.lifecycle.up import UpResult
 from detectctl.sources import Source
-from detectctl.wire import Detection, DetectionResult, ModelInfo
+from detectctl.wire import Detection, DetectionResult, EngineInfo, ModelInfo
 
 _SCRIPT = """
 from detectctl.progress import Progress
@@ -50,7 +51,7 @@ def test_the_table_of_all_instances_loses_nothing_at_80_columns(
 ) -> None:
     """What does not fit is folded: no name, state or address is cut off."""
     monkeypatch.setenv("COLUMNS", "80")
-    model = ModelInfo("yolov8n", None, "sha256:0", fallback=True, reason="no key", reference="a/b/c:d")
+    model = ModelInfo("yolov8n", None, "sha256:0", True, False, "no key", "a/b/c:d", "classify")
     place: Any = ("http://127.0.0.1:26951", model, None, 1, 1, 1, 2, (), 1000, {}, 63.0, 112.0, 9.0)
     rows = tuple(InstanceStatus(name, "failed update", "", *place) for name in ("default", "of-the-night-shift"))
     console = Console()
@@ -58,8 +59,29 @@ def test_the_table_of_all_instances_loses_nothing_at_80_columns(
     lines = capsys.readouterr().out.splitlines()
     assert max(len(line.rstrip()) for line in lines) <= 80
     assert "…" not in "".join(lines)
-    for word in ("READY", "REQUESTS", "P50", "63 ms", "http://127.0.0.1:26951", "default", "fallback"):
+    for word in ("READY", "REQUESTS", "P50", "63 ms", "http://127.0.0.1:26951", "default", "fallback", "classify"):
         assert any(word in line for line in lines), lines
+
+
+@pytest.mark.parametrize("task", ["detect", "segment", "pose", "obb", "classify"])
+def test_up_and_status_name_the_task(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], task: Any
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    model = ModelInfo(
+        "yolo", "v3", "sha256:" + "0" * 64, stale=True, reason="W&B is away", reference="a/b/c:d", task=task
+    )
+    engine = EngineInfo("openvino", "cpu", "bf16")
+    console = Console()
+    console.status(
+        InstanceStatus("i", "running", "", "http://h", model, engine, 1, 1, 1, 1, (), 0, {}, None, None, 1.0)
+    )
+    card = capsys.readouterr().out.splitlines()
+    assert ["task", task] in [line.split() for line in card]
+    assert max(map(len, card)) <= 80
+    for action in ("started", "unchanged"):
+        console.up(UpResult("i", "http://h", action, model, engine, 1, 2.0))
+        assert f"(a/b/c:d), {task}" in capsys.readouterr().out.splitlines()[0]
 
 
 _WATCHING = """

@@ -121,7 +121,7 @@ class Console:
 
     def up(self, result: UpResult) -> None:
         """What `up` did, and what to do next."""
-        model = _model_words(result.model)
+        model = f"{_model_words(result.model)}, {result.model.task}"
         if result.action == "unchanged":
             self.line(f"[green]nothing to change[/]: {escape(result.name)} serves {model}")
         else:
@@ -293,7 +293,8 @@ def _picture(seen: Seen) -> Group | Table | str:
         return _card(seen)
     table = _table("NAME~ STATE~ ENDPOINT MODEL~ READY >REQUESTS >P50")
     for each in seen:
-        model, ready = _name_and_version(each.model) if each.model else "-", f"{each.ready}/{each.wanted}"
+        model = f"{_name_and_version(each.model)} [dim]{each.model.task}[/]" if each.model else "-"
+        ready = f"{each.ready}/{each.wanted}"
         counted = (str(each.requests), _milliseconds(each.p50_ms))
         table.add_row(escape(each.name), each.state, escape(each.endpoint), model, ready, *counted)
     return table
@@ -326,6 +327,7 @@ def _card_lines(status: InstanceStatus) -> Iterator[tuple[str, str]]:
         yield "", f"[dim]{_short_digest(status.model.digest)}[/]"
         if status.model.reason:
             yield "", f"[yellow]{_condition(status.model)}[/]: {escape(status.model.reason)}"
+        yield "task", status.model.task
     if status.engine is not None:
         yield "engine", _engine_words(status.engine)
         if status.engine.agreement is not None:
