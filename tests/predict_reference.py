@@ -1,8 +1,9 @@
 """What Ultralytics' predictor and our engine on PyTorch find in drawn shapes, as JSON in the last line on stdout.
 
-Run as `python predict_reference.py CHECKPOINT CONFIDENCE`, in a process of its own because torch is heavy. Both answers
-have, for each of the pictures, the objects by the names of `wire.Detection`, in pixels of the picture; Ultralytics'
-masks are in pixels of the network's input: `[height, width, its bits in base64]`.
+Run as `python predict_reference.py CHECKPOINT CONFIDENCE [PHOTO…]`, in a process of its own because torch is heavy;
+photographs go in place of the drawn pictures. Both answers have, for each of the pictures, the objects by the names of
+`wire.Detection`, in pixels of the picture. Ultralytics' masks are in pixels of the network's input: `[height, width,
+bits in base64]`.
 """
 
 from __future__ import annotations
@@ -46,13 +47,14 @@ def objects(result: Any) -> list[dict[str, Any]]:
     return found
 
 
-def main(checkpoint: str, confidence: float) -> None:
+def main(checkpoint: str, confidence: float, *photos: str) -> None:
     import torchvision_operators  # noqa: F401 - before the predictor looks for NMS among them
 
     yolo = YOLO(checkpoint)
     ours = Detector.load(DetectorSettings(checkpoint, sha256_of(Path(checkpoint)), engine="torch"))
     theirs, torch = [], []
-    for picture, _ in shapes.pictures(yolo.task):
+    pictures = map(cv2.imread, photos) if photos else (picture for picture, _ in shapes.pictures(yolo.task))
+    for picture in pictures:
         (result,) = yolo.predict(picture, conf=confidence, verbose=False)
         theirs.append(objects(result))
         found = ours.detect_image(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), confidence=confidence)
@@ -61,4 +63,4 @@ def main(checkpoint: str, confidence: float) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]))
+    main(sys.argv[1], float(sys.argv[2]), *sys.argv[3:])

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 
 from comparison import Found, apart, pairs
 from family import ONE_TO_ONE, Family
 from train_checkpoints import RECIPES
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +50,16 @@ def assert_same(family: Family, found: list[Found]) -> None:
 def test_both_engines_find_what_ultralytics_finds(family: Family) -> None:
     """In fifty pictures of other sizes than the network's, a hundred objects at least."""
     assert sum(map(len, family.ultralytics)) >= 100
+    assert_same(family, family.found(family.detector()))
+    assert_same(family, family.torch)
+
+
+def test_people_in_photographs_have_the_keypoints_of_ultralytics(
+    yolo11n_pose_pt: Path, eight_photos: list[Path], tmp_path: Path
+) -> None:
+    """By Ultralytics' own YOLO11n-pose, at its 640 pixels."""
+    family = Family("yolo11n-pose", tmp_path, yolo11n_pose_pt, eight_photos)
+    assert sum(map(len, family.ultralytics)) >= 8
     assert_same(family, family.found(family.detector()))
     assert_same(family, family.torch)
 
