@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import pickle
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 import pytest
 
+from detectctl.registry.base_weights import base_model
 from detectctl.registry.store import Origin, Store
 from detectctl.wire import SCHEMA
 from installed import DETECTCTL, Home, wait_until
@@ -76,6 +78,31 @@ def test_versions_as_json_and_as_a_table(site: Site) -> None:
     assert (older["version"], older["aliases"]) == ("v0", [])
     rows = site.home.run("models", "acme/registry/yolo", **site.env).stdout.splitlines()
     assert [row.split()[0] for row in rows] == ["VERSION", "v1", "v0"]
+
+
+def test_what_is_stored_is_listed(home: Home, tmp_path: Path) -> None:
+    """Base models by their names, W&B's by what `--model` takes, files by theirs; of all, the digest."""
+    empty = home.run("models")
+    assert (empty.returncode, empty.stdout) == (0, "no model is stored yet\n"), empty.stderr
+    store = Store(home.cache)
+    file = tmp_path / "mine.pt"
+    file.write_bytes(b"mine")
+    for origin in (Origin("mine"), Origin("yolo", "acme/registry/yolo", "v3", "d3", "best.pt")):
+        mine = f"sha256:{store.copy(file, origin).sha256}"
+    drop = home.cache / "base"
+    drop.mkdir(exist_ok=True)
+    (drop / "yolo26n.pt").write_bytes(b"base")
+    (drop / "yolo26n.pt.sha256").write_text(hashlib.sha256(b"base").hexdigest())
+    base = base_model("yolo26n", store, timeout_s=5)
+    listed = json.loads(home.run("models", "--json").stdout)["models"]
+    assert [tuple(one.values()) for one in listed] == [
+        ("yolo26n", "base", 4, f"sha256:{base.sha256}", None),
+        ("mine", "file", 4, mine, None),
+        ("acme/registry/yolo:v3#best.pt", "wandb", 4, mine, None),
+    ]
+    rows = home.run("models").stdout.splitlines()
+    assert [row.split()[0] for row in rows] == ["MODEL", "yolo26n", "mine", "acme/registry/yolo:v3#best.pt"]
+    assert base.sha256[:12] in rows[1]
 
 
 def test_listing_imports_wandb_in_the_child_only(site: Site) -> None:

@@ -17,7 +17,7 @@ from base_models import import_base
 from detectctl.errors import ModelCorrupt, ModelError, ModelNotFound, RegistryUnreachable, UsageError
 from detectctl.registry import assets as release
 from detectctl.registry.base_names import BASE_NAMES
-from detectctl.registry.base_weights import KNOWN, base_model, kept
+from detectctl.registry.base_weights import KNOWN, base_model, kept_bases
 from detectctl.registry.store import Store
 
 if TYPE_CHECKING:
@@ -194,6 +194,7 @@ def test_a_refusing_server_is_named(
         base_model("yolov8s", store, timeout_s=60, assets_url=assets.url)
     assert f"{assets.url}/yolov8s.pt" in caught.value.what
     assert caught.value.why == why
+    assert "yolov8s.pt" in caught.value.what.split()
     assert "--model PATH.pt" in str(caught.value.hint)
     assert str(store.cache / "base") in str(caught.value.hint)
     assert caught.value.exit_code == 5
@@ -258,7 +259,7 @@ def test_a_release_is_verified_by_its_own_listing(store: Store, github: Assets) 
     github.files.clear()
     assert base_model("yolo26n-seg", store, timeout_s=60) == first
     assert len(github.asked) == 2
-    assert kept(store) == {"yolo26n-seg": first.sha256}
+    assert kept_bases(store) == {"yolo26n-seg": first.sha256}
 
 
 def test_a_mirror_is_verified_by_the_file_beside(store: Store, assets: Assets) -> None:

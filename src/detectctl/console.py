@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from detectctl.precedence import Row
     from detectctl.progress import Progress, Report
     from detectctl.registry.collection import CollectionVersion
+    from detectctl.registry.kept import KeptModel
     from detectctl.registry.store import StoredCheckpoint
     from detectctl.wire import Detection, DetectionResult, EngineInfo, ModelInfo
 
@@ -220,6 +221,17 @@ class Console:
             aliases, stored = escape(", ".join(each.aliases)), "yes" if each.stored else "no"
             known = (escape(each.version), aliases, escape(each.created[:10]), decimal(each.size))
             table.add_row(*known, escape(each.digest[:12]), stored, escape(each.served or ""))
+        self.out.print(table)
+
+    def kept(self, models: tuple[KeptModel, ...]) -> None:
+        """What the store keeps."""
+        if not models:
+            self.line("no model is stored yet")
+            return
+        table = _table("MODEL~ SOURCE >SIZE DIGEST SERVED")
+        for each in models:
+            known = (escape(each.model), each.source, decimal(each.size), _short_digest(each.digest))
+            table.add_row(*known, escape(each.served or ""))
         self.out.print(table)
 
     def pruned(self, checkpoints: Sequence[StoredCheckpoint], *, done: bool) -> None:

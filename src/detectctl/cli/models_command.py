@@ -1,4 +1,4 @@
-"""`models`: the versions of a W&B collection, and what the store holds of them."""
+"""`models`: what the store holds, and the versions of a W&B collection."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from detectctl.cli.options import Json, Session, asked, command
 from detectctl.errors import UsageError
 from detectctl.settings import OPTIONS, ModelsSettings
 
-_WHICH = "A W&B collection: entity/project/name"
+_WHICH = "A W&B collection: entity/project/name; without it, what is stored here"
 Collection = Annotated[str | None, typer.Argument(metavar="[REF]", help=_WHICH, show_default=False)]
 
 
@@ -25,18 +25,18 @@ def models(
     yes: Annotated[bool, asked("With --prune: do not ask", OPTIONS, "--yes", "-y")] = False,
     as_json: Json = False,
 ) -> None:
-    """List the versions of a W&B collection, or free the cache."""
+    """List the stored models or the versions of a W&B collection, or free the cache."""
     if prune:
         _prune(session, settings, yes=yes, as_json=as_json)
         return
-    if reference is None:
-        raise UsageError(
-            "no collection was given",
-            why="a W&B collection is named like entity/project/name",
-            hint="`detectctl models entity/project/name`, or `detectctl models --prune`",
-        )
-    from detectctl.lifecycle.state import served_artifacts
+    from detectctl.lifecycle.state import served_artifacts, served_digests
     from detectctl.registry import collection
+    from detectctl.registry.kept import kept_models
+
+    if reference is None:
+        kept = kept_models(session.paths.cache, served_digests(session.paths.state))
+        session.console.json({"models": [asdict(one) for one in kept]}) if as_json else session.console.kept(kept)
+        return
 
     found = collection.versions(
         reference,

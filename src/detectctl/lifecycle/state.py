@@ -17,7 +17,7 @@ from detectctl.lifecycle.elsewhere import require_here, this_machine
 from detectctl.processes import Process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from detectctl.hosts.host import Host
 
@@ -227,11 +227,20 @@ def all_states(state_home: Path) -> Iterator[InstanceState]:
 
 def served_artifacts(state_home: Path) -> dict[str, str]:
     """`ModelVersion.artifact` of what instances serve now → the instances' names."""
+    return _served(state_home, lambda deployed: deployed.artifact)
+
+
+def served_digests(state_home: Path) -> dict[str, str]:
+    """`ModelInfo.digest` of what instances serve now → the instances' names."""
+    return _served(state_home, lambda deployed: deployed.config.model.digest)
+
+
+def _served(state_home: Path, by: Callable[[Deployment], str | None]) -> dict[str, str]:
     found: dict[str, list[str]] = {}
     for state in all_states(state_home):
-        if state.deployed and state.deployed.artifact:
-            found.setdefault(state.deployed.artifact, []).append(state.name)
-    return {artifact: ", ".join(instances) for artifact, instances in found.items()}
+        if state.deployed and (key := by(state.deployed)):
+            found.setdefault(key, []).append(state.name)
+    return {key: ", ".join(instances) for key, instances in found.items()}
 
 
 def served_models(state_home: Path) -> set[str]:

@@ -58,8 +58,8 @@ class Assets:
         if release := _RELEASE.fullmatch(self.url):
             return self._in_release(file, *release.groups())
         url = f"{self.url}/{file}.sha256"
-        hint = f"have the mirror's owner run `sha256sum {file} > {file}.sha256`; or {self.instead}"
-        digest = digest_in(self._read(url, hint))
+        hint = f"run `sha256sum {file} > {file}.sha256` in the mirror; or {self.instead}"
+        digest = digest_in(self._read(file, url, hint))
         if digest is None:
             raise _without_digest(file, masked(url), "its text has not one sha256 in it", hint)
         return Asset(f"{self.url}/{file}", digest, None)
@@ -67,7 +67,7 @@ class Assets:
     def _in_release(self, file: str, repository: str, tag: str) -> Asset:
         """As GitHub lists it: docs.github.com/rest/releases/releases#get-a-release-by-tag-name."""
         url = f"{API_URL}/repos/{repository}/releases/tags/{tag}"
-        listing = self._read(url, self.instead)
+        listing = self._read(file, url, self.instead)
         try:
             asset = next((asset for asset in json.loads(listing)["assets"] if asset["name"] == file), None)
             if asset is None:
@@ -83,15 +83,18 @@ class Assets:
             why = "the answer is not a release as GitHub lists it"
             raise RegistryUnreachable(what, why=why, hint=self.instead) from error
 
-    def _read(self, url: str, hint: str) -> str:
-        with self._asking(url, hint), _stream(url, self.deadline, _MAX_LISTING_BYTES) as chunks:
+    def _read(self, file: str, url: str, if_missing: str) -> str:
+        with (
+            self._asking(f"the sha256 of {file}", url, if_missing),
+            _stream(url, self.deadline, _MAX_LISTING_BYTES) as chunks,
+        ):
             return b"".join(chunks).decode(errors="replace")
 
     def download(self, asset: Asset, target: Path, report: Report) -> None:
         """Write the file, unverified, to `target`; raises RegistryUnreachable or ModelNotFound."""
         size, done = asset.size, 0
         # Too many bytes are the wrong bytes, as their digest will show.
-        with self._asking(asset.url, self.instead), contextlib.suppress(TooLarge):
+        with self._asking(target.name, asset.url, self.instead), contextlib.suppress(TooLarge):
             try:
                 with (
                     target.open("wb") as file,
@@ -107,15 +110,15 @@ class Assets:
                 raise TooSlow(f"received {received} {late}") from error
 
     @contextlib.contextmanager
-    def _asking(self, url: str, hint: str) -> Iterator[None]:
-        """Say of a failed download what it means to the user."""
+    def _asking(self, what: str, url: str, if_missing: str) -> Iterator[None]:
+        """Say what a failed download means to the user; `if_missing` is the hint if the server has no such file."""
         try:
             yield
         except NoAnswer as error:
             if isinstance(error, Refused) and error.answer.status in {404, 410}:
-                raise ModelNotFound(f"{masked(url)} not found", why=str(error), hint=hint) from error
-            what = f"{masked(url)} could not be downloaded"
-            raise RegistryUnreachable(what, why=f"{error}{_limit_of(error)}", hint=hint) from error
+                raise ModelNotFound(f"{what} not found at {masked(url)}", why=str(error), hint=if_missing) from error
+            what = f"{what} could not be downloaded from {masked(url)}"
+            raise RegistryUnreachable(what, why=f"{error}{_limit_of(error)}", hint=self.instead) from error
 
 
 @contextlib.contextmanager

@@ -69,7 +69,7 @@ def base_model(
     return model
 
 
-def kept(store: Store) -> dict[str, str]:
+def kept_bases(store: Store) -> dict[str, str]:
     """Names of the base models that are in the store, unverified → sha256."""
     there = {stored.sha256 for stored in store.list()}
     digests = {name: _digest(name, store) for name in BASE_NAMES}
