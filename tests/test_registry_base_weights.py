@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
@@ -260,6 +261,15 @@ def test_a_release_is_verified_by_its_own_listing(store: Store, github: Assets) 
     assert base_model("yolo26n-seg", store, timeout_s=60) == first
     assert len(github.asked) == 2
     assert kept_bases(store) == {"yolo26n-seg": first.sha256}
+
+
+def test_several_that_need_it_at_once_download_it_once(store: Store, github: Assets) -> None:
+    """The others wait, and find it stored and recorded."""
+    github.publish("yolo26n", MODEL)
+    with ThreadPoolExecutor() as pool:
+        found = list(pool.map(lambda _: base_model("yolo26n", Store(store.cache), timeout_s=60), range(4)))
+    assert {one.sha256 for one in found} == {_sha256(MODEL)}
+    assert len(github.asked) == 2
 
 
 def test_a_mirror_is_verified_by_the_file_beside(store: Store, assets: Assets) -> None:

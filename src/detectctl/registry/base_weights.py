@@ -63,10 +63,7 @@ def base_model(
     stored = _from_store(name, store) or _from_drop_folder(name, store)
     if stored is None:
         stored = _download(name, store, Deadline.after(timeout_s), (assets_url or ASSETS_URL).rstrip("/"), report)
-    model = ModelVersion(name, "base", name, None, stored.sha256, stored.path)
-    if _digest(name, store) is None:
-        store.remember(model, site=_SITE)
-    return model
+    return _version(name, stored)
 
 
 def kept_bases(store: Store) -> dict[str, str]:
@@ -74,6 +71,10 @@ def kept_bases(store: Store) -> dict[str, str]:
     there = {stored.sha256 for stored in store.list()}
     digests = {name: _digest(name, store) for name in BASE_NAMES}
     return {name: sha256 for name, sha256 in digests.items() if sha256 in there}
+
+
+def _version(name: str, stored: StoredCheckpoint) -> ModelVersion:
+    return ModelVersion(name, "base", name, None, stored.sha256, stored.path)
 
 
 def _digest(name: str, store: Store) -> str | None:
@@ -98,10 +99,17 @@ def _from_drop_folder(name: str, store: Store) -> StoredCheckpoint | None:
             sha256 = digest_in(beside.read_text(errors="replace"))
         for file in sorted(folder.glob("*.pt")) if sha256 else ():
             if sha256_of(file) == sha256:
-                return store.copy(file, Origin(name), expected=sha256)
+                return _recorded(name, store, store.copy(file, Origin(name), expected=sha256))
     except OSError as error:
         raise unusable(folder, error) from error
     return None
+
+
+def _recorded(name: str, store: Store, stored: StoredCheckpoint) -> StoredCheckpoint:
+    """The same; from now on the name means these bytes."""
+    if name not in KNOWN:
+        store.remember(_version(name, stored), site=_SITE)
+    return stored
 
 
 def _download(name: str, store: Store, deadline: Deadline, assets_url: str, report: Report) -> StoredCheckpoint:
@@ -128,7 +136,7 @@ def _download(name: str, store: Store, deadline: Deadline, assets_url: str, repo
                 )
             target = scratch / file
             assets.download(asset, target, report)
-            return store.add(target, Origin(name), expected=asset.sha256)
+            return _recorded(name, store, store.add(target, Origin(name), expected=asset.sha256))
     except Timeout as error:
         what = f"the base model {name} could not be downloaded"
         why = "another process is downloading it and has not finished"

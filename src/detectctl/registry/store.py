@@ -6,7 +6,7 @@ Below the cache folder, readable only by its owner:
 checkpoints/SHA256/checkpoint.pt    the bytes, verified each time they are opened
 checkpoints/SHA256/origins.json     where they came from: a checkpoint may be several versions of several artifacts
 references/KEY.json                 the pin that a reference last resolved to, and what it turned out to be for
-base/*.pt                           Ultralytics' own checkpoints, put there by hand; see `base_weights`
+base/*.pt, base/*.pt.sha256         Ultralytics' own checkpoints, put there by hand; see `base_weights`
 tmp/, locks/                        unfinished work, and its locks
 locks/in-use-SHA256-*.lock          held while a process needs a checkpoint that no instance's state names
 ```
