@@ -20,13 +20,14 @@ import shapes
 from comparison import Found, apart, pairs
 from detectctl.engine.int8.calibration import choose
 from detectctl.engine.int8.quantise import quantise
-from detectctl.engine.openvino_engine import choose_precision
 from detectctl.errors import DetectctlError
 from family import CONFIDENCE, ONE_TO_ONE, Family
 from train_checkpoints import FOLDER, RECIPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from detectctl.wire import Precision
 
 PAGE = Path(__file__).parents[1] / "docs" / "agreement.md"
 CALIBRATED_ON = 128
@@ -39,8 +40,8 @@ fp32: the share of objects found by both, then the differences of these. At fp32
 in pixels of the picture, of confidence, and for masks the least IoU. At lower precision they are medians. Models this
 small lose more by it than real ones.
 
-| model | task | objects | OpenVINO fp32 | PyTorch fp32 | OpenVINO bf16 | OpenVINO int8 |
-| --- | --- | --- | --- | --- | --- | --- |
+| model | task | objects | OpenVINO fp32 | PyTorch fp32 | OpenVINO bf16 | OpenVINO fp16 | OpenVINO int8 |
+| --- | --- | --- | --- | --- | --- | --- | --- |
 """
 
 
@@ -68,11 +69,18 @@ def _row(name: str) -> str:
         cells = [
             _cell(family, family.found(family.detector()), max),
             _cell(family, family.torch, max),
-            _cell(family, family.found(family.detector("bf16")), median) if choose_precision(None) == "bf16" else "",
+            *(_precision_cell(family, precision) for precision in ("bf16", "fp16")),
             _int8_cell(family, Path(scratch)),
         ]
     objects = sum(map(len, family.ultralytics))
     return f"| `{name}` | {family.compiled.trained.task} | {objects} | " + " | ".join(cells) + " |"
+
+
+def _precision_cell(family: Family, precision: Precision) -> str:
+    try:
+        return _cell(family, family.found(family.detector(precision)), median)
+    except DetectctlError:  # this processor does not compute in it
+        return ""
 
 
 def _int8_cell(family: Family, folder: Path) -> str:
