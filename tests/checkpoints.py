@@ -17,6 +17,8 @@ from detectctl.errors import CheckpointRefused
 KINDS = {
     "semantic": "yolo26n-sem.yaml",
     "depth": "yolo26n-depth.yaml",
+    "world": "yolov8n-worldv2.yaml",
+    "yoloe": "yoloe-11n-seg.yaml",
     "v10": "yolov10n.yaml",
     "v26": "yolo26n.yaml",
     "v5": "yolov5n.yaml",

@@ -7,32 +7,53 @@ what an attacker writes and `torch.save` does not: pickles of protocol 4, withou
 
 from __future__ import annotations
 
+import importlib.util
+import io
+import pickle
 import pickletools
 import re
 import struct
 import sys
 import zipfile
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detectctl import not_images
 from detectctl.engine.trained import printable
 from detectctl.errors import CheckpointRefused
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Collection, Iterator
 
-# What checkpoints of detection models name; the user is told anything else. Protocol 2, which PyTorch writes, calls the
-# builtins by their name in Python 2.
+# What checkpoints name; the user is told anything else. Protocol 2, which PyTorch writes, calls the builtins by their
+# name in Python 2.
 _EXPECTED = re.compile(
     r"(torch|torchvision|ultralytics|numpy|collections|pathlib|_codecs)(\.|$)"
     r"|(builtins|__builtin__)\.(set|getattr|dict|list|int|float|object|slice)$"
 )
 _MAX_PICKLE = 64 << 20
+_MOST_PICKLES = 8  # in a file without an archive around them, as PyTorch before 1.6 wrote five
 # What is in one of these is there to be called. A script's own classes are in `__main__`, and none of those is here.
 _INSTALLED = (
     sys.stdlib_module_names | {"__builtin__", "nt", "posix", "torch", "torchvision", "ultralytics", "numpy"}
 ) - {"__main__"}
+# But these hold data, and do nothing: classes of the libraries, which Python writes with a capital, and what scripts
+# keep beside a model.
+_DATA = re.compile(
+    r"(torch|torchvision|ultralytics|numpy)\.(\w+\.)*[A-Z]\w*$"
+    r"|(argparse|types)\.\w*Namespace$|contextlib\.nullcontext$|functools\.partial$|copy_?reg\._reconstructor$"
+    r"|(datetime|decimal|enum|fractions|uuid)\.\w+$"
+    r"|(builtins|__builtin__)\.(bool|bytearray|bytes|complex|frozenset|range|str|tuple|unicode|long|xrange)$"
+)
+_OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+_BY_MAGIC = (
+    (re.compile(rb"\x89HDF\r\n\x1a\n"), "an HDF5 file, as Keras writes"),
+    (re.compile(rb"\x93NUMPY"), "an array of NumPy"),
+    (re.compile(rb".{257}ustar", re.DOTALL), "a tar archive"),
+)
+_HINT = "give the .pt that `yolo train` writes, usually `weights/best.pt`"
+_TRUST = "load it with `--trust-checkpoint`, but only if you trust its author to run code here"
 
 PACKAGE = "ultralytics-opencv-headless"
 ULTRALYTICS = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false"}
@@ -69,30 +90,74 @@ def _pickles(checkpoint: Path) -> Iterator[bytes]:
 
 
 def _globals(data: bytes) -> Iterator[str]:
+    file = io.BytesIO(data)
+    try:
+        for _ in range(_MOST_PICKLES):
+            yield from _globals_of_one(file)
+    except (ValueError, UnicodeDecodeError, struct.error, OverflowError, IndexError):
+        return  # damaged from here on, or its end
+
+
+def _globals_of_one(file: io.BytesIO) -> Iterator[str]:
     strings: list[str] = []
     memo: dict[int, str] = {}
-    try:
-        for opcode, argument, _ in pickletools.genops(data):
-            if opcode.name in {"GLOBAL", "INST"}:
-                yield str(argument).replace(" ", ".", 1)
-            elif opcode.name == "STACK_GLOBAL":
-                yield ".".join(strings[-2:])
-            elif isinstance(argument, str):
-                strings.append(argument)
-            elif opcode.name == "MEMOIZE" and strings:
-                memo[len(memo)] = strings[-1]
-            elif opcode.name in {"BINGET", "LONG_BINGET"} and argument in memo:
-                strings.append(memo[argument])
-    except (ValueError, UnicodeDecodeError, struct.error, OverflowError, IndexError):
-        return  # damaged from here on
+    for opcode, argument, _ in pickletools.genops(file):
+        if opcode.name in {"GLOBAL", "INST"}:
+            yield str(argument).replace(" ", ".", 1)
+        elif opcode.name == "STACK_GLOBAL" and len(strings) > 1:
+            yield ".".join(strings[-2:])
+        elif isinstance(argument, str):
+            strings.append(argument)
+        elif opcode.name == "MEMOIZE" and strings:
+            memo[len(memo)] = strings[-1]
+        elif opcode.name in {"BINGET", "LONG_BINGET"} and argument in memo:
+            strings.append(memo[argument])
 
 
-def refuse_at_sight(checkpoint: Path) -> None:
-    """CheckpointRefused for what is visibly not a checkpoint or asks for code, before anything tries to load it."""
+def refuse_at_sight(checkpoint: Path, *, trusted: bool) -> None:
+    """CheckpointRefused for what is visibly not a checkpoint, or asks for code and is not trusted, before it is loaded.
+
+    Raises OSError if it cannot be opened.
+    """
+    if kind := _kind_of(checkpoint):
+        raise CheckpointRefused("the file is not a checkpoint of Ultralytics", why=f"it is {kind}", hint=_HINT)
+    if trusted:
+        return
     if asked_for := unexpected_globals(checkpoint):
-        raise _wants_code(asked_for)
+        raise _names_others(asked_for, _names(checkpoint))
     if not zipfile.is_zipfile(checkpoint):
+        with checkpoint.open("rb") as file:
+            start = file.read(len(_OLD_FORMAT))
+        if start == _OLD_FORMAT:
+            raise CheckpointRefused(
+                "the checkpoint is in the format of PyTorch before 1.6",
+                why="Ultralytics cannot load that format and keep code out",
+                hint=f"save it again with a current PyTorch, or {_TRUST}",
+            )
         raise _damaged("it is not an archive as PyTorch saves it, or only part of one")
+
+
+def _kind_of(file: Path) -> str | None:
+    """What a file is that is not a checkpoint, in words that complete `it is …`; None for what may be one."""
+    with file.open("rb") as content:
+        head = content.read(1024)
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") < file.stat().st_size:
+        return "a safetensors file, which holds weights without their model"
+    for magic, kind in _BY_MAGIC:
+        if magic.match(head):
+            return kind
+    if not head.startswith(b"PK"):
+        # A pickle may be text as well.
+        return None if _names(file) else not_images.kind_of(head)
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
+        return None
+    if any(name.endswith(".pkl") for name in names):
+        return None
+    packed = [name for name in names if name.endswith(".pt")]
+    return f"a ZIP archive with {printable(packed[0])} in it" if packed else "a ZIP archive without a model in it"
 
 
 def refuse_unreadable(checkpoint: Path, error: BaseException, *, trusted: bool) -> CheckpointRefused:
@@ -102,49 +167,95 @@ def refuse_unreadable(checkpoint: Path, error: BaseException, *, trusted: bool) 
         causes.append(cause)
     texts = [f"{type(cause).__name__}: {cause}" for cause in causes]
     blocked = re.findall(r"Unsupported global: GLOBAL (\S+)", "\n".join(texts))
-    if not trusted and (asked_for := unexpected_globals(checkpoint) or blocked):
-        return _wants_code(asked_for)
-    said = texts[-1].partition("\n")[0]
-    if missing := re.search(r"Can't get attribute '(\w+)' on <module '(ultralytics[\w.]*)'", "\n".join(texts)):
-        return CheckpointRefused(
-            "the checkpoint is of a newer Ultralytics, or of a fork",
-            why=f"its model is made of {missing[2]}.{missing[1]}, which the installed {version(PACKAGE)} lacks",
-            hint="update detectctl, or give a checkpoint that this version trained",
-        )
     names = _names(checkpoint)
-    if names and not any(name.startswith("ultralytics.") or not _EXPECTED.match(name) for name in names):
-        return CheckpointRefused(
-            "the checkpoint holds weights without their model",
-            why="it is a state dict, or a dictionary of another program's",
-            hint="give the .pt that `yolo train` writes, usually `weights/best.pt`",
-        )
+    if not trusted and (asked_for := unexpected_globals(checkpoint) or blocked):
+        return _names_others(asked_for, names)
+    if missing := _missing(names):
+        return _newer(missing)
+    if trusted and (foreign := [name for name in sorted(names) if name.partition(".")[0] not in _INSTALLED]):
+        return _foreign(foreign)
+    loaded = not any(isinstance(cause, RuntimeError | EOFError | pickle.UnpicklingError) for cause in causes)
+    if loaded and not any(name.startswith("ultralytics.") for name in names):
+        layers = any(name.startswith("torch.nn.") for name in names)
+        if not layers and any(name.startswith("torch.") for name in names):
+            what, why = "weights without their model", "it is a state dict, or a dictionary of another program's"
+        else:
+            what, why = (
+                "no model of Ultralytics",
+                f"it has {'layers of PyTorch only' if layers else 'no layers at all'}",
+            )
+        return CheckpointRefused(f"the checkpoint holds {what}", why=why, hint=_HINT)
     # Ultralytics names the file, which is our copy, and goes on to advise one of its own models.
+    said = texts[-1].partition("\n")[0]
     of_the_file = said.partition(f"{checkpoint} ")[2].partition(". ")[0]
     return _damaged(f"it {of_the_file}" if of_the_file else said)
 
 
-def _wants_code(names: list[str]) -> CheckpointRefused:
-    """The refusal for a pickle that asks for these; what is installed is code, all else a missing class."""
-    if not any(name.partition(".")[0] in _INSTALLED for name in names):
-        return _foreign(names)
+def _names_others(others: list[str], names: Collection[str]) -> CheckpointRefused:
+    """The refusal for a pickle that asks for these `others`: code, a missing class, or more than a model.
+
+    `names` are all that it asks for.
+    """
+    code = [name for name in others if name.partition(".")[0] in _INSTALLED and not _DATA.match(name)]
+    if code:
+        return CheckpointRefused(
+            "the checkpoint asks to run code that no model needs",
+            why=f"its pickle names {_shown(code)}",
+            hint=_TRUST,
+        )
+    foreign = [name for name in others if name.partition(".")[0] not in _INSTALLED]
+    if foreign:
+        return _foreign(foreign)
+    if missing := _missing(names):
+        return _newer(missing)
+    compiled = "torch._dynamo.eval_frame.OptimizedModule"
     return CheckpointRefused(
-        "the checkpoint asks to run code that no detection model needs",
-        why=f"its pickle names {', '.join(printable(name) for name in names[:5])}",
-        hint="load it with `--trust-checkpoint`, but only if you trust its author to run code here",
+        "the checkpoint holds more than a model as Ultralytics saves it",
+        why=f"it names {compiled if compiled in names else _shown(others)}",
+        hint=f"save the model alone, as `YOLO.save` and `yolo train` do, or {_TRUST}",
+    )
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(printable(name) for name in dict.fromkeys(names[:5]))
+
+
+def _missing(names: Collection[str]) -> list[str]:
+    """Those of Ultralytics that the installed one lacks, told from its source: a checkpoint must not import at will."""
+    spec = importlib.util.find_spec("ultralytics")
+    if spec is None or spec.origin is None:
+        return []
+    root = Path(spec.origin).parent
+    missing = []
+    for name in sorted(names):
+        package, *parents, what = name.split(".")
+        if package != "ultralytics" or not name.replace(".", "").isidentifier() or parents[:1] == ["yolo"]:
+            continue  # it finds again what was in `ultralytics.yolo`
+        sources = (root.joinpath(*parents).with_suffix(".py"), root.joinpath(*parents, "__init__.py"))
+        source = next((file.read_text(encoding="utf-8") for file in sources if file.is_file()), "")
+        if not re.search(rf"\b{re.escape(what)}\b", source):
+            missing.append(name)
+    return missing
+
+
+def _newer(missing: list[str]) -> CheckpointRefused:
+    return CheckpointRefused(
+        "the checkpoint is of a newer Ultralytics, or of a fork",
+        why=f"its model is made of {_shown(missing)}, which the installed {version(PACKAGE)} lacks",
+        hint="update detectctl, or give a checkpoint that this version trained",
     )
 
 
 def _foreign(names: list[str]) -> CheckpointRefused:
-    shown = ", ".join(printable(name) for name in names[:3])
     if any(name.startswith("models.") for name in names):
         return CheckpointRefused(
             "the checkpoint is of the YOLOv5 repository or a fork of it, not of Ultralytics' package",
-            why=f"its model is made of that repository's classes: {shown}",
+            why=f"its model is made of that repository's classes: {_shown(names)}",
             hint="train it again with the package, for example `yolo detect train model=yolov5su.pt`",
         )
     return CheckpointRefused(
         "the checkpoint is not of Ultralytics' package alone",
-        why=f"its model is made of classes that are not here: {shown}",
+        why=f"its model is made of what that package lacks: {_shown(names)}",
         hint="give a checkpoint as `yolo train` writes it, without classes of your own",
     )
 

@@ -48,10 +48,9 @@ def convert(request: Message, report: Report) -> Message:
 
 def _convert(request: Message, report: Report) -> Message:
     checkpoint, trust = Path(request["checkpoint"]), bool(request["trust"])
+    refuse_at_sight(checkpoint, trusted=trust)
     if trust:
         del os.environ["ULTRALYTICS_SAFE_LOAD"]
-    else:
-        refuse_at_sight(checkpoint)
     # OpenVINO's converter would otherwise report each use to its maker, from forked processes.
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 

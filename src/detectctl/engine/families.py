@@ -30,6 +30,7 @@ _TASKS: dict[str, tuple[Task, Head]] = {
 }
 """The heads that are served: what each is for, and what it gives."""
 _OPEN = {"WorldDetect", "YOLOEDetect", "YOLOESegment", "YOLOESegment26"}
+_HINT = "give a checkpoint as `yolo train` writes it"
 _EXTRAS: dict[Task, str] = {"segment": "mask_coefficient", "pose": "kpts", "obb": "angle"}
 """What a head calls that which it gives of each anchor beside box and classes."""
 
@@ -40,21 +41,25 @@ def describe(model: Any, args: Mapping[str, Any]) -> Trained:
     Raises:
         CheckpointRefused: its head or its pictures are of a kind that is not served.
     """
+    if not hasattr(model, "yaml"):
+        raise _refused(f"holds a {type(model).__name__}, which is not a model of Ultralytics", hint=_HINT)
     try:
         kind = type(model.model[-1]).__name__
         if kind in _OPEN:
             raise _refused(
                 "looks for what a text names, and its classes are not fixed",
-                hint="fix them with Ultralytics: `model.set_classes([…])`, then train or export a detection model",
+                hint="fix them with Ultralytics by `model.set_classes([…])`, then give what `model.export` makes of it "
+                "for OpenVINO or ONNX",
             )
         if kind not in _TASKS:
+            tasks = list(dict.fromkeys(task for task, _ in _TASKS.values()))
             raise _refused(
-                f"is for the task {str(model.task)!r}, with the head {kind!r}",
-                hint="give a checkpoint for one of " + ", ".join(dict.fromkeys(task for task, _ in _TASKS.values())),
+                f"is for the task {str(model.task)!r}, with the head {kind!r}; served are {', '.join(tasks)}",
+                hint="give a checkpoint for one of these, or use this one with `yolo predict`",
             )
         task, head = _TASKS[kind]
         if head.kind == "anchors":
-            strides = tuple(int(stride) for stride in model.stride)
+            strides = tuple(int(stride) for stride in model.model[-1].stride)
             head = Head("anchors", strides, _has_one_to_one_only(model.model[-1]))
         if task == "classify":
             _check_transforms(model)
@@ -64,7 +69,7 @@ def describe(model: Any, args: Mapping[str, Any]) -> Trained:
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise _refused(
             f"lacks a part that such models have: {error}",
-            hint="give a checkpoint as `yolo train` writes it",
+            hint=_HINT,
         ) from error
 
 
@@ -90,9 +95,15 @@ def _has_one_to_one_only(head: Any) -> bool:
 def _labels(model: Any) -> dict[int, str]:
     head = model.model[-1]
     names, classes = model.names, int(head.nc if hasattr(head, "nc") else head.linear.out_features)
-    if isinstance(names, dict):
-        names = {int(key): name for key, name in names.items()}  # a list's numbers may have become text
-    return {class_id: printable(str(names[class_id])) for class_id in range(classes)}
+    # A list's numbers may have become text.
+    pairs = names.items() if isinstance(names, dict) else enumerate(names)
+    labels = {int(class_id): str(name) for class_id, name in pairs}
+    if unnamed := [class_id for class_id in range(classes) if class_id not in labels]:
+        raise _refused(
+            f"has {classes} classes, and no name for {unnamed[0]}",
+            hint="name them all, from 0 on, in the data set's YAML, and train it again",
+        )
+    return {class_id: printable(labels[class_id]) for class_id in range(classes)}
 
 
 def _imgsz(args: Mapping[str, Any]) -> tuple[int, int] | None:

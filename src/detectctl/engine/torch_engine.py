@@ -41,8 +41,7 @@ class TorchEngine:
     def __init__(self, settings: DetectorSettings, *, threads: int, batch: int | None = None) -> None:
         checkpoint, device = Path(settings.model), settings.device
         _verify(checkpoint, settings.sha256)
-        if not settings.trust_checkpoint:
-            refuse_at_sight(checkpoint)
+        refuse_at_sight(checkpoint, trusted=settings.trust_checkpoint)
         os.environ.update(ULTRALYTICS)
         import torch
 
