@@ -2,12 +2,44 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
-from detectctl.engine.letterbox import fit, letterbox
+from detectctl.engine.letterbox import Placement, fit, letterbox
 from detectctl.engine.trained import Head, Trained
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+CROPPED = """
+import json, sys
+from pathlib import Path
+import numpy as np
+import torchvision_operators
+from PIL import Image
+from torchvision.transforms import Compose
+from ultralytics.data.augment import classify_transforms
+folder = Path(sys.argv[1])
+for number, (width, height, size) in enumerate(json.loads(sys.argv[2])):
+    whole = Image.open(folder / f"{number}.png")
+    resize, crop = classify_transforms(tuple(size)).transforms[:2]
+    Compose([resize, crop])(whole).save(folder / f"{number}-cropped.png")
+"""
+"""What Ultralytics' predictor does to pictures before it makes tensors of them."""
+SIZES = [
+    (width, height, size)
+    for size in ((64, 64), (96, 128), (128, 96))
+    for width, height in ((300, 200), (200, 300), (201, 333), (64, 64), (65, 63), (40, 41), (1, 7), (400, 3))
+]
 
 
 @pytest.mark.parametrize(
@@ -70,3 +102,44 @@ def test_queries_see_a_picture_stretched_to_their_size() -> None:
     box, placement = fit(np.zeros((100, 200, 3), np.uint8), trained, (64, 96))
     assert box.shape == (1, 64, 96, 3)
     assert (placement.gain, placement.offset) == ((96 / 200, 64 / 100), (0, 0))
+
+
+def test_points_lead_back_to_the_picture_and_no_further() -> None:
+    placement = Placement(200, 100, (0.5, 0.25), (10, 20))
+    points = np.array([[[10, 20], [110, 45]], [[0, 0], [60, 100]]], np.float32)
+    back = placement.in_source(points)
+    assert back.dtype == np.float32
+    np.testing.assert_allclose(back, [[[0, 0], [200, 100]], [[-20, -80], [100, 320]]])
+    np.testing.assert_allclose(placement.limited(back), [[[0, 0], [200, 100]], [[0, 0], [100, 100]]])
+
+
+def test_points_of_a_letterbox_lead_back_to_where_they_came_from() -> None:
+    """Marks of single pixels are found again, within the pixel that they were scaled to."""
+    picture = np.zeros((150, 260, 3), np.uint8)
+    marks = np.array([(5, 7), (200, 120), (255, 3)])
+    for x, y in marks:
+        picture[y - 1 : y + 2, x - 1 : x + 2] = 255
+    box, placement = letterbox(picture, (128, 128), 32)
+    bright = (box[0, ..., 0] > 150).astype(np.uint8)
+    _, _, _, centres = cv2.connectedComponentsWithStats(bright)
+    found = placement.in_source(centres[1:].astype(np.float32) + 0.5)
+    assert np.abs(found[:, np.newaxis] - (marks + 0.5)).max(axis=2).min(axis=1).max() < 2
+
+
+@pytest.mark.slow
+def test_a_picture_to_classify_is_scaled_and_cropped_as_torchvision_does_it(tmp_path: Path) -> None:
+    """Wide, high, square, odd, smaller than the network's input, of one column; to a square, and stretched."""
+    random = np.random.default_rng(2)
+    pictures: list[NDArray[np.uint8]] = []
+    for number, (width, height, _) in enumerate(SIZES):
+        pictures.append(random.integers(0, 255, (height, width, 3), np.uint8))
+        Image.fromarray(pictures[-1]).save(tmp_path / f"{number}.png")
+    env = {**os.environ, "YOLO_OFFLINE": "1", "YOLO_CONFIG_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", CROPPED, str(tmp_path), json.dumps(SIZES)]
+    subprocess.run(command, cwd=Path(__file__).parent, env=env, check=True, timeout=100, capture_output=True)
+    kind = Trained({0: "cat"}, Head("image"), task="classify")
+    for number, (picture, (_, _, size)) in enumerate(zip(pictures, SIZES, strict=True)):
+        ours, placement = fit(picture, kind, size)
+        theirs = np.asarray(Image.open(tmp_path / f"{number}-cropped.png"))
+        np.testing.assert_array_equal(ours[0], theirs)
+        assert (placement.width, placement.height) == picture.shape[1::-1]

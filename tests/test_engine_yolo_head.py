@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from detectctl.engine.trained import Head, Trained
-from detectctl.engine.yolo_head import Candidates, Raw, decode, least
+from detectctl.engine.yolo_head import Candidates, Raw, decode, least, whole
 
 SHAPE, STRIDES, BINS = (64, 96), (8, 16, 32), 16
 HEAD = Head(strides=STRIDES)
@@ -94,3 +94,51 @@ def test_queries_give_shares_of_the_picture_and_confidences() -> None:
     assert found.boxes[:, 0].tolist() == pytest.approx([64, 32, 32, 32])
     assert found.scores[:, 0].tolist() == pytest.approx([0.1, 0.7])
     assert found.boxes.shape == (4, 1)
+
+
+def test_keypoints_are_counted_from_the_anchor_and_their_confidence_is_a_logit() -> None:
+    """Anchor 97 is the second of the level of 16 pixels, with its centre at (24, 8)."""
+    points = np.array([[[0.0, 0.0, 0.0], [1.5, -0.25, 100.0]]], np.float32).reshape(1, -1).T
+    trained = Trained({0: "arrow"}, HEAD, task="pose", keypoints=(2, 3))
+    raw = Raw(np.array([97]), certain(1, 1, 1, 1), np.array([[3.0]], np.float32), points)
+    found = decode(trained, raw, confidence=0.5, shape=SHAPE)
+    assert found.extras[:, 0].tolist() == pytest.approx([24, 8, 0.5, 48, 4, 1])
+    assert raw.extras[3, 0] == 1.5  # of the engine, which may use it again
+
+
+def test_keypoints_without_a_confidence_have_two_numbers() -> None:
+    trained = Trained({0: "arrow"}, HEAD, task="pose", keypoints=(2, 2))
+    points = np.array([[0.5], [0.5], [-0.5], [1.0]], np.float32)
+    raw = Raw(np.array([0]), certain(1, 1, 1, 1), np.array([[3.0]], np.float32), points)
+    found = decode(trained, raw, confidence=0.5, shape=SHAPE)
+    assert found.extras[:, 0].tolist() == pytest.approx([8, 8, 0, 12])
+
+
+@pytest.mark.parametrize("degrees", [0, 30, 90, 135])
+def test_the_distances_of_a_rotated_box_are_along_its_own_sides(degrees: float) -> None:
+    """More to the right than to the left, and more below than above: in its own frame, which is turned."""
+    angle = math.radians(degrees)
+    trained = Trained({0: "bar"}, HEAD, task="obb")
+    raw = Raw(np.array([0]), certain(1, 2, 3, 6), np.array([[3.0]], np.float32), np.array([[angle]], np.float32))
+    found = decode(trained, raw, confidence=0.5, shape=SHAPE)
+    ahead, below = 1 * 8, 2 * 8
+    centre = (
+        4 + ahead * math.cos(angle) - below * math.sin(angle),
+        4 + ahead * math.sin(angle) + below * math.cos(angle),
+    )
+    assert found.boxes[:, 0].tolist() == pytest.approx([*centre, 4 * 8, 8 * 8], abs=1e-4)
+    assert found.extras[0, 0] == pytest.approx(angle)
+
+
+def test_what_is_below_the_threshold_takes_its_extras_along() -> None:
+    trained = Trained({0: "bar"}, HEAD, task="obb")
+    sides = np.concatenate([certain(1, 1, 1, 1)] * 3, axis=1)
+    classes, angles = np.array([[3.0, -3.0, 2.0]], np.float32), np.array([[0.1, 0.2, 0.3]], np.float32)
+    found = decode(trained, Raw(np.arange(3), sides, classes, angles), confidence=0.5, shape=SHAPE)
+    assert found.extras[0].tolist() == pytest.approx([0.1, 0.3])
+
+
+def test_a_whole_picture_is_one_candidate() -> None:
+    found = whole(np.array([0.25, 0.75], np.float32), (64, 96))
+    assert found.boxes[:, 0].tolist() == [48, 32, 96, 64]
+    assert found.scores[:, 0].tolist() == [0.25, 0.75]
