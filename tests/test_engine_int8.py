@@ -240,6 +240,39 @@ def test_a_network_that_finds_nothing_has_lost_everything() -> None:
     assert compare([[box(0)]], [[box(60)]], skipped=0) == Agreement(1, 0, 1, 1, 0.0, 0.0, 0.0, 0.0)
 
 
+def test_masks_are_compared_where_there_are_any() -> None:
+    """Two halves of one box, of which the boxes say that they are the same."""
+    upper = replace(box(0), mask=((0, 0, 100, 0, 100, 50, 0, 50),))
+    lower = replace(box(0), mask=((0, 50, 100, 50, 100, 100, 0, 100),))
+    most = replace(box(0), mask=((0, 0, 100, 0, 100, 40, 0, 40),))
+    assert compare([[upper]], [[lower]], task="segment", skipped=0).recall == 0
+    assert compare([[upper]], [[most]], task="segment", skipped=0).mean_iou == pytest.approx(0.8, abs=0.02)
+
+
+def test_rotated_boxes_are_compared_as_they_lie() -> None:
+    """Two diagonals of one box."""
+    rising = replace(box(0), corners=((0.0, 90.0), (90.0, 0.0), (100.0, 10.0), (10.0, 100.0)), angle=0.8)
+    falling = replace(box(0), corners=((0.0, 10.0), (10.0, 0.0), (100.0, 90.0), (90.0, 100.0)), angle=-0.8)
+    assert compare([[rising]], [[rising]], task="obb", skipped=0).mean_iou == 1
+    assert compare([[rising]], [[falling]], task="obb", skipped=0).recall == 0
+
+
+def test_of_poses_the_distance_of_keypoints_is_told() -> None:
+    """As a share of the diagonal of the box, which is 141 pixels long."""
+    one = replace(box(0), keypoints=((10.0, 10.0, 0.9), (50.0, 50.0, 0.9)))
+    other = replace(box(0), keypoints=((10.0, 20.0, 0.9), (50.0, 50.0, 0.9)))
+    told = compare([[one]], [[other]], task="pose", skipped=0)
+    assert told.keypoint_distance == pytest.approx(5 / 141.4, abs=1e-4)
+    assert "keypoints 0.035 of the box apart" in str(told)
+    assert compare([[one]], [[one]], skipped=0).keypoint_distance is None
+
+
+def test_of_classes_the_most_confident_counts() -> None:
+    first, second = box(0, 0.6, 1), box(0, 0.3, 2)
+    assert compare([[first, second]], [[first]], task="classify", skipped=0).loss == 0
+    assert compare([[first, second]], [[second, first]], task="classify", skipped=0).loss == 1
+
+
 def test_int8_is_refused_without_images(eight_folder: Path) -> None:
     reported: list[Progress] = []
     with pytest.raises(UsageError, match="needs images") as caught:
