@@ -27,6 +27,7 @@ from detectctl.engine.convert import compile_checkpoint
 from detectctl.engine.detector import Detector
 from detectctl.engine.detector_settings import DetectorSettings
 from detectctl.files import sha256_of
+from detectctl.wire import DetectOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,7 +75,8 @@ def threshold(checkpoint: Path, home: Path, image: Path) -> float:
         environ=os.environ,
     )
     detector = Detector.load(DetectorSettings(str(compiled.directory), compiled.checkpoint_sha256))
-    confidences = [one.confidence for one in detector.detect(image.read_bytes(), confidence=0)[1]]
+    found = detector.detect(image.read_bytes(), DetectOptions(confidence=0))[1].detections
+    confidences = [one.confidence for one in found]
     detector.close()
     return statistics.fmean(confidences[OBJECTS - 1 : OBJECTS + 1])
 

@@ -14,6 +14,7 @@ from detectctl.processes import Process
 from detectctl.progress import silent
 from detectctl.settings import UpSettings
 from detectctl.waiting import Deadline
+from detectctl.wire import Thresholds
 from lifecycle_values import COMPILED, MODEL, PLACE, STATE, with_head
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def planned(**settings: Any) -> Deployment:
     return plan(UpSettings(**settings), MODEL, COMPILED, "cpu", None)
 
 
-GOOD, BAD = planned(), planned(conf=0.5)
+GOOD, BAD = planned(), planned(conf=Thresholds(0.5))
 
 
 class BentHost(LocalHost):

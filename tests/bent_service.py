@@ -31,7 +31,7 @@ INFO = ServiceInfo(
         agreement=Agreement(8, 0, 10, 10, recall=0.9, precision=0.8, mean_iou=0.95, confidence_gap=0.1),
     ),
     limits=Limits(1, 2, 3, True),
-    defaults=Defaults(640, 0.25, 0.7),
+    defaults=Defaults(640, 0.25, 0.7, [640, 640], {"person": 0.5}, 7, agnostic_nms=True),
 )
 """An `/info` in which no field has its default."""
 

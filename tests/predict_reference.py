@@ -1,7 +1,8 @@
 """What Ultralytics' predictor and our engine on PyTorch find in drawn shapes, as JSON in the last line on stdout.
 
-Run as `python predict_reference.py CHECKPOINT CONFIDENCE [PHOTO…]`, in a process of its own because torch is heavy;
-photographs go in place of the drawn pictures. Both answers have, for each of the pictures, the objects by the names of
+Run as `python predict_reference.py CHECKPOINT CONFIDENCE OPTIONS [PHOTO…]`, in a process of its own because torch is
+heavy. `OPTIONS` is a list in JSON, of arguments for Ultralytics' predictor to answer once more with each; photographs
+go in place of the drawn pictures. All answers have, for each of the pictures, the objects by the names of
 `wire.Detection`, in pixels of the picture. Ultralytics' masks are in pixels of the network's input: `[height, width,
 bits in base64]`.
 """
@@ -23,6 +24,7 @@ import shapes
 from detectctl.engine.detector import Detector
 from detectctl.engine.detector_settings import DetectorSettings
 from detectctl.files import sha256_of
+from detectctl.wire import DetectOptions
 
 
 def objects(result: Any) -> list[dict[str, Any]]:
@@ -47,20 +49,23 @@ def objects(result: Any) -> list[dict[str, Any]]:
     return found
 
 
-def main(checkpoint: str, confidence: float, *photos: str) -> None:
+def main(checkpoint: str, confidence: float, options: list[dict[str, Any]], *photos: str) -> None:
     import torchvision_operators  # noqa: F401 - before the predictor looks for NMS among them
 
     yolo = YOLO(checkpoint)
     ours = Detector.load(DetectorSettings(checkpoint, sha256_of(Path(checkpoint)), engine="torch"))
     theirs, torch = [], []
+    asked: list[list[Any]] = [[] for _ in options]
     pictures = map(cv2.imread, photos) if photos else (picture for picture, _ in shapes.pictures(yolo.task))
     for picture in pictures:
         (result,) = yolo.predict(picture, conf=confidence, verbose=False)
         theirs.append(objects(result))
-        found = ours.detect_image(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), confidence=confidence)
-        torch.append([asdict(detection) for detection in found])
-    json.dump({"ultralytics": theirs, "torch": torch}, sys.stdout)
+        found = ours.detect_image(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), DetectOptions(confidence))
+        torch.append([asdict(detection) for detection in found.detections])
+        for answers, each in zip(asked, options, strict=True):
+            answers.append(objects(yolo.predict(picture, verbose=False, **each)[0]))
+    json.dump({"ultralytics": theirs, "torch": torch, "asked": asked}, sys.stdout)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]), *sys.argv[3:])
+    main(sys.argv[1], float(sys.argv[2]), json.loads(sys.argv[3]), *sys.argv[4:])

@@ -134,9 +134,8 @@ def files(folder: Path) -> None:
 
 def found(detector: Detector) -> list[list[dict[str, Any]]]:
     pictures = [picture for picture, _ in shapes.pictures("detect")][:PICTURES]
-    return [
-        [asdict(one) for one in detector.detect_image(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))] for picture in pictures
-    ]
+    answers = [detector.detect_image(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)) for picture in pictures]
+    return [[asdict(one) for one in answer.detections] for answer in answers]
 
 
 def by_torch(file: Path) -> list[list[dict[str, Any]]]:

@@ -21,7 +21,7 @@ from detectctl.wire import ModelInfo
 from installed import free_port, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from detectctl.engine.compiled import CompiledModel
 
@@ -38,15 +38,17 @@ def served(
     stats_file: Path | None = None,
     imgsz: int = 64,
     info: ModelInfo = BASE,
+    defaults: Mapping[str, Any] | None = None,
     **config: Any,
 ) -> Iterator[int]:
-    """A service's port; `info` is what it says of its model, and `config` are fields of its `ServiceConfig`."""
+    """A service's port; `info` is what it says of its model, `defaults` and `config` are fields of its settings."""
     settings = DetectorSettings(
         str(model.directory),
         model.checkpoint_sha256,
         imgsz=imgsz,
         max_image_bytes=max_image_bytes,
         max_image_pixels=max_image_pixels,
+        **(defaults or {}),
     )
     made = ServiceConfig("", "0", info, settings, **config)
     detector = Detector.load(settings)

@@ -147,8 +147,11 @@ def test_the_table_has_what_the_task_tells_in_80_columns(
     outcomes = [
         Outcome(source, DetectionResult(found, 640, 480, model, cut)) for found, cut in (((dog,), True), ((), False))
     ]
-    Console().detections(iter(outcomes))
-    lines = capsys.readouterr().out.splitlines()
+    console = Console()
+    console.detections(console.tracked(iter(outcomes), 2))
+    printed = capsys.readouterr()
+    assert printed.err == "warning: 1 image with more objects than are reported: raise --max-det, or --conf\n"
+    lines = printed.out.splitlines()
     assert max(map(len, lines)) <= 80
     said = [" ".join(line.split()) for line in lines]
     assert said[0] == header

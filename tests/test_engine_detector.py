@@ -19,7 +19,7 @@ from detectctl.engine.detector_settings import DetectorSettings
 from detectctl.errors import BadParameter, ImageTooLarge, ModelCorrupt, UnsupportedImage, UsageError
 from detectctl.serving.app import Replica
 from detectctl.serving.service_config import ServiceConfig
-from detectctl.wire import ModelInfo
+from detectctl.wire import DetectOptions, ModelInfo
 from processor import capabilities, default_precision
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ def test_settings_survive_the_way_to_a_replica() -> None:
 
 
 def test_an_image_comes_with_its_detections(detector: Detector, bus_jpg: Path) -> None:
-    image, found = detector.detect(bus_jpg.read_bytes())
+    image, answer = detector.detect(bus_jpg.read_bytes())
+    found = answer.detections
+    assert not answer.truncated
     assert image.shape == (1080, 810, 3)
     assert {"bus", "person"} <= {detection.class_name for detection in found}
     for detection in found:
@@ -54,40 +56,88 @@ def test_an_image_comes_with_its_detections(detector: Detector, bus_jpg: Path) -
 
 def test_thresholds_and_classes_of_a_request_go_before_the_settings(detector: Detector, bus_jpg: Path) -> None:
     image = detector.decode(bus_jpg.read_bytes())
-    everything = detector.detect_image(image)
+    everything = detector.detect_image(image).detections
 
     def assert_left(wanted: Callable[[Detection], bool], **options: Any) -> None:
         # With fewer candidates a processor may round a corner's last bits otherwise.
-        found, left = detector.detect_image(image, **options), [each for each in everything if wanted(each)]
+        found = detector.detect_image(image, DetectOptions(**options)).detections
+        left = [each for each in everything if wanted(each)]
         assert [(each.class_name, each.confidence) for each in found] == [(x.class_name, x.confidence) for x in left]
         assert [each.xyxy for each in found] == [pytest.approx(each.xyxy, abs=0.01) for each in left]
 
     assert_left(lambda each: each.confidence > 0.5, confidence=0.5)
-    assert len(detector.detect_image(image, confidence=0.01)) > len(everything)
-    assert len(detector.detect_image(image, iou=1.0)) > len(everything)
-    assert detector.detect_image(image, confidence=1.0) == ()
+    for more in (DetectOptions(confidence=0.01), DetectOptions(iou=1.0)):
+        assert len(detector.detect_image(image, more).detections) > len(everything)
+    assert_left(lambda _: False, confidence=1.0)
     assert_left(lambda each: each.class_name == "bus", classes=["bus"])
     assert_left(lambda each: each.class_name in {"bus", "person"}, classes=["bus", "person", "bus"])
-    assert detector.detect_image(image, classes=["zebra"]) == ()
+    assert_left(lambda _: False, classes=["zebra"])
     assert_left(lambda _: True, classes=[])
 
 
 def test_a_confidence_of_zero_gives_at_most_300(detector: Detector, bus_jpg: Path) -> None:
     image = detector.decode(bus_jpg.read_bytes())
-    found = detector.detect_image(image, confidence=0)
-    assert len(found) == 300
+    found = detector.detect_image(image, DetectOptions(confidence=0))
+    assert (len(found.detections), found.truncated) == (300, True)
+
+
+def test_classes_have_thresholds_of_their_own(
+    detector: Detector, bus_jpg: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request's join the settings' where it says nothing of the other classes, and replace them where it does."""
+    image = detector.decode(bus_jpg.read_bytes())
+
+    def found(options: DetectOptions | None = None) -> set[str]:
+        detections = detector.detect_image(image, options).detections
+        return {detection.class_name for detection in detections} - {"stop sign"}  # which is doubtful
+
+    assert found() == {"bus", "person"}
+    assert found(DetectOptions(class_confidence={"person": 0.99})) == {"bus"}
+    assert found(DetectOptions(0.99, class_confidence={"person": 0.25})) == {"person"}
+    monkeypatch.setattr(detector, "settings", replace(detector.settings, class_confidence={"bus": 0.99}))
+    assert found() == {"person"}
+    assert found(DetectOptions(class_confidence={"person": 0.99})) == set()
+    assert found(DetectOptions(class_confidence={"bus": 0.25})) == {"bus", "person"}
+    assert found(DetectOptions(0.25)) == {"bus", "person"}
+
+
+def test_a_request_goes_before_the_settings_with_the_most_and_with_agnostic_nms(
+    detector: Detector, bus_jpg: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = detector.decode(bus_jpg.read_bytes())
+    everything = detector.detect_image(image).detections
+    for options in (DetectOptions(max_det=2), DetectOptions(max_det=len(everything))):
+        found = detector.detect_image(image, options)
+        assert len(found.detections) == options.max_det
+        assert found.truncated == (options.max_det == 2)
+    crowd = DetectOptions(confidence=0.001)
+    without = detector.detect_image(image, crowd)
+    monkeypatch.setattr(detector, "settings", replace(detector.settings, agnostic_nms=True, max_det=3))
+    assert detector.detect_image(image).truncated
+    assert len(detector.detect_image(image, DetectOptions(max_det=300, confidence=0.001)).detections) < len(
+        without.detections
+    )
+    assert detector.detect_image(image, replace(crowd, max_det=300, agnostic_nms=False)) == without
+
+
+@pytest.mark.parametrize("value", [-1, 0, 1001])
+def test_the_most_is_within_bounds(detector: Detector, value: int) -> None:
+    with pytest.raises(BadParameter, match="max_det") as caught:
+        detector.detect_image(np.zeros((32, 32, 3), np.uint8), DetectOptions(max_det=value))
+    assert caught.value.why == "it must be from 1 to 1000"
 
 
 @pytest.mark.parametrize("value", [-0.01, 1.01, float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["confidence", "iou"])
 def test_a_threshold_out_of_range_is_a_bad_parameter(detector: Detector, name: str, value: float) -> None:
     with pytest.raises(BadParameter):
-        detector.detect_image(np.zeros((32, 32, 3), np.uint8), **{name: value})  # type: ignore[arg-type]
+        detector.detect_image(np.zeros((32, 32, 3), np.uint8), DetectOptions(**{name: value}))  # type: ignore[arg-type]
 
 
-def test_an_unknown_class_names_the_nearest(detector: Detector) -> None:
+@pytest.mark.parametrize("options", [DetectOptions(classes=("persn",)), DetectOptions(class_confidence={"persn": 0.5})])
+def test_an_unknown_class_names_the_nearest(detector: Detector, options: DetectOptions) -> None:
     with pytest.raises(BadParameter, match="persn") as caught:
-        detector.detect_image(np.zeros((32, 32, 3), np.uint8), classes=["persn"])
+        detector.detect_image(np.zeros((32, 32, 3), np.uint8), options)
     assert caught.value.why is not None
     assert "'person'" in caught.value.why
 
@@ -106,7 +156,7 @@ def test_limits_of_the_settings_hold(yolov8n_compiled: CompiledModel, bus_jpg: P
 @pytest.mark.parametrize("shape", [(1, 1), (1, 4000), (4000, 1), (31, 33), (640, 640), (641, 639)])
 def test_every_shape_of_image_is_served(detector: Detector, shape: tuple[int, int]) -> None:
     image = np.random.default_rng(2).integers(0, 255, (*shape, 3), np.uint8)
-    for detection in detector.detect_image(image, confidence=0.001):
+    for detection in detector.detect_image(image, DetectOptions(confidence=0.001)).detections:
         x1, y1, x2, y2 = detection.xyxy
         assert 0 <= x1 <= x2 <= shape[1]
         assert 0 <= y1 <= y2 <= shape[0]
@@ -206,7 +256,7 @@ def test_the_warm_up_is_a_request_in_both_forms(detector: Detector, monkeypatch:
         return infer(images, confidences, alone=alone)
 
     monkeypatch.setattr(detector._engine, "infer", noting)
-    monkeypatch.setattr(detector, "_settings", replace(detector._settings, max_image_bytes=1, max_image_pixels=1))
+    monkeypatch.setattr(detector, "settings", replace(detector.settings, max_image_bytes=1, max_image_pixels=1))
     detector.warm_up()
     assert forms == [True, False]
 
@@ -223,7 +273,7 @@ def test_a_model_that_loads_but_cannot_answer_does_not_make_a_replica(
     else:  # no such method
         setattr(broken, bent, {})
     monkeypatch.setattr(Detector, "load", lambda _: broken)
-    config = ServiceConfig("", "0", ModelInfo("x", None, "sha256:0"), detector._settings)
+    config = ServiceConfig("", "0", ModelInfo("x", None, "sha256:0"), detector.settings)
     with pytest.raises((KeyError, TypeError)):
         Replica(config)
 
@@ -235,7 +285,7 @@ from detectctl.engine.detector_settings import DetectorSettings
 detector = Detector.load(DetectorSettings(**json.loads(sys.argv[1])))
 detector.warm_up()
 for path in sys.argv[2:]:
-    assert detector.detect(open(path, "rb").read())[1]
+    assert detector.detect(open(path, "rb").read())[1].detections
 heavy = {"torch", "ultralytics", "wandb", "torchvision", "matplotlib", "scipy", "pandas", "httpx"}
 of_the_engine = sorted((heavy | {"ray", "fastapi"}) & set(sys.modules))
 # Its own: how much of the libraries' files is mapped at a time is up to the kernel and its page cache, by 40 MB.

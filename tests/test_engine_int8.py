@@ -65,7 +65,9 @@ def test_int8_agrees_with_fp32_as_well_as_it_says(
     # By name, as calibration takes them: in another order, sums round otherwise.
     photos = [photo.read_bytes() for photo in sorted(eight_photos, key=lambda photo: photo.name)]
     measured = compare(
-        [fp32.detect(photo)[1] for photo in photos], [int8.detect(photo)[1] for photo in photos], skipped=2
+        [fp32.detect(photo)[1].detections for photo in photos],
+        [int8.detect(photo)[1].detections for photo in photos],
+        skipped=2,
     )
     assert measured.fp32_boxes >= 15
     # One box more or less: single ones lie at the threshold, and streams of other widths sum in another order.

@@ -7,7 +7,8 @@ import time
 import numpy as np
 import pytest
 
-from detectctl.engine.nms import MAX_DETECTIONS, corners, select, suppress, suppress_rotated
+from detectctl.defaults import MAX_DET
+from detectctl.engine.nms import corners, select, suppress, suppress_rotated
 from detectctl.engine.yolo_head import Candidates
 
 
@@ -79,6 +80,17 @@ def test_what_is_cut_at_the_most_says_so(iou: float | None, rotated: bool) -> No
     assert (whole.index.tolist(), whole.truncated) == ([1, 2, 0], False)
 
 
+def test_a_one_to_one_head_is_asked_for_more_than_the_most_before_thresholds_and_classes() -> None:
+    """As in Ultralytics' predictor: for 300, so that the few that are wanted may be any of these."""
+    many = candidates(*((50, 50, 9, 9, 0, 0.5) for _ in range(300)), (50, 50, 9, 9, 1, 0.4), (50, 50, 9, 9, 2, 0.6))
+    found = select(many, iou=None, classes={1, 2}, limit=5)
+    assert (found.class_ids.tolist(), found.truncated) == ([2], True)
+    found = select(many, iou=None, classes={1, 2}, limit=302)
+    assert (found.class_ids.tolist(), found.truncated) == ([2, 1], False)
+    found = select(many, iou=None, classes={2}, confidence=0.55, limit=1, agnostic=True)
+    assert (found.class_ids.tolist(), found.truncated) == ([2], False)
+
+
 def test_only_wanted_classes_remain() -> None:
     columns = candidates((50, 50, 20, 20, 2, 0.9), (50, 50, 20, 20, 1, 0.8))
     assert select(columns, iou=0.5, classes={1}).class_ids.tolist() == [1]
@@ -121,7 +133,7 @@ def test_a_crowd_is_cut_at_the_limit_in_bounded_time() -> None:
     start = time.process_time()
     found = select(Candidates(many[:4], many[4:], many[:0]), iou=0.7)
     assert time.process_time() - start < 0.5
-    assert len(found.index) == MAX_DETECTIONS
+    assert len(found.index) == MAX_DET
     assert found.truncated
 
 

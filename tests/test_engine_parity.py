@@ -13,6 +13,7 @@ import pytest
 
 from detectctl.engine.detector import Detector
 from detectctl.engine.detector_settings import DetectorSettings
+from detectctl.wire import DetectOptions
 from processor import has_bf16
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def test_eight_photographs_give_the_detections_of_ultralytics(
     ours = detector(compiled, precision)
     compared = 0
     for photo in eight_photos:
-        _, found = ours.detect(photo.read_bytes(), confidence=confidence)
+        found = ours.detect(photo.read_bytes(), DetectOptions(confidence))[1].detections
         confidences = [detection.confidence for detection in found]
         assert confidences == sorted(confidences, reverse=True)
         compared += assert_equal(found, expected(photo), confidence, BOUNDS[precision])
@@ -125,7 +126,7 @@ def test_another_input_size_gives_the_detections_of_ultralytics(
     """`imgsz` means what it means there."""
     ours = detector(yolov8n_compiled, "fp32", imgsz)
     for photo in eight_photos[:2]:
-        _, found = ours.detect(photo.read_bytes())
+        found = ours.detect(photo.read_bytes())[1].detections
         assert assert_equal(found, yolov8n_reference(photo, imgsz=imgsz), 0.25, BOUNDS["fp32"])
 
 
@@ -137,7 +138,7 @@ def test_a_near_tie_in_bf16_is_one_of_the_boxes_that_ultralytics_weighed(
         pytest.skip("this processor has no bf16")
     best, second = yolov8n_reference(near_tie_photo, iou=1.0)[:2]
     assert best[4] - second[4] < 0.001
-    _, (found,) = detector(yolov8n_compiled, "bf16").detect(near_tie_photo.read_bytes())
+    (found,) = detector(yolov8n_compiled, "bf16").detect(near_tie_photo.read_bytes())[1].detections
     assert any(
         overlap(found.xyxy, box) >= BOUNDS["bf16"][0]
         and found.confidence == pytest.approx(box[4], abs=BOUNDS["bf16"][1])

@@ -37,11 +37,12 @@ answers = {}
 for precision in ("fp32", "bf16"):
     detector = Detector.load(DetectorSettings(**settings, precision=precision))
     detector.warm_up()
-    answers[precision] = {path: [asdict(x) for x in detector.detect(open(path, "rb").read())[1]] for path in paths}
+    def found(path):
+        return [asdict(each) for each in detector.detect(open(path, "rb").read())[1].detections]
+    answers[precision] = {path: found(path) for path in paths}
     same = []
     def again(path):
-        found = [asdict(x) for x in detector.detect(open(path, "rb").read())[1]]
-        same.append(found == answers[precision][path])
+        same.append(found(path) == answers[precision][path])
     threads = [threading.Thread(target=again, args=(path,)) for path in paths * 3]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
@@ -105,7 +106,7 @@ def test_both_engines_find_the_same(
     )
     openvino = Detector.load(settings)
     for path in (bus_jpg, zidane_jpg):
-        expected = openvino.detect(path.read_bytes())[1]
+        expected = openvino.detect(path.read_bytes())[1].detections
         found = [item for item in answers[precision][str(path)] if item["confidence"] > 0.4]
         assert len(found) == len(expected)
         for item, detection in zip(found, expected, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import pytest
 
 from detectctl.lifecycle.deployment import plan
+from detectctl.serving.service_config import ServiceConfig
 from detectctl.settings import Replicas, UpSettings
+from detectctl.wire import Thresholds
 from lifecycle_values import COMPILED, MODEL
 
 
@@ -49,3 +52,22 @@ def test_a_change_does_not_take_away_what_the_load_has_asked_for(
     planned = plan(UpSettings(replicas=replicas), MODEL, COMPILED, "cpu", None)
     (deployment,) = planned.application(running)["deployments"]
     assert deployment["autoscaling_config"].get("initial_replicas") == initial
+
+
+def test_what_requests_may_change_for_themselves_changes_without_replacing_a_replica() -> None:
+    settings = UpSettings(conf=Thresholds(None, {"person": 0.5, "cat": 0.1}), max_det=7, agnostic_nms=True)
+    before, after = (plan(each, MODEL, COMPILED, "cpu", None) for each in (UpSettings(), settings))
+    assert before.fingerprint != after.fingerprint
+    old, new = before.application(), after.application()
+    assert old["args"] == new["args"]
+    told = new["deployments"][0]["user_config"]["detector"]
+    # Of a model that lacks a class, as a fallback may, the rest is served.
+    assert told == {
+        "confidence": 0.25,
+        "class_confidence": {"person": 0.5},
+        "iou": 0.7,
+        "max_det": 7,
+        "agnostic_nms": True,
+    }
+    made = ServiceConfig.from_json(json.loads(json.dumps(asdict(before.config))))
+    assert made.updated(json.loads(json.dumps(new["deployments"][0]["user_config"]))) == after.config

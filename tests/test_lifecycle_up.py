@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from detectctl.engine.trained import Head, Trained
 from detectctl.errors import UsageError
-from detectctl.lifecycle.up import _summary
+from detectctl.lifecycle.up import _check_classes, _summary
+from detectctl.progress import Progress
+from detectctl.wire import Thresholds
+from lifecycle_values import MODEL
 
 STRIDES = (8, 16, 32)
 
@@ -31,3 +36,17 @@ def test_a_network_of_one_size_is_not_asked_for_another_on_a_cpu() -> None:
     with pytest.raises(UsageError, match="--imgsz 320"):
         _summary(trained, 320, "cpu")
     assert "320 px of --imgsz" in _summary(trained, 320, "cuda")
+
+
+def test_a_threshold_for_a_class_that_the_model_lacks_is_refused_with_the_nearest() -> None:
+    """Before anything is deployed. A fallback has the classes that it has, and is no reason to serve nothing."""
+    trained, reported = Trained({0: "disc", 1: "bar"}, Head(strides=STRIDES)), list[Progress]()
+    _check_classes(trained, MODEL, Thresholds(0.4, {"bar": 0.2}), reported.append)
+    assert reported == []
+    with pytest.raises(UsageError, match="no class 'disk'") as caught:
+        _check_classes(trained, MODEL, Thresholds(0.4, {"disk": 0.2}), reported.append)
+    assert caught.value.why == "the nearest of its 2 classes is 'disc'"
+    _check_classes(trained, replace(MODEL, fallback=True), Thresholds(None, {"disk": 0.2}), reported.append)
+    (told,) = reported
+    assert told.warning
+    assert "no class 'disk'" in told.message

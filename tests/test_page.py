@@ -201,6 +201,25 @@ def test_of_300_objects_each_is_linked_with_its_row(page: Page, bus_jpg: Path, u
     assert _answer(page) == theirs
 
 
+def test_where_classes_suppress_each_other_each_choice_of_them_is_asked_for(
+    browser: Browser, bus_jpg: Path, yolov8n_compiled: CompiledModel
+) -> None:
+    """What a class that is left out has suppressed would come back."""
+    with served(yolov8n_compiled, imgsz=640, defaults={"agnostic_nms": True}) as port, browser.new_context() as context:
+        page, asked = context.new_page(), list[str]()
+        page.goto(f"http://127.0.0.1:{port}/")
+        _pick(page, bus_jpg)
+        page.on("request", lambda request: asked.append(request.url.partition("?")[2]))
+        page.get_by_role("checkbox", name="person").uncheck()
+        expect(page.locator("#summary")).not_to_contain_text("person")
+        page.get_by_role("checkbox", name="person").check()
+        expect(page.locator("#summary")).to_contain_text("person")
+        only, everything = asked
+        assert "class=bus" in only
+        assert "class=person" not in only
+        assert "class" not in everything
+
+
 def test_hovering_over_an_object_shows_its_row(page: Page, bus_jpg: Path) -> None:
     _pick(page, bus_jpg)
     page.locator("#overlay .object").last.locator(".shape").hover(position={"x": 5, "y": 200})

@@ -20,6 +20,7 @@ from detectctl.settings import (
     UpSettings,
     settings_of,
 )
+from detectctl.wire import Thresholds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +54,7 @@ def test_flag_beats_environment_beats_file_beats_default(tmp_path: Path) -> None
     (tmp_path / "detectctl.toml").write_text('port = 1001\nhost = "::1"\nconf = 0.5\n')
     environ = {"HOME": "/nowhere", "DETECTCTL_PORT": "1002", "DETECTCTL_HOST": "::"}
     settings, origins = Sources.read(environ).load(UpSettings, {"port": 1003})
-    assert (settings.port, settings.host, settings.conf) == (1003, "::", 0.5)
+    assert (settings.port, settings.host, settings.conf) == (1003, "::", Thresholds(0.5))
     assert origins["port"] == "--port"
     assert origins["host"] == "DETECTCTL_HOST"
     assert origins["conf"] == "detectctl.toml: conf"
@@ -85,6 +86,12 @@ def test_the_users_config_folder_is_read_when_the_working_folder_has_no_file(tmp
         ("port = 70000", ["port", "1 to 65535"]),
         ("port = true", ["port", "must be an integer"]),
         ("conf = 2", ["conf", "must be from 0 to 1"]),
+        ("conf = true", ["conf", "must be a number"]),
+        ("conf = '0.4,person=2'", ["conf", "must be from 0 to 1"]),
+        ("conf = '0.4,person'", ["conf", "0.4,person=0.25"]),
+        ("conf = 'person=0.1,person=0.2'", ["conf", "'person' one threshold"]),
+        ("max-det = 0", ["max-det", "from 1 to 1000"]),
+        ("agnostic-nms = 'maybe'", ["agnostic-nms", "true or false"]),
         ("imgsz = 100", ["imgsz", "multiple of 32"]),
         ("replicas = '3..1'", ["replicas", "not shrink"]),
         ("replicas = '0..0'", ["replicas", "at least one"]),
@@ -231,9 +238,9 @@ def test_an_option_that_commands_mean_differently_has_a_variable_for_each() -> N
     """`DETECTCTL_UP_TIMEOUT` for a slow start leaves the time per image alone."""
     environ = {"DETECTCTL_UP_TIMEOUT": "600", "DETECTCTL_DETECT_CONF": "0.9"}
     assert _up(environ=environ).timeout == 600
-    assert _up(environ=environ).conf == 0.25
+    assert _up(environ=environ).conf == Thresholds(0.25)
     assert _load(DetectSettings, environ=environ).timeout == 30
-    assert _load(DetectSettings, environ=environ).conf == 0.9
+    assert _load(DetectSettings, environ=environ).conf == Thresholds(0.9)
     assert _load(AnnotateSettings, environ=environ).conf is None
     assert _load(DownSettings, environ=environ).timeout == 30
     assert Sources.read(environ).warnings() == ()
@@ -272,12 +279,14 @@ def test_a_user_without_a_home_folder_has_no_file_in_it(monkeypatch: pytest.Monk
 def test_every_setting_is_listed_with_its_origin(tmp_path: Path) -> None:
     """Those of all commands; a password in a URL is hidden."""
     (tmp_path / "detectctl.toml").write_text('retries = 2\n[detect]\nurl = "https://user:secret@secret@host.example"\n')
-    environ = {"HOME": "/nowhere", "DETECTCTL_ANNOTATE_CONF": "0.5"}
+    environ = {"HOME": "/nowhere", "DETECTCTL_ANNOTATE_CONF": "0.5", "DETECTCTL_DETECT_CONF": "0.4,person=0.25"}
     found = {(row.command, row.key): row for row in rows(Sources.read(environ), {"quiet": True})}
     assert (found["", "quiet"].value, found["", "quiet"].origin) == (True, "--quiet")
     assert found["annotate", "retries"].origin == "detectctl.toml: retries"
     assert found["annotate", "conf"].origin == "DETECTCTL_ANNOTATE_CONF"
     assert (found["up", "conf"].value, found["up", "conf"].origin) == (0.25, "default")
+    assert (found["annotate", "conf"].value, found["detect", "conf"].value) == (0.5, "0.4,person=0.25")
+    assert (found["up", "max-det"].value, found["detect", "agnostic-nms"].words) == (300, "the service's")
     assert found["detect", "url"].value == "https://***@host.example"
     assert found["up", "max-image-bytes"].words == "20MiB"
     assert "secret" not in str(found)

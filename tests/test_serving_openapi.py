@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,7 +13,7 @@ import pytest
 from bent_service import INFO
 from broken_images import encoded
 from detectctl.errors import REQUEST_ERRORS
-from detectctl.serving.openapi import DETECT_URL, schema_of
+from detectctl.serving.openapi import DETECT_URL, _thresholds, schema_of
 from detectctl.serving.openapi import INFO as INFO_ANSWERS
 from served import served
 
@@ -39,6 +40,7 @@ def client(yolov8n_compiled: CompiledModel) -> Iterator[httpx.Client]:
         ("POST", "/detect", encoded("JPEG"), 200),
         ("POST", "/detect", b"not an image", 415),
         ("POST", "/detect?conf=7", b"", 422),
+        ("POST", "/detect?conf=0&max_det=1", encoded("JPEG"), 200),
         ("POST", "/annotate", encoded("JPEG"), 406),
         ("GET", "/detect?image_url=http://10.0.0.1/", None, 403),
         ("GET", "/detect?image_url=ftp://a/", None, 400),
@@ -53,6 +55,40 @@ def test_an_answer_is_as_described(
     path = url.partition("?")[0]
     described = client.get("/openapi.json").json()["paths"][path][method.lower()]["responses"][str(status)]
     jsonschema_rs.validate(described["content"]["application/json"]["schema"], answer.json())
+
+
+@pytest.mark.parametrize(
+    ("conf", "status"),
+    [
+        ("0.4", 200),
+        ("0.4,person=0.25", 200),
+        ("person=1,traffic light=0", 200),
+        ("0.4,persn=0.25", 422),
+        ("0.4,person=1.5", 422),
+        ("person=0.1,bus=0.2,person=0.3", 422),
+        ("0.4,", 422),
+        ("person", 422),
+    ],
+)
+def test_thresholds_are_described_as_they_are_taken(client: httpx.Client, conf: str, status: int) -> None:
+    """By names of this model's classes, none of them twice."""
+    assert client.post("/detect", params={"conf": conf}, content=encoded("JPEG")).status_code == status
+    (described,) = (
+        one["schema"]
+        for one in client.get("/openapi.json").json()["paths"]["/detect"]["post"]["parameters"]
+        if one["name"] == "conf"
+    )
+    with contextlib.suppress(ValueError):
+        assert jsonschema_rs.is_valid(described, float(conf)) == (status == 200)
+        return
+    assert jsonschema_rs.is_valid(described, conf) == (status == 200)
+
+
+def test_a_name_with_the_signs_of_patterns_in_it_is_described() -> None:
+    pattern = _thresholds(["a+(b)", "c.d", "[e]\\"])
+    for text in ("a+(b)=0.1", "0.4,c.d=1.0", "[e]\\=0,a+(b)=1"):
+        assert jsonschema_rs.is_valid({"pattern": pattern}, text)
+    assert not jsonschema_rs.is_valid({"pattern": pattern}, "cxd=0.1")
 
 
 def test_every_code_that_is_described_has_that_status() -> None:

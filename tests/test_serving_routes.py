@@ -85,6 +85,43 @@ def test_a_parameter_with_two_values_is_refused(client: httpx.Client, query: str
 
 
 @pytest.mark.parametrize(
+    ("query", "told"),
+    [
+        ("conf=0.4,person=0.25", None),
+        ("conf=person=0.25,traffic%20light=1", None),
+        ("max_det=1000&agnostic_nms=true", None),
+        ("conf=0.4,persn=0.25", "'person'"),
+        ("conf=person=0.1,person=0.2", "'person' one threshold"),
+        ("conf=0.4,person=2", "from 0 to 1"),
+        ("conf=0.4,person=low", "0.4,person=0.25"),
+        ("conf=", "0.4,person=0.25"),
+        ("max_det=0", "1"),
+        ("max_det=1001", "1000"),
+        ("max_det=some", "integer"),
+        ("agnostic_nms=perhaps", "boolean"),
+        ("max_det=1&max_det=2", "once"),
+    ],
+)
+def test_a_request_has_thresholds_of_classes_and_a_most(client: httpx.Client, query: str, told: str | None) -> None:
+    for path in ("/detect", "/annotate"):
+        answer = client.post(f"{path}?{query}", content=GOOD)
+        if told is None:
+            assert answer.status_code == 200
+        else:
+            assert _code(answer) == (422, "bad_parameter")
+            assert told in str(answer.json()["error"])
+
+
+def test_an_answer_that_was_cut_says_so(client: httpx.Client) -> None:
+    assert client.get("/info").json()["defaults"]["max_det"] == 300
+    crowd, cut = (client.post(f"/detect?conf=0&max_det={most}", content=GOOD).json() for most in (1000, 2))
+    assert "truncated" not in crowd
+    assert len(crowd["objects"]) > 2
+    assert cut["truncated"] is True
+    assert cut["objects"] == crowd["objects"][:2]
+
+
+@pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
         ("GET", "/nowhere", 404, "not_found"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 
 import pytest
@@ -17,6 +18,7 @@ from detectctl.wire import (
     EngineInfo,
     ModelInfo,
     ServiceInfo,
+    Thresholds,
     error_body,
     error_from_json,
 )
@@ -85,6 +87,11 @@ def test_options_become_a_query() -> None:
         ("conf", "0.5"),
         ("iou", "0.0"),
     ]
+    assert DetectOptions(class_confidence={"person": 0.25}, max_det=7, agnostic_nms=False).parameters() == [
+        ("conf", "person=0.25"),
+        ("max_det", "7"),
+        ("agnostic_nms", "false"),
+    ]
     assert DrawOptions().parameters() == []
     assert DrawOptions(labels=False, line_width=3, quality=50).parameters() == [
         ("labels", "false"),
@@ -93,11 +100,55 @@ def test_options_become_a_query() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "confidence", "by_class"),
+    [
+        ("0.4", 0.4, {}),
+        ("1e-3", 0.001, {}),
+        ("0.4,person=0.25", 0.4, {"person": 0.25}),
+        ("person=0.25, traffic light=1", None, {"person": 0.25, "traffic light": 1.0}),
+        ("0.4,a=b=0.1,c, d=0.2,=0.3", 0.4, {"a=b": 0.1, "c, d": 0.2, "": 0.3}),
+        ("0.4,\n=0.1,人=0.2", 0.4, {"": 0.1, "人": 0.2}),
+    ],
+)
+def test_thresholds_are_written_as_they_are_read(
+    text: str, confidence: float | None, by_class: dict[str, float]
+) -> None:
+    """A name reaches to the `=` before a number, so it may have a comma or another `=` in it."""
+    read = Thresholds.parse(text)
+    assert read == Thresholds(confidence, by_class)
+    assert Thresholds.parse(str(read)) == read
+    assert DetectOptions(confidence, class_confidence=by_class).parameters() == [("conf", str(read))]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        *((text, "0.4,person=0.25") for text in ("", "high", "0.4,", "0.4,person", "person=", "a=high")),
+        *((text, "from 0 to 1") for text in ("2", "-0.1", "nan", "inf", "person=1.01", "0.4,person=nan")),
+        ("0.4,person=0.1,person=0.1", "'person' one threshold"),
+    ],
+)
+def test_what_are_no_thresholds_is_refused(text: str, told: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(told)):
+        Thresholds.parse(text)
+
+
+def test_an_older_service_has_the_defaults_that_could_not_be_changed() -> None:
+    info = INFO.to_json()
+    for key in ("class_conf", "max_det", "agnostic_nms"):
+        del info["defaults"][key]
+    defaults = ServiceInfo.from_json(info).defaults
+    assert (defaults.class_conf, defaults.max_det, defaults.agnostic_nms) == ({}, 300, False)
+
+
 def test_each_default_of_detection_is_stated_once() -> None:
     """The command line, the deployment and the replica read them from the same module."""
     from detectctl.engine.detector_settings import DetectorSettings
     from detectctl.settings import UpSettings
 
     made, asked = DetectorSettings("", ""), UpSettings()
-    assert (made.imgsz, made.confidence, made.iou) == (asked.imgsz, asked.conf, asked.iou)
+    assert (made.imgsz, made.iou) == (asked.imgsz, asked.iou)
+    assert Thresholds(made.confidence, made.class_confidence) == asked.conf
+    assert (made.max_det, made.agnostic_nms) == (asked.max_det, asked.agnostic_nms)
     assert made.max_image_bytes == asked.max_image_bytes

@@ -193,17 +193,23 @@ class Console:
             self.err.print(f"[dim]left out, by kind:[/] {escape(words)}{more}", soft_wrap=True)
 
     def tracked(self, outcomes: Iterator[Outcome], total: int) -> Iterator[Outcome]:
-        """The outcomes, with a progress bar up to `total` on a terminal; each failure is reported as it comes."""
+        """The outcomes, with a progress bar up to `total` on a terminal; each failure is reported as it comes.
+
+        At the end, how many answers were cut.
+        """
         from rich.progress import Progress as Bars
 
-        shown = self.err.is_terminal and not self.quiet and total > 1
+        cut, shown = 0, self.err.is_terminal and not self.quiet and total > 1
         with Bars(console=self.err, transient=True, disable=not shown) as bars:
             task = bars.add_task("images", total=total)
             for outcome in outcomes:
                 bars.advance(task)
                 if outcome.error is not None:
                     self.error(outcome.error, about=None if total == 1 else outcome.source.name)
+                cut += outcome.result is not None and outcome.result.truncated
                 yield outcome
+        if cut:
+            self.warning(f"{_plural(cut, 'image')} with more objects than are reported: raise --max-det, or --conf")
 
     def annotated(self, outcomes: Iterator[Outcome]) -> None:
         """Which files were written."""

@@ -8,6 +8,10 @@ CONCURRENCY = 8
 """Requests in flight."""
 LABELS = True
 """Whether boxes are labelled."""
+MAX_DET = 300
+"""Objects in an answer."""
+MOST_DET = 1000
+"""That may be asked for. So many large masks are 10 MB of JSON and a second of work, in which others wait."""
 MAX_LINE_WIDTH = 1000
 """Pixels of a box's line."""
 QUALITY = 90

@@ -26,6 +26,7 @@ from detectctl.settings import (
     settings_of,
     variable_of,
 )
+from detectctl.wire import Thresholds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -144,6 +145,8 @@ def rows(sources: Sources, flags: Mapping[str, object]) -> Iterator[Row]:
         for each in settings_of(kind):
             value = getattr(settings, each.name)
             words = each.words(value) or each.option.default
+            if isinstance(value, Thresholds) and not value.by_class:
+                value = value.confidence  # a number, as it has always been
             plain = value if isinstance(value, (bool, int, float, tuple, types.NoneType)) else words
             yield Row(kind.command, each.key, each.variable, plain, words, origins[each.name])
 

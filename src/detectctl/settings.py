@@ -12,8 +12,19 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
 
 from detectctl.addresses import masked
-from detectctl.defaults import CONCURRENCY, LABELS, MAX_LINE_WIDTH, MAX_QUALITY, QUALITY, RETRIES, TIMEOUT_S
+from detectctl.defaults import (
+    CONCURRENCY,
+    LABELS,
+    MAX_DET,
+    MAX_LINE_WIDTH,
+    MAX_QUALITY,
+    MOST_DET,
+    QUALITY,
+    RETRIES,
+    TIMEOUT_S,
+)
 from detectctl.engine import detector_settings as detection
+from detectctl.wire import Thresholds
 
 PREFIX = "DETECTCTL_"
 _BYTE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -119,6 +130,13 @@ def _mebibytes(size: int) -> str:
 
 def _millions(count: int) -> str:
     return str(count) if count % 10**6 else f"{count // 10**6}M"
+
+
+def _thresholds(value: object) -> Thresholds:
+    return Thresholds.parse(str(value))
+
+
+_CONF = "Minimum confidence, 0 to 1; 0.4,dog=0.2 also sets a class's own"
 
 
 def _line_width(value: object) -> int | None:
@@ -234,8 +252,10 @@ class UpSettings(InstanceSettings):
         "PIXELS",
         parse=_image_size,
     )
-    conf: float = option(detection.CONFIDENCE, MODEL, "Minimum confidence of a detection, 0 to 1", "CONF", high=1)
+    conf: Thresholds = option(Thresholds(detection.CONFIDENCE), MODEL, _CONF, "CONF", parse=_thresholds)
     iou: float = option(detection.IOU, MODEL, "NMS: maximum overlap of two boxes, 0 to 1", "IOU", high=1)
+    agnostic_nms: bool = option(False, MODEL, "NMS: overlap counts across classes, too")
+    max_det: int = option(MAX_DET, MODEL, "Maximum number of detections in an image", "N", low=1, high=MOST_DET)
     host: str = option("127.0.0.1", SERVICE, "Address to listen on", "HOST")
     port: int = option(8000, SERVICE, "Port to listen on", "PORT", low=1, high=65535)
     replicas: Replicas = option(
@@ -274,8 +294,14 @@ class UpSettings(InstanceSettings):
 class RequestSettings(InstanceSettings):
     """How `detect` and `annotate` send images."""
 
-    conf: float | None = option(None, DETECTIONS, "Minimum confidence, 0 to 1", "CONF", high=1, default="the service's")
+    conf: Thresholds | None = option(None, DETECTIONS, _CONF, "CONF", parse=_thresholds, default="the service's")
     iou: float | None = option(None, DETECTIONS, "NMS: maximum overlap, 0 to 1", "IOU", high=1, default="the service's")
+    agnostic_nms: bool | None = option(
+        None, DETECTIONS, "NMS: overlap counts across classes, too", default="the service's"
+    )
+    max_det: int | None = option(
+        None, DETECTIONS, "Maximum number per image", "N", low=1, high=MOST_DET, default="the service's"
+    )
     class_: tuple[str, ...] = option((), DETECTIONS, "Only this class (repeatable)", "CLASS")
     recursive: bool = option(False, REQUESTS, "Descend into subdirectories")
     fetch: Literal["server", "client"] = option(

@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+import re
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired, TypedDict, TypeVar
 
-from detectctl.defaults import LABELS, QUALITY
+from detectctl.defaults import LABELS, MAX_DET, QUALITY
 from detectctl.errors import REQUEST_ERRORS, DetectctlError, RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 SCHEMA = 1
 """The version of these shapes, in `/info` and in what a command prints with `--json`; grows when a key goes or changes
@@ -219,6 +220,52 @@ class DetectionResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Minimum confidences, 0 to 1: of all classes, and of those that have one of their own.
+
+    Written `0.4`, `0.4,person=0.25` or `person=0.25`.
+    """
+
+    confidence: float | None = None
+    by_class: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> Thresholds:
+        """As written in `text`; a name reaches to the `=` before a number. ValueError says what is wrong."""
+        confidence, at = None, 0
+        first = text.partition(",")[0]
+        if "=" not in first:
+            confidence, at = _share(first), len(first) + 1
+        by_class: dict[str, float] = {}
+        while at <= len(text):
+            if (match := _OF_A_CLASS.match(text, at)) is None:
+                raise ValueError(_THRESHOLDS)
+            name = match[1].strip()
+            if name in by_class:
+                raise ValueError(f"must give {name[:100]!r} one threshold, not two")
+            by_class[name], at = _share(match[2]), match.end() + 1
+        return cls(confidence, by_class)
+
+    def __str__(self) -> str:
+        general = [] if self.confidence is None else [f"{self.confidence}"]
+        return ",".join(general + [f"{name}={value}" for name, value in self.by_class.items()])
+
+
+_OF_A_CLASS = re.compile(r"(.*?)=([^=,]*)(?=,|\Z)", re.DOTALL)
+_THRESHOLDS = "must be a number from 0 to 1, and may go on with those of classes, as in 0.4,person=0.25"
+
+
+def _share(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise ValueError(_THRESHOLDS) from None
+    if not 0 <= number <= 1:  # also NaN
+        raise ValueError("must be from 0 to 1")
+    return number
+
+
+@dataclass(frozen=True, slots=True)
 class DetectOptions:
     """What is asked about an image; None and empty leave it to the service.
 
@@ -226,17 +273,30 @@ class DetectOptions:
         confidence: detections below it are left out, 0 to 1.
         iou: of two boxes of a class that overlap more, the weaker is left out, 0 to 1.
         classes: names of the classes to keep; all if empty.
+        class_confidence: of classes for which another `confidence` holds. Where that is None, the service's own hold
+            for the others; otherwise none of the service's do.
+        max_det: how many detections there may be, the most confident ones.
+        agnostic_nms: whether boxes of different classes count as of one for `iou`.
     """
 
     confidence: float | None = None
     iou: float | None = None
     classes: tuple[str, ...] = ()
+    class_confidence: Mapping[str, float] = field(default_factory=dict, hash=False)
+    max_det: int | None = None
+    agnostic_nms: bool | None = None
 
     def parameters(self) -> list[tuple[str, str]]:
         """As the query of `/detect` and `/annotate`."""
-        thresholds = (("conf", self.confidence), ("iou", self.iou))
+        agnostic = None if self.agnostic_nms is None else str(self.agnostic_nms).lower()
+        values = (
+            ("conf", str(Thresholds(self.confidence, dict(self.class_confidence))) or None),
+            ("iou", self.iou),
+            ("max_det", self.max_det),
+            ("agnostic_nms", agnostic),
+        )
         parameters = [("class", name) for name in self.classes]
-        return parameters + [(key, str(value)) for key, value in thresholds if value is not None]
+        return parameters + [(key, str(value)) for key, value in values if value is not None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -332,13 +392,18 @@ class Limits:
 class Defaults:
     """What holds for a request that does not say otherwise; none changes `imgsz`, the longer side the network sees.
 
-    `trained_imgsz` is height and width in pixels that the model was trained at; None if it does not say.
+    Attributes:
+        trained_imgsz: height and width in pixels that the model was trained at; None if it does not say.
+        class_conf: of the classes for which another `conf` holds; these and what follows, an older service lacks.
     """
 
     imgsz: int
     conf: Share
     iou: Share
     trained_imgsz: list[int] | None = None
+    class_conf: dict[str, Share] = field(default_factory=dict)
+    max_det: Annotated[int, {"minimum": 1}] = MAX_DET
+    agnostic_nms: bool = False
 
 
 @dataclass(frozen=True, slots=True)

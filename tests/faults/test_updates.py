@@ -42,7 +42,7 @@ main()
 @pytest.mark.parametrize(
     ("what", "options"),
     [
-        ("thresholds", ["--conf", "0.4"]),
+        ("thresholds", ["--conf", "0.4,person=0.2", "--max-det", "7", "--agnostic-nms"]),
         ("more replicas", ["--replicas", "2"]),
         ("fewer replicas", []),
         ("precision", ["--precision", "fp32"]),
@@ -64,7 +64,9 @@ def test_an_update_costs_no_request(running: Scene, what: str, options: list[str
     status = running.status()
     assert (status["state"], status["ready"]) == ("running", 2 if what == "more replicas" else 1)
     info = httpx.get(f"{running.service.url}/info", timeout=30).json()
-    assert info["defaults"]["conf"] == (0.4 if what == "thresholds" else 0.25)
+    told = {key: info["defaults"][key] for key in ("conf", "class_conf", "max_det", "agnostic_nms")}
+    expected = (0.4, {"person": 0.2}, 7, True) if what == "thresholds" else (0.25, {}, 300, False)
+    assert tuple(told.values()) == expected
     assert ("Fall" in info["classes"].values()) == (what == "model")
 
 

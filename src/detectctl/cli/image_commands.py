@@ -13,6 +13,7 @@ from detectctl import limits
 from detectctl.cli.options import Session, asked, command
 from detectctl.keys import read_keys
 from detectctl.settings import OUTPUT, AnnotateSettings, DetectSettings, RequestSettings
+from detectctl.wire import DetectOptions, Thresholds
 
 if TYPE_CHECKING:
     from detectctl.client.service_client import Client
@@ -29,12 +30,11 @@ FileOrFolder = Annotated[str, asked(_WHERE, OUTPUT, "--output", "-o", metavar="F
 def detect(session: Session, settings: DetectSettings, sources: Sources, output: OneFile = None) -> int:
     """Send images and print their detections."""
     from detectctl.client import formats, outputs
-    from detectctl.wire import DetectOptions
 
     images = _images(session, sources, settings)
     shape = settings.format or ("table" if session.console.out.is_terminal and output is None else "jsonl")
     with _client(session, settings) as client, outputs.text_file(output) as stream:
-        outcomes = client.detect_all(images, DetectOptions(settings.conf, settings.iou, settings.class_))
+        outcomes = client.detect_all(images, _options(settings))
         tracked = session.console.tracked(outcomes, len(images))
         if shape == "table":
             session.console.detections(tracked, stream)
@@ -49,12 +49,12 @@ def annotate(session: Session, settings: AnnotateSettings, sources: Sources, out
     from PIL import Image
 
     from detectctl.client import outputs
-    from detectctl.wire import DetectOptions, DrawOptions
+    from detectctl.wire import DrawOptions
 
     Image.MAX_IMAGE_PIXELS = None  # the service's own limit counts, and it has accepted what is drawn on
     images = _images(session, sources, settings)
     jobs = list(zip(images, outputs.plan_outputs(images, output), strict=True))
-    options = DetectOptions(settings.conf, settings.iou, settings.class_)
+    options = _options(settings)
     drawing = DrawOptions(settings.labels, settings.line_width, settings.quality)
     with _client(session, settings) as client:
         outcomes = outputs.annotate_all(client, jobs, options, drawing)
@@ -70,6 +70,13 @@ def _images(session: Session, arguments: list[str], settings: RequestSettings) -
     found = list(sources.resolve(arguments, recursive=settings.recursive, stdin=stdin, left_out=left_out))
     session.console.left_out(left_out)
     return found
+
+
+def _options(settings: RequestSettings) -> DetectOptions:
+    conf = settings.conf or Thresholds()
+    return DetectOptions(
+        conf.confidence, settings.iou, settings.class_, conf.by_class, settings.max_det, settings.agnostic_nms
+    )
 
 
 def _client(session: Session, settings: RequestSettings) -> Client:

@@ -167,7 +167,7 @@ def _option_of(setting: Setting) -> inspect.Parameter:
     kind: Any = list[str] if get_origin(setting.kind) is tuple else str
     flag = f"--{key}"
     if setting.kind is bool:
-        kind, flag, words = bool, f"--{key}/--no-{key}", key if setting.default else ""
+        kind, flag, words = bool, f"--{key}/--no-{key}", option.default or (key if setting.default else "")
     text = option.help + (f" [default: {words}]" if words else "")
     metavar = option.metavar or "|".join(setting.choices) or None
     return parameter(setting.name, kind | None, asked(text, option.group, *(option.names or (flag,)), metavar=metavar))

@@ -5,14 +5,15 @@
 
 from __future__ import annotations
 
-import difflib
 import threading
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from detectctl.defaults import MAX_DET, MOST_DET
 from detectctl.engine.compiled import load_compiled
 from detectctl.engine.cpus import available_cpus
 from detectctl.engine.decode import decode
@@ -20,9 +21,10 @@ from detectctl.engine.letterbox import fit
 from detectctl.engine.nms import select
 from detectctl.engine.objects import classified, located
 from detectctl.errors import BadParameter, UsageError
+from detectctl.wire import DetectOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
@@ -31,10 +33,24 @@ if TYPE_CHECKING:
     from detectctl.wire import Detection, EngineInfo, Task
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is in one image.
+
+    Attributes:
+        detections: by descending confidence.
+        truncated: whether there are more, beyond the most that were asked for.
+    """
+
+    detections: tuple[Detection, ...]
+    truncated: bool = False
+
+
 class Detector:
     """A loaded model; may be called from many threads at once.
 
     Attributes:
+        settings: those of thresholds hold where a request says nothing, and may be replaced while it runs.
         labels: the model's own name of each class id.
         task: what it was trained for.
         trained_imgsz: height and width in pixels that it was trained at; None where it is not said.
@@ -43,7 +59,7 @@ class Detector:
 
     def __init__(self, engine: Engine, settings: DetectorSettings) -> None:
         self._engine = engine
-        self._settings = settings
+        self.settings = settings
         self.imgsz = engine.trained.size(settings.imgsz)
         self._busy = 0
         self._lock = threading.Lock()
@@ -102,65 +118,54 @@ class Detector:
     def decode(self, data: bytes) -> NDArray[np.uint8]:
         """The image as upright RGB (height, width, 3); limits are those of the settings. Raises as `decode.decode`."""
         with self._working():
-            return decode(data, max_bytes=self._settings.max_image_bytes, max_pixels=self._settings.max_image_pixels)
+            return decode(data, max_bytes=self.settings.max_image_bytes, max_pixels=self.settings.max_image_pixels)
 
-    def detect_image(
-        self,
-        image: NDArray[np.uint8],
-        *,
-        confidence: float | None = None,
-        iou: float | None = None,
-        classes: Collection[str] | None = None,
-    ) -> tuple[Detection, ...]:
-        """Detections in an RGB image (height, width, 3), by descending confidence.
+    def detect_image(self, image: NDArray[np.uint8], options: DetectOptions | None = None) -> Found:
+        """What is in an RGB image (height, width, 3), as `decode` gives it.
 
-        Args:
-            image: as `decode` gives it.
-            confidence: threshold from 0 to 1; None for the one of the settings.
-            iou: threshold of NMS from 0 to 1; None for the one of the settings. No effect on a model that needs no NMS.
-            classes: names of the classes to report; None or empty for all.
+        What `options` leave open, the settings say. A model that classifies goes by none of them.
 
         Raises:
-            BadParameter: a threshold is out of range, or the model has no class of that name.
+            BadParameter: a value is out of range, or the model has no class of that name.
         """
-        confidence = _fraction("conf", self._settings.confidence if confidence is None else confidence)
-        iou = _fraction("iou", self._settings.iou if iou is None else iou)
-        class_ids = self._ids(classes) if classes else None
+        options, settings, trained = options or DetectOptions(), self.settings, self._engine.trained
+        iou = _within("iou", settings.iou if options.iou is None else options.iou, 0, 1)
+        limit = _within("max_det", settings.max_det if options.max_det is None else options.max_det, 1, MOST_DET)
+        agnostic = settings.agnostic_nms if options.agnostic_nms is None else options.agnostic_nms
+        thresholds = self._thresholds(options)
+        classes = {class_id for name in options.classes for class_id in self._ids(name)} if options.classes else None
         with self._working() as alone:
-            box, placement = fit(image, self._engine.trained, self.imgsz)
-            (candidates,) = self._engine.infer(box, [confidence], alone=alone)
-        trained = self._engine.trained
+            box, placement = fit(image, trained, self.imgsz)
+            (candidates,) = self._engine.infer(box, [float(thresholds.min())], alone=alone)
         if trained.task == "classify":
-            return classified(candidates.scores[:, 0], trained, placement)
+            return Found(classified(candidates.scores[:, 0], trained, placement))
+        queries = trained.head.kind == "queries"
         selection = select(
             candidates,
             iou=None if trained.head.one_to_one else iou,
-            confidence=confidence,
-            classes=class_ids,
+            confidence=thresholds,
+            classes=classes,
             rotated=trained.task == "obb",
+            # Ultralytics' decoder of queries gives so many at most, and does not know the other.
+            agnostic=agnostic and not queries,
+            limit=min(limit, MAX_DET) if queries else limit,
         )
-        return located(candidates, selection, trained, placement, box.shape[1:3])
+        return Found(located(candidates, selection, trained, placement, box.shape[1:3]), selection.truncated)
 
-    def detect(
-        self,
-        data: bytes,
-        *,
-        confidence: float | None = None,
-        iou: float | None = None,
-        classes: Collection[str] | None = None,
-    ) -> tuple[NDArray[np.uint8], tuple[Detection, ...]]:
-        """`decode`, then `detect_image`: the image and its detections. Raises what they raise."""
+    def detect(self, data: bytes, options: DetectOptions | None = None) -> tuple[NDArray[np.uint8], Found]:
+        """`decode`, then `detect_image`: the image and what is in it. Raises what they raise."""
         image = self.decode(data)
-        return image, self.detect_image(image, confidence=confidence, iou=iou, classes=classes)
+        return image, self.detect_image(image, options)
 
     def warm_up(self) -> None:
         """Answer a picture in every form of the network, so that whatever fails does so here and not in a request."""
         picture = _picture()
         # The settings' limits are for other people's images, and with their threshold there might be no box to name.
         image = decode(picture, max_bytes=len(picture), max_pixels=640 * 480)
-        self.detect_image(image, confidence=0)
+        options = DetectOptions(confidence=0)
+        self.detect_image(image, options)
         with self._working():  # the next one is not alone
-            self.detect_image(image, confidence=0)
+            self.detect_image(image, options)
 
     def close(self) -> None:
         """Free what the engine holds; the detector must not be used afterwards."""
@@ -178,16 +183,24 @@ class Detector:
             with self._lock:
                 self._busy -= 1
 
-    def _ids(self, classes: Collection[str]) -> set[int]:
-        for name in classes:
-            if name not in self.labels.values():
-                (nearest,) = difflib.get_close_matches(name[:100], self.labels.values(), n=1, cutoff=0)
-                raise BadParameter(
-                    f"the model has no class {name[:100]!r}",
-                    why=f"the nearest of its {len(self.labels)} classes is {nearest!r}",
-                    hint="`/info` lists them all",
-                )
-        return {class_id for class_id, label in self.labels.items() if label in classes}
+    def _thresholds(self, options: DetectOptions) -> NDArray[np.float32]:
+        """(classes,): that of the class if it has one, else that of all. A request's replace those of the settings."""
+        confidence, by_class = options.confidence, options.class_confidence
+        if confidence is None:
+            confidence, by_class = self.settings.confidence, {**self.settings.class_confidence, **by_class}
+        thresholds = np.full(len(self.labels), _within("conf", confidence, 0, 1), np.float32)
+        for name, value in by_class.items():
+            thresholds[self._ids(name)] = _within(f"conf of {name[:100]!r}", value, 0, 1)
+        return thresholds
+
+    def _ids(self, name: str) -> list[int]:
+        """Of the classes of that name; raises BadParameter if there is none."""
+        trained = self._engine.trained
+        if not (ids := trained.ids(name)):
+            raise BadParameter(
+                f"the model has no class {name[:100]!r}", why=trained.nearest(name), hint="`/info` lists them all"
+            )
+        return ids
 
 
 def _picture() -> bytes:
@@ -199,7 +212,12 @@ def _picture() -> bytes:
     return encoded.tobytes()
 
 
-def _fraction(name: str, value: float) -> float:
-    if not 0 <= value <= 1:  # NaN fails this, too
-        raise BadParameter(f"{name} is {value}", why="it must be from 0 to 1", hint="for example 0.25")
+N = TypeVar("N", int, float)
+
+
+def _within(name: str, value: N, low: N, high: N) -> N:
+    if not low <= value <= high:  # NaN fails this, too
+        raise BadParameter(
+            f"{name} is {value}", why=f"it must be from {low} to {high}", hint="leave it out for the service's own"
+        )
     return value

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
+
+from detectctl.defaults import MAX_DET
 
 if TYPE_CHECKING:
     from detectctl.wire import Device, EngineName, Precision
@@ -32,7 +34,10 @@ class DetectorSettings:
         imgsz: pixels of the longer side that the network sees, rounded up to a multiple of the model's stride; None as
             it was trained.
         confidence: default threshold; a detection is strictly above it.
+        class_confidence: default thresholds of the classes that have one of their own.
         iou: default threshold of NMS.
+        max_det: default of the most detections in an image.
+        agnostic_nms: whether boxes of different classes suppress each other by default.
         threads: CPU threads; None for as many as this process may use.
         trust_checkpoint: `torch` only: load it even if that runs code it brings along.
         max_image_bytes: of an encoded image.
@@ -46,7 +51,10 @@ class DetectorSettings:
     precision: Literal["auto"] | Precision = "auto"
     imgsz: int | None = None
     confidence: float = CONFIDENCE
+    class_confidence: dict[str, float] = field(default_factory=dict)
     iou: float = IOU
+    max_det: int = MAX_DET
+    agnostic_nms: bool = False
     threads: int | None = None
     trust_checkpoint: bool = False
     max_image_bytes: int = MAX_IMAGE_BYTES

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from detectctl.defaults import MAX_DET
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
 
     from detectctl.engine.yolo_head import Candidates
 
-MAX_DETECTIONS = 300
 _MAX_CANDIDATES = 30000
 _CLASS_OFFSET = 7680  # pixels; further apart than any two boxes of one image
 _EPSILON = np.float32(1e-7)
@@ -33,7 +34,7 @@ class Selection:
         index: (n,): which candidates.
         confidences: (n,).
         class_ids: (n,).
-        truncated: whether there were more than the most to report.
+        truncated: whether there were more that `limit` has cut off.
     """
 
     index: NDArray[np.intp]
@@ -50,7 +51,7 @@ def select(
     classes: Collection[int] | None = None,
     rotated: bool = False,
     agnostic: bool = False,
-    limit: int = MAX_DETECTIONS,
+    limit: int = MAX_DET,
 ) -> Selection:
     """The candidates to report.
 
@@ -95,21 +96,25 @@ def _most_confident(
     agnostic: bool,
 ) -> Selection:
     """First the most confident places, then of all of their classes the most confident."""
-    greatest = scores.max(axis=0, initial=0)
-    places = np.argsort(-greatest, kind="stable")[:limit]
+
+    def wanted(confidences: NDArray[np.float32], class_ids: NDArray[np.intp]) -> NDArray[np.bool_]:
+        above: NDArray[np.bool_] = confidences > thresholds[class_ids]
+        return above if classes is None else above & np.isin(class_ids, list(classes))
+
+    first = max(limit, MAX_DET)  # Ultralytics cuts there before it looks at thresholds and classes
+    best, greatest = scores.argmax(axis=0), scores.max(axis=0, initial=0)
+    places = np.argsort(-greatest, kind="stable")[:first]
     if agnostic:
-        flat, index, class_ids = greatest[places], places, scores[:, places].argmax(axis=0)
+        confidences, index, class_ids = greatest[places], places, best[places]
+        count = wanted(greatest, best).sum()
     else:
         flat = scores[:, places].T.ravel()
-        order = np.argsort(-flat, kind="stable")
+        order = np.argsort(-flat, kind="stable")[:first]
         chosen, class_ids = np.divmod(order, len(scores))
-        flat, index = flat[order], places[chosen]
-    above = flat > thresholds[class_ids]
-    more = int(above.sum()) > limit or bool((greatest > thresholds.min()).sum() > limit)
-    above[limit:] = False  # Ultralytics cuts before it looks at thresholds and classes
-    if classes is not None:
-        above &= np.isin(class_ids, list(classes))
-    return Selection(index[above], flat[above], class_ids[above], more)
+        confidences, index = flat[order], places[chosen]
+        count = wanted(scores, np.arange(len(scores))[:, np.newaxis]).sum()
+    keep = np.flatnonzero(wanted(confidences, class_ids))[:limit]
+    return Selection(index[keep], confidences[keep], class_ids[keep], len(keep) < int(count))
 
 
 def corners(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -118,7 +123,7 @@ def corners(boxes: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.concatenate((centre - half, centre + half), axis=1)
 
 
-def suppress(boxes: NDArray[np.float32], iou: float, limit: int = MAX_DETECTIONS) -> tuple[NDArray[np.intp], bool]:
+def suppress(boxes: NDArray[np.float32], iou: float, limit: int = MAX_DET) -> tuple[NDArray[np.intp], bool]:
     """Indices of the boxes to keep, none of which overlaps a better one by more than `iou`, and whether there are more.
 
     Boxes are (n, 4), the best first; at most `limit` are kept.
@@ -136,9 +141,7 @@ def suppress(boxes: NDArray[np.float32], iou: float, limit: int = MAX_DETECTIONS
     return np.array(keep, np.intp), alive.size > 0
 
 
-def suppress_rotated(
-    boxes: NDArray[np.float32], iou: float, limit: int = MAX_DETECTIONS
-) -> tuple[NDArray[np.intp], bool]:
+def suppress_rotated(boxes: NDArray[np.float32], iou: float, limit: int = MAX_DET) -> tuple[NDArray[np.intp], bool]:
     """As `suppress`, but none that is kept is like a better one, kept or not, by more than `iou`.
 
     Boxes are (5, n), the best first: centre x, y, width, height, angle. Two are as like as the normal distributions

@@ -5,6 +5,7 @@ A network of any family is run through this description; `families` is the one p
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -77,6 +78,15 @@ class Trained:
         sides = (longest, longest) if longest else self.imgsz or (usual, usual)
         height, width = (-(-side // stride) * stride for side in sides)
         return height, width
+
+    def ids(self, name: str) -> list[int]:
+        """Of the classes of that name, of which there may be several, or none."""
+        return [class_id for class_id, label in self.labels.items() if label == name]
+
+    def nearest(self, name: str) -> str:
+        """Why there is no class of that name, in words."""
+        (nearest,) = difflib.get_close_matches(name[:100], self.labels.values(), n=1, cutoff=0)
+        return f"the nearest of its {len(self.labels)} classes is {nearest!r}"
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Trained:

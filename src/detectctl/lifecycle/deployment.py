@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import detectctl
 from detectctl.engine.compiled import read_agreement
-from detectctl.engine.detector_settings import DetectorSettings
+from detectctl.engine.detector_settings import CONFIDENCE, DetectorSettings
 from detectctl.serving.service_config import APPLICATION, DEPLOYMENT, IMPORT_PATH, MAX_QUEUE, ServiceConfig
 from detectctl.wire import Device, EngineInfo
 
@@ -108,8 +108,11 @@ def plan(
         device=device,
         precision=cast("Any", settings.precision),  # the settings have checked it
         imgsz=settings.imgsz,
-        confidence=settings.conf,
+        confidence=CONFIDENCE if settings.conf.confidence is None else settings.conf.confidence,
+        class_confidence={name: least for name, least in settings.conf.by_class.items() if compiled.trained.ids(name)},
         iou=settings.iou,
+        max_det=settings.max_det,
+        agnostic_nms=settings.agnostic_nms,
         trust_checkpoint=settings.trust_checkpoint,
         max_image_bytes=settings.max_image_bytes,
         max_image_pixels=settings.max_image_pixels,

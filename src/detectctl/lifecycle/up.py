@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from detectctl.paths import Paths
     from detectctl.registry.model_version import ModelVersion
     from detectctl.settings import UpSettings
-    from detectctl.wire import Device, EngineInfo, ModelInfo, ServiceInfo
+    from detectctl.wire import Device, EngineInfo, ModelInfo, ServiceInfo, Thresholds
 
 
 _ANSWER_S = 10.0  # at least, for `/info`
@@ -202,6 +202,7 @@ def deployment_of(job: UpJob, model: ModelVersion) -> Deployment:
     )
     Store(job.paths.cache).note_task(model.sha256, compiled.trained.task)
     job.report(Progress("convert", _summary(compiled.trained, job.settings.imgsz, job.device), done=True))
+    _check_classes(compiled.trained, model, job.settings.conf, job.report)
     if job.calibration is not None:
         compiled = quantise(
             compiled,
@@ -236,6 +237,17 @@ def _summary(trained: Trained, asked: int | None, device: Device) -> str:
             size += f", trained at {by_default}"
     classes = len(trained.labels)
     return f"{trained.task}, {classes} class{'' if classes == 1 else 'es'}, {size}"
+
+
+def _check_classes(trained: Trained, model: ModelVersion, conf: Thresholds, report: Report) -> None:
+    """UsageError for the threshold of a class that the model lacks; of a fallback, that is only reported."""
+    for name in conf.by_class:
+        if trained.ids(name):
+            continue
+        what = f"{model.name} has no class {name[:100]!r}, for which --conf has a threshold"
+        if not model.fallback:
+            raise UsageError(what, why=trained.nearest(name), hint="correct its name in `--conf`, or leave it out")
+        report(Progress("convert", what, warning=True))
 
 
 def apply(job: UpJob, make: Callable[[], Deployment], digest: str) -> UpResult:

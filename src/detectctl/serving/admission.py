@@ -80,17 +80,11 @@ class Turn:
         try:
             image = service.detector.decode(data)
             since = self._passed("decode", since)
-            defaults = service.config.detector
-            found = service.detector.detect_image(
-                image,
-                confidence=defaults.confidence if options.confidence is None else options.confidence,
-                iou=defaults.iou if options.iou is None else options.iou,
-                classes=options.classes,
-            )
+            found = service.detector.detect_image(image, options)
             since = self._passed("infer", since)
-            self.objects = len(found)
+            self.objects = len(found.detections)
             height, width = image.shape[:2]
-            result = DetectionResult(found, width, height, service.config.model)
+            result = DetectionResult(found.detections, width, height, service.config.model, found.truncated)
             rendered = ("", b"") if render is None else render(data, image, result)
             self._passed("render", since)
             return result, rendered
@@ -173,7 +167,13 @@ class Service:
             engine=self.detector.engine_info(),
             limits=Limits(detector.max_image_bytes, detector.max_image_pixels, config.max_queue, config.url_input),
             defaults=Defaults(
-                max(self.detector.imgsz), detector.confidence, detector.iou, None if trained is None else list(trained)
+                max(self.detector.imgsz),
+                detector.confidence,
+                detector.iou,
+                None if trained is None else list(trained),
+                detector.class_confidence,
+                detector.max_det,
+                detector.agnostic_nms,
             ),
         )
 

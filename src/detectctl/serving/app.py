@@ -34,6 +34,7 @@ class Replica:
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve calls it once after the constructor, and again when `up` changes what a running replica can change."""
         self._config = self._config.updated(user_config)
+        self._detector.settings = self._config.detector
         if self._service is not None:
             self._service.config = self._config
 

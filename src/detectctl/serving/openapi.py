@@ -5,6 +5,7 @@ The schemas are made from the types of `detectctl.wire`, so an answer and its de
 
 from __future__ import annotations
 
+import re
 from types import UnionType
 from typing import (
     TYPE_CHECKING,
@@ -118,22 +119,33 @@ INFO: Final[Route] = {"responses": _responses(_json(schema_of(ServiceInfo)), _AN
 HEAD: Final[Route] = {"responses": {200: {"description": "done", "content": {}}}}
 
 
+def _thresholds(classes: Iterable[str]) -> str:
+    """The pattern of thresholds for some of these classes, none of them twice."""
+    number = r"(?:0(?:\.\d+)?|1(?:\.0+)?)"
+    names = (re.sub(r"[\\^$.*+?()[\]{}|]", r"\\\g<0>", name) for name in classes)  # `re.escape` is Python's own
+    one = f"(?:{'|'.join(names)})={number}"
+    return rf"^(?!(?:.*,)?([^,]*)=[^,]*,(?:.*,)?\1=)(?:{number},)?{one}(?:,{one})*$"
+
+
 def describe(schema: dict[str, Any], classes: Iterable[str], *, keys: bool, own_host: bool) -> None:
     """Add to FastAPI's description what only the running service knows.
 
     Args:
         schema: changed.
-        classes: of the model; they become the values of the parameter `class`.
+        classes: of the model; they become the values of the parameter `class`, and what `conf` may name.
         keys: whether callers need one.
         own_host: whether callers without a key must use this machine's own name.
     """
     refusal = errors.Unauthorized if keys else errors.HostNotKnown if own_host else None
-    names = {"type": "array", "minItems": 1, "items": {"type": "string", "enum": sorted(classes)}}
+    known = sorted(set(classes))
+    names = {"type": "array", "minItems": 1, "items": {"type": "string", "enum": known}}
     for path, operations in schema["paths"].items():
         for operation in operations.values():
             for parameter in operation.get("parameters", ()):
                 if parameter["name"] == "class":
                     parameter["schema"] = names
+                if parameter["name"] == "conf":
+                    parameter["schema"]["anyOf"][1]["pattern"] = _thresholds(known)
             if refusal is not None and path not in OPEN_ROUTES:
                 operation["responses"][str(refusal.status)] = _error(refusal.status, [refusal.code])
                 if keys:

@@ -5,32 +5,40 @@ FastAPI's own way, a parameter of the function for each value, takes 30 µs more
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, PlainValidator, ValidationError, WithJsonSchema
 
-from detectctl.defaults import LABELS, MAX_LINE_WIDTH, MAX_QUALITY, QUALITY
+from detectctl.defaults import LABELS, MAX_LINE_WIDTH, MAX_QUALITY, MOST_DET, QUALITY
 from detectctl.errors import BadParameter
-from detectctl.wire import DetectOptions, DrawOptions
+from detectctl.wire import DetectOptions, DrawOptions, Thresholds
 
 if TYPE_CHECKING:
     from starlette.requests import Request
 
 
+_NUMBER_OR_MORE = {"anyOf": [{"type": "number", "minimum": 0, "maximum": 1}, {"type": "string"}, {"type": "null"}]}
+
+
 class DetectQuery(BaseModel):
     """Of `POST /detect`."""
 
-    conf: float | None = Field(None, ge=0, le=1, description="minimum confidence of a detection")
+    conf: Annotated[Thresholds | None, PlainValidator(Thresholds.parse), WithJsonSchema(_NUMBER_OR_MORE)] = Field(
+        None, description="minimum confidence of a detection, and of classes another, as in 0.4,person=0.25"
+    )
     iou: float | None = Field(
         None, ge=0, le=1, description="NMS drops a box that overlaps a better one by more than this"
     )
+    agnostic_nms: bool | None = Field(None, description="whether it does so across classes, too")
+    max_det: int | None = Field(None, ge=1, le=MOST_DET, description="objects in the answer, the most confident ones")
     classes: tuple[str, ...] = Field(
         (), alias="class", description="name of a class to keep; repeatable; all if left out"
     )
 
     def options(self) -> DetectOptions:
         """What is asked about the image."""
-        return DetectOptions(self.conf, self.iou, self.classes)
+        conf = self.conf or Thresholds()
+        return DetectOptions(conf.confidence, self.iou, self.classes, conf.by_class, self.max_det, self.agnostic_nms)
 
 
 class AnnotateQuery(DetectQuery):
@@ -92,7 +100,8 @@ def read(request: Request, kind: type[Q]) -> Q:
             why="this route takes the image from there",
             hint=f"add `?{wrong}=…`, or send the image itself by POST",
         )
-    raise BadParameter(f"{wrong} is {str(problem['input'])[:80]!a}", why=problem["msg"], hint=_DESCRIBED)
+    why = str(problem.get("ctx", {}).get("error", problem["msg"]))  # ours, else in pydantic's words
+    raise BadParameter(f"{wrong} is {str(problem['input'])[:80]!a}", why=why, hint=_DESCRIBED)
 
 
 def explained(error: BadParameter, request: Request) -> BadParameter:

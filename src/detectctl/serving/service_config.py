@@ -11,6 +11,7 @@ from detectctl.wire import ModelInfo
 APPLICATION = "detectctl"
 DEPLOYMENT = "Detector"
 IMPORT_PATH = "detectctl.serving.app:build"
+_REQUEST_DEFAULTS = ("confidence", "class_confidence", "iou", "max_det", "agnostic_nms")
 MAX_QUEUE = 64
 """Requests that one replica accepts at once: at 60 a second the last of them waits one second."""
 
@@ -48,14 +49,15 @@ class ServiceConfig:
     def split(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """What a replica is made with (Serve's `args`), and what can change while it runs (Serve's `user_config`).
 
-        A change of the first replaces replicas. A change of the second reaches them as they run: default thresholds,
-        and whether the model is a fallback or stale, which changes nothing about the model itself.
+        A change of the first replaces replicas. A change of the second reaches them as they run: what holds for
+        requests that say nothing else, and whether the model is a fallback or stale, which changes nothing about the
+        model itself.
         """
         made_with = asdict(self)
         user_config = {
             "fingerprint": made_with["fingerprint"],
             "model": {key: made_with["model"].pop(key) for key in ("fallback", "stale", "reason")},
-            "detector": {key: made_with["detector"].pop(key) for key in ("confidence", "iou")},
+            "detector": {key: made_with["detector"].pop(key) for key in _REQUEST_DEFAULTS},
         }
         return made_with | {"fingerprint": ""}, user_config
 

@@ -120,7 +120,7 @@ def _detect(
         if image.sha256 is None:
             return None
         try:
-            return detector.detect(image.read())[1]
+            return detector.detect(image.read())[1].detections
         except RequestError:  # the service would refuse it too
             return None
 

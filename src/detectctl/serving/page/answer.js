@@ -2,16 +2,18 @@
 //
 // NMS goes from the most to the least confident box, class by class. So leaving out the less confident, or classes,
 // changes nothing about the rest: filtering an answer is exact. Another overlap is not: a box that was dropped because
-// of one that is now dropped itself would come back, and the answer does not have it.
+// of one that is now dropped itself would come back, and the answer does not have it. Nor are other classes, where the
+// service has boxes of all of them suppress each other.
 
 import { BASE, key } from "./service.js";
 
 const MOST = 300; // objects in an answer of a service that does not say `truncated`
 
-// `wanted` and `asked`: conf, iou, and classes, the names to keep, null for all.
+// `wanted` and `asked`: conf, iou, classes, the names to keep, null for all, and whether NMS is agnostic of them.
 export function suffices({ found, asked }, wanted) {
   if (asked.iou !== wanted.iou || wanted.conf < asked.conf) return false;
   if (asked.classes && !wanted.classes?.every((name) => asked.classes.includes(name))) return false;
+  if (wanted.agnostic && String(asked.classes) !== String(wanted.classes)) return false;
   const cut = found.truncated ?? found.objects.length >= MOST;
   // What was cut is less confident than all that was not. Without a filter, a new answer would be cut at the same place.
   return !cut || !wanted.classes || String(asked.classes) === String(wanted.classes) || wanted.conf >= found.objects.at(-1).confidence;

@@ -150,7 +150,8 @@ async function reveal(picture) {
 function wanted() {
   const known = names();
   const kept = known.filter((name) => !state.left_out.has(name));
-  return { conf: Number($("conf").value), iou: Number($("iou").value), classes: kept.length === known.length ? null : kept };
+  const classes = kept.length === known.length ? null : kept;
+  return { conf: Number($("conf").value), iou: Number($("iou").value), classes, agnostic: state.info?.defaults.agnostic_nms };
 }
 
 const names = () => [...new Set(state.current?.answer?.all.map((one) => one.class))].sort();
