@@ -11,6 +11,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
 
 from detectctl.client.outcomes import Outcome
 from detectctl.console import Console
@@ -158,3 +159,22 @@ def test_the_table_has_what_the_task_tells_in_80_columns(
     assert said[1].endswith(f"a.jpg {row}")
     assert said[2] == "more left out"
     assert said[3].endswith("a.jpg nothing found")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["диск", "قضيب", "三角形" * 12, "👩\u200d🚒", "e\u0301", "", "[red]x[/red]", "a person with a red helmet " * 5],
+)
+def test_the_table_keeps_its_numbers_whatever_the_names(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    """Wide, without a width, long, empty, or like markup: of the class and of the file, whose end is shown."""
+    monkeypatch.setenv("COLUMNS", "80")
+    found = Detection(name, (1, 2, 3000, 4000), 0.9, 0)
+    result = DetectionResult((found,), 640, 480, ModelInfo("m", None, "sha256:0"))
+    Console().detections(iter([Outcome(Source("写真" * 30 + ".jpg"), result)]))
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(cell_len, lines)) <= 80
+    assert lines[1].split()[-5:] == ["0.90", "1.0", "2.0", "3000.0", "4000.0"]
+    assert ".jpg " in lines[1]
+    assert name[:9].strip() in lines[1]

@@ -12,11 +12,13 @@ from datetime import datetime
 from itertools import dropwhile, islice
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
+from rich.cells import cell_len
 from rich.console import Console as RichConsole
 from rich.console import Group
 from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from detectctl import coco_pose
 from detectctl.wire import versioned
@@ -264,12 +266,22 @@ class Console:
                 rows.append(("" if number else outcome.source.name, cells))
         columns = ["CLASS", *(name for name in (*_FIXED, *_OF_TASKS) if any(name in cells for _, cells in rows))]
         table = _table(" ".join(("SOURCE", "CLASS", *(f">{name}" for name in columns[1:]))))
-        room = max(16, target.width - 13 - 8 * len(columns[1:]))  # what the other columns leave
+        room = max(32, target.width - 2 - 8 * len(columns[1:]))  # what the numbers leave
+        widest = max((Text.from_markup(cells["CLASS"]).cell_len for _, cells in rows), default=0)
+        table.columns[1].max_width = most = min(max(widest, 11), room // 2)
         for name, cells in rows:
-            shown = name if len(name) <= room else f"…{name[1 - room :]}"  # its end is where names differ
-            table.add_row(escape(shown), *(cells.get(column, "") for column in columns))
+            table.add_row(escape(_end(name, room - most)), *(cells.get(column, "") for column in columns))
         if rows:
             target.print(table)
+
+
+def _end(name: str, room: int) -> str:
+    """As much of a name's end, where names differ, as fits into so many columns."""
+    if cell_len(name) <= room:
+        return name
+    while cell_len(name) >= room:
+        name = name[1:]
+    return f"…{name}"
 
 
 _FIXED = ("CONF", "X1", "Y1", "X2", "Y2")

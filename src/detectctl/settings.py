@@ -65,10 +65,14 @@ def _number(value: object, kind: type[N], low: float, high: float) -> N:
 
 
 def _strings(value: object) -> tuple[str, ...]:
+    return tuple(item.strip() for item in _listed(value) if item.strip())
+
+
+def _listed(value: object) -> tuple[str, ...]:
     items = value.split(",") if isinstance(value, str) else value
     if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
         raise ValueError("must be a list of strings")
-    return tuple(item.strip() for item in items if item.strip())
+    return tuple(items)
 
 
 def _path(text: str) -> Path:
@@ -81,6 +85,11 @@ def _path(text: str) -> Path:
 def _name(value: object) -> str:
     wanted = "must be 1 to 40 lower-case letters, digits and inner hyphens"
     return _match(value, "[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?", wanted)[0]
+
+
+def _class_names(value: object) -> tuple[str, ...]:
+    """As the model has them: one may be empty, or begin with a space. Only a variable lists them by commas."""
+    return _strings(value) if isinstance(value, str) else _listed(value)
 
 
 def _origins(value: object) -> tuple[str, ...]:
@@ -302,7 +311,7 @@ class RequestSettings(InstanceSettings):
     max_det: int | None = option(
         None, DETECTIONS, "Maximum number per image", "N", low=1, high=MOST_DET, default="the service's"
     )
-    class_: tuple[str, ...] = option((), DETECTIONS, "Only this class (repeatable)", "CLASS")
+    class_: tuple[str, ...] = option((), DETECTIONS, "Only this class (repeatable)", "CLASS", parse=_class_names)
     recursive: bool = option(False, REQUESTS, "Descend into subdirectories")
     fetch: Literal["server", "client"] = option(
         "server", REQUESTS, "Who downloads image URLs: the server or this client"

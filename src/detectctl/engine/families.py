@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from detectctl.engine.trained import Head, Trained, printable
+from detectctl.engine.trained import MOST_NAME, Head, Trained, printable
 from detectctl.errors import CheckpointRefused
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def _labels(model: Any) -> dict[int, str]:
             f"has {classes} classes, and no name for {unnamed[0]}",
             hint="name them all, from 0 on, in the data set's YAML, and train it again",
         )
-    return {class_id: printable(labels[class_id]) for class_id in range(classes)}
+    return {class_id: printable(labels[class_id], MOST_NAME) for class_id in range(classes)}
 
 
 def _imgsz(args: Mapping[str, Any]) -> tuple[int, int] | None:

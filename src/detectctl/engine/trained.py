@@ -6,6 +6,7 @@ A network of any family is run through this description; `families` is the one p
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,6 +17,10 @@ IMGSZ = 640
 """Pixels; what Ultralytics trains at unless it is told otherwise."""
 CLASSIFY_IMGSZ = 224
 """Pixels; the same for models that classify and do not say."""
+MOST_NAME = 1000
+"""Characters of a class's name; open-vocabulary models name theirs by whole sentences."""
+_OBEYED = {"Cc", "Cs", "Zl", "Zp"}
+_TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # the direction of what follows
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +85,12 @@ class Trained:
         return height, width
 
     def ids(self, name: str) -> list[int]:
-        """Of the classes of that name, of which there may be several, or none."""
-        return [class_id for class_id, label in self.labels.items() if label == name]
+        """Of the classes of that name, of which there may be several, or none.
+
+        A letter with an accent is the same whether it is one character or two; keyboards and files differ in that.
+        """
+        composed = unicodedata.normalize("NFC", name)
+        return [one for one, label in self.labels.items() if unicodedata.normalize("NFC", label) == composed]
 
     def nearest(self, name: str) -> str:
         """Why there is no class of that name, in words."""
@@ -105,6 +114,9 @@ class Trained:
         )
 
 
-def printable(label: str) -> str:
-    """A class's name with nothing in it that a terminal would obey; at most 100 characters."""
-    return "".join(character if character.isprintable() else "?" for character in label)[:100]
+def printable(words: str, most: int = 100) -> str:
+    """Words of a model with nothing in them that a terminal would obey; at most so many characters.
+
+    What joins or parts letters, as in Persian and in many an emoji, stays, and so do letters later than this Python.
+    """
+    return "".join("?" if unicodedata.category(one) in _OBEYED or one in _TURNING else one for one in words[:most])
