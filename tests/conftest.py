@@ -17,6 +17,7 @@ import pytest
 from detectctl.engine.convert import compile_checkpoint
 from detectctl.engine.int8.calibration import choose
 from detectctl.engine.int8.quantise import quantise
+from detectctl.files import sha256_of
 from detectctl.progress import silent
 from edge_service import Edge, edge_up
 from installed import Home, Service, file_server, up
@@ -26,7 +27,7 @@ from wandb_server import WandbServer
 from wandb_site import Site
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from concurrent.futures import Future
 
     from detectctl.engine.compiled import CompiledModel
@@ -156,6 +157,17 @@ def _compiled(checkpoint: Path, sha256: str) -> CompiledModel:
 def yolov8n_compiled(yolov8n_pt: Path) -> CompiledModel:
     """YOLOv8n, converted for the OpenVINO engine."""
     return _compiled(yolov8n_pt, YOLOV8N_SHA256)
+
+
+@pytest.fixture(scope="session")
+def tiny_compiled() -> Callable[[str], CompiledModel]:
+    """A checkpoint of tests/checkpoints by its name, converted for the OpenVINO engine."""
+
+    def compiled(name: str) -> CompiledModel:
+        checkpoint = Path(__file__).parent / "checkpoints" / f"{name}.pt"
+        return _compiled(checkpoint, sha256_of(checkpoint))
+
+    return compiled
 
 
 @pytest.fixture(scope="session")

@@ -7,24 +7,30 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import cv2
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
+import shapes
+from detectctl import coco_pose
 from detectctl.errors import REQUEST_ERRORS
+from detectctl.figures import colour, limb_colour
 from detectctl.wire import ModelInfo, error_body
-from served import served
+from served import BASE, served
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from playwright.sync_api import Browser, Page, Route
 
     from detectctl.engine.compiled import CompiledModel
+    from detectctl.wire import Task
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = [
@@ -323,27 +329,71 @@ def test_a_service_that_has_gone(page: Page, bus_jpg: Path) -> None:
     expect(page.locator("#error")).to_contain_text("detectctl status")
 
 
-def test_masks_keypoints_corners_and_captions_are_drawn(page: Page, bus_jpg: Path) -> None:
-    """As the contract has them, for models of other tasks."""
+def _colour(class_id: int) -> str:
+    return f"rgb({', '.join(map(str, colour(class_id)))})"
+
+
+def test_keypoints_and_rotated_boxes_are_drawn_as_on_annotated_pictures(page: Page, bus_jpg: Path) -> None:
+    """A person's, of which one is not seen, in the colours of its sides; others also without confidences."""
     one = {"class": "bus", "coordinates": [10, 10, 400, 400], "confidence": 0.9, "class_id": 5}
     objects = [
-        {**one, "mask": [[10, 10, 200, 10, 200, 200], [300, 300, 400, 300, 400, 400]]},
         {**one, "keypoints": [[20 + 10 * n, 50 + 5 * n, 0.9 if n else 0.1] for n in range(17)]},
-        {**one, "corners": [[50, 10], [90, 50], [50, 90], [10, 50]], "angle": 0.7},
+        {**one, "keypoints": [[200, 300], [0, 0], [400, 500]]},
+        {**one, "coordinates": [100, 500, 500, 900], "corners": [[500, 600], [400, 900], [100, 800], [200, 500]]},
     ]
     answer = {"status": "found", "objects": objects, "image": {"width": 810, "height": 1080}}
-    model = ModelInfo("many", "v1", "sha256:0").to_json()
+    model = ModelInfo("many", "v1", "sha256:0", task="pose").to_json()
     page.route("**/detect?*", lambda route: route.fulfill(json={**answer, "model": model}))
     _pick(page, bus_jpg)
-    expect(page.locator("#overlay .mask")).to_have_count(2)
-    expect(page.locator("#overlay circle")).to_have_count(16)
-    assert len((page.locator("#overlay .object").first.locator(".shape").get_attribute("points") or "").split()) == 4
-    page.unroute("**/detect?*")
-    model["task"] = "classify"
-    page.route("**/detect?*", lambda route: route.fulfill(json={**answer, "objects": [one], "model": model}))
-    _slide(page, "#iou", 0.5)
-    expect(page.locator("#overlay .shape")).to_have_count(0)
-    expect(page.locator("#overlay text")).to_have_text("bus 0.90")
+    person, hand, ship = (page.locator(f'#overlay [data-index="{number}"]') for number in range(3))
+    expect(person.locator("circle")).to_have_count(16)
+    expect(person.locator("line")).to_have_count(len(coco_pose.LIMBS) - 2)
+    sides = {"line": [limb_colour(*limb) for limb in coco_pose.LIMBS if 0 not in limb]}
+    sides["circle"] = [limb_colour(number, number) for number in range(1, 17)]
+    for kind, attribute in (("line", "stroke"), ("circle", "fill")):
+        drawn = [each.get_attribute(attribute) for each in person.locator(kind).all()]
+        assert drawn == [f"rgb({' '.join(map(str, hue))})" for hue in sides[kind]]
+    expect(hand.locator("circle")).to_have_count(2)
+    expect(hand.locator("circle").first).to_have_css("fill", _colour(5))
+    assert len((ship.locator(".shape").get_attribute("points") or "").split()) == 4
+    tag, frame = ship.locator(".tag").bounding_box(), ship.locator(".shape").bounding_box()
+    assert tag is not None
+    assert frame is not None
+    assert tag["x"] > frame["x"]  # at the uppermost corner, not at that of the upright box
+
+
+@pytest.mark.parametrize(("name", "task"), [("v8-seg", "segment"), ("v8-pose", "pose"), ("v8-cls", "classify")])
+def test_what_a_model_of_another_task_answers_is_drawn(
+    browser: Browser, tiny_compiled: Callable[[str], CompiledModel], tmp_path: Path, name: str, task: Task
+) -> None:
+    """All of the service's own answer: parts of masks, keypoints that are seen, and five classes."""
+    pixels, _ = next(shapes.pictures(task))
+    assert cv2.imwrite(str(tmp_path / "shapes.png"), pixels)
+    with served(tiny_compiled(name), imgsz=128, info=replace(BASE, name=name, task=task)) as port:
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{port}/")
+        expect(page.locator("#model")).to_contain_text(f"Task{task}")
+        _pick(page, tmp_path / "shapes.png")
+        picture = (tmp_path / "shapes.png").read_bytes()
+        objects = page.request.post(f"http://127.0.0.1:{port}/detect?conf=0.25&iou=0.7", data=picture).json()["objects"]
+        texts = [f"{one['class']} {one['confidence']:.2f}" for one in objects]
+        expect(page.locator("#overlay text")).to_have_text(texts[::-1])  # the surest on top
+        expect(page.locator("#filter")).to_be_visible(visible=task != "classify")
+        if task == "classify":
+            assert len(objects) == 5
+            expect(page.locator("#overlay .shape")).to_have_count(0)
+            expect(page.locator("#summary")).to_have_text(objects[0]["class"])
+        masks = page.locator("#overlay .mask")
+        expect(masks).to_have_count(sum(len(one.get("mask", ())) for one in objects))
+        if task == "segment":
+            expect(masks.last).to_have_css("fill", _colour(objects[0]["class_id"]))
+            expect(masks.last).to_have_css("fill-opacity", "0.43")
+        points = [point for one in objects for point in one.get("keypoints", ())]
+        height, width = pixels.shape[:2]
+        seen = [x for x, y, confidence in points if confidence >= 0.5 and 0 < x < width and 0 < y < height]
+        expect(page.locator("#overlay circle")).to_have_count(len(seen))
+        assert (len(seen) > 0) == (task == "pose")
+        page.close()
 
 
 def test_the_same_request_by_other_means_gives_the_same(page: Page, bus_jpg: Path, tmp_path: Path) -> None:

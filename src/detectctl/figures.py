@@ -118,13 +118,14 @@ def _pose(canvas: ImageDraw.ImageDraw, detection: Detection, size: tuple[int, in
     is_person = len(points) == len(coco_pose.NAMES)
     for one, other in coco_pose.LIMBS if is_person else ():
         if seen[one] and seen[other]:
-            canvas.line((*points[one][:2], *points[other][:2]), _limb_colour(one, other), line_width)
+            canvas.line((*points[one][:2], *points[other][:2]), limb_colour(one, other), line_width)
     for number, (x, y, *_) in enumerate(points):
         if seen[number]:
-            hue = _limb_colour(number, number) if is_person else colour(detection.class_id)
+            hue = limb_colour(number, number) if is_person else colour(detection.class_id)
             canvas.circle((x, y), line_width * 1.5, hue, "white", max(1, line_width // 2))
 
 
-def _limb_colour(one: int, other: int) -> Colour:
+def limb_colour(one: int, other: int) -> Colour:
+    """Of what joins two of a person's keypoints: one colour for each side, another between them."""
     sides = {coco_pose.NAMES[number].partition("_")[0] for number in (one, other)} - {"nose"}
     return {"left": _LEFT, "right": _RIGHT}[sides.pop()] if len(sides) == 1 else _MIDDLE

@@ -9,8 +9,12 @@ import { BASE, key } from "./service.js";
 
 const MOST = 300; // objects in an answer of a service that does not say `truncated`
 
+// A model that classifies gives its five best classes, whatever is asked.
+export const whole = (model) => model.task === "classify";
+
 // `wanted` and `asked`: conf, iou, classes, the names to keep, null for all, and whether NMS is agnostic of them.
 export function suffices({ found, asked }, wanted) {
+  if (whole(found.model)) return true;
   if (asked.iou !== wanted.iou || wanted.conf < asked.conf) return false;
   if (asked.classes && !wanted.classes?.every((name) => asked.classes.includes(name))) return false;
   if (wanted.agnostic && String(asked.classes) !== String(wanted.classes)) return false;
@@ -20,6 +24,7 @@ export function suffices({ found, asked }, wanted) {
 }
 
 export function filtered({ found, asked }, { conf, classes }) {
+  if (whole(found.model)) return found;
   // The service has compared with `asked.conf` before it rounded.
   const sure = ({ confidence }) => conf === asked.conf || confidence > conf;
   const objects = found.objects.filter((one) => sure(one) && (!classes || classes.includes(one.class)));

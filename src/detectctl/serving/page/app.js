@@ -43,9 +43,11 @@ function model(its) {
   $("model").replaceChildren(
     pair("Model", [its.name, its.version].filter(Boolean).join(" ")),
     pair("Digest", its.digest.slice(0, 19), { title: its.digest, className: "mono" }),
+    pair("Task", its.task),
     pair("Engine", [engine.name, engine.device, engine.precision].filter(Boolean).join(" ")),
     pair("Service", version),
   );
+  $("filter").hidden = answers.whole(its);
   const kind = its.fallback ? "fallback" : its.stale ? "stale" : null;
   const words = kind && `${kind}: ${[its.name, its.version].filter(Boolean).join(" ")}${its.reason ? ` (${its.reason})` : ""}`;
   $("warning").hidden = $("strip").hidden = !kind;
@@ -253,14 +255,17 @@ function list() {
   const most = [...counts].sort((one, other) => other[1] - one[1]);
   const rest = most.splice(5).length; // the list has them all
   const words = most.map(([name, count]) => `${count} ${name}`).join(", ") + (rest ? `, and of ${rest} more classes` : "");
-  const summary = objects.length ? `${objects.length}: ${words}${truncated ? "; more were left out" : ""}` : "Nothing found at these settings";
+  const whole = answers.whole(state.shown.model);
+  const many = whole ? `${objects[0]?.class}` : `${objects.length}: ${words}${truncated ? "; more were left out" : ""}`;
+  const summary = objects.length ? many : "Nothing found at these settings";
+  $("objects-title").textContent = whole ? "Classes" : "Objects";
   if ($("summary").textContent !== summary) $("summary").textContent = summary; // or it would be read out again
   const had = focused();
   $("objects").hidden = !objects.length;
   $("objects").replaceChildren(
     ...objects.map((one, index) => {
       const [left, top, right, bottom] = one.coordinates.map(Math.round);
-      const size = `${right - left}×${bottom - top}`;
+      const size = whole ? "" : `${right - left}×${bottom - top}`;
       const row = element("div", { role: "option", tabIndex: index ? -1 : 0, ariaSelected: "false", title: `${left}, ${top} to ${right}, ${bottom}` });
       row.dataset.index = index;
       row.ariaLabel = `${one.class}, confidence ${one.confidence.toFixed(2)}, from ${left}, ${top} to ${right}, ${bottom}`;
@@ -282,7 +287,7 @@ function overlay() {
   const stage = $("stage").getBoundingClientRect();
   const [x, y] = [left - stage.left - $("stage").clientLeft, top - stage.top - $("stage").clientTop];
   Object.assign(over.style, { left: `${x}px`, top: `${y}px`, width: `${width}px`, height: `${height}px` });
-  draw(over, state.shown, state.shown.model.task ?? state.info.task, width, height);
+  draw(over, state.shown, answers.whole(state.shown.model), width, height);
 }
 
 function light(index, { scroll = false } = {}) {
