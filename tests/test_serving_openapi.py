@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import cv2
 import httpx
 import jsonschema_rs
 import pytest
 
+import shapes
 from bent_service import INFO
 from broken_images import encoded
 from detectctl.errors import REQUEST_ERRORS
 from detectctl.serving.openapi import DETECT_URL, _thresholds, schema_of
 from detectctl.serving.openapi import INFO as INFO_ANSWERS
-from served import served
+from detectctl.wire import DetectionResult
+from served import BASE, served
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from detectctl.engine.compiled import CompiledModel
+    from detectctl.wire import Task
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +110,53 @@ def test_a_missing_key_does_not_fit() -> None:
     for key in INFO.to_json():
         with pytest.raises(jsonschema_rs.ValidationError):
             jsonschema_rs.validate(schema, {name: value for name, value in INFO.to_json().items() if name != key})
+
+
+RESULT = DETECT_URL["responses"][200]["content"]["application/json"]["schema"]
+
+
+def answer_with(**found: Any) -> dict[str, Any]:
+    one = {"class": "a", "coordinates": [1, 2, 3, 4], "confidence": 0.5, "class_id": 0, **found}
+    answer: dict[str, Any] = dict(DetectionResult((), 640, 480, INFO.model).to_json())
+    return {**answer, "objects": [one]}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wrong"),
+    [
+        ("mask", [[1.5, 2, 3, 4, 5, 6]], [[1, 2, 3, 4]]),
+        ("keypoints", [[1, 2, 0.5], [3, 4]], [[1, 2, 0.5, 0]]),
+        ("corners", [[1, 2], [3, 4], [5, 6], [7, -8]], [[1, 2], [3, 4], [5, 6]]),
+        ("angle", -0.5, "0.5 rad"),
+    ],
+)
+def test_what_other_tasks_tell_of_an_object_is_described(key: str, value: object, wrong: object) -> None:
+    """With its shape, its units, and nothing of it required; the task itself is one of five."""
+    jsonschema_rs.validate(RESULT, answer_with(**{key: value}))
+    with pytest.raises(jsonschema_rs.ValidationError):
+        jsonschema_rs.validate(RESULT, answer_with(**{key: wrong}))
+    assert RESULT["properties"]["objects"]["items"]["properties"][key]["description"]
+    task = RESULT["properties"]["model"]["properties"]["task"]
+    assert task == {"enum": ["detect", "segment", "pose", "obb", "classify"]}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "task"), [("v8-seg", "segment"), ("v8-pose", "pose"), ("v8-cls", "classify")])
+def test_an_answer_of_another_task_is_as_described(
+    tiny_compiled: Callable[[str], CompiledModel], name: str, task: Task
+) -> None:
+    """And is read back by the client as it was sent."""
+    pixels, _ = next(shapes.pictures(task))
+    with served(tiny_compiled(name), imgsz=128, info=replace(BASE, task=task)) as port:
+        answer = httpx.post(
+            f"http://127.0.0.1:{port}/detect", content=cv2.imencode(".png", pixels)[1].tobytes(), trust_env=False
+        ).json()
+    jsonschema_rs.validate(RESULT, answer)
+    assert DetectionResult.from_json(answer).to_json() == answer
+    told = {"segment": {"mask"}, "pose": {"keypoints"}}.get(task, set())
+    assert answer["objects"]
+    for one in answer["objects"]:
+        assert one.keys() == {"class", "coordinates", "confidence", "class_id"} | told
 
 
 @dataclass

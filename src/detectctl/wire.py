@@ -46,10 +46,25 @@ DetectionJSON = TypedDict(
         "coordinates": Annotated[list[float], {"minItems": 4, "maxItems": 4}],
         "confidence": Share,
         "class_id": Count,
-        "mask": NotRequired[list[list[float]]],
-        "keypoints": NotRequired[list[Annotated[list[float], {"minItems": 2, "maxItems": 3}]]],
-        "corners": NotRequired[list[Annotated[list[float], {"minItems": 2, "maxItems": 2}]]],
-        "angle": NotRequired[float],
+        "mask": NotRequired[
+            Annotated[
+                list[Annotated[list[float], {"minItems": 6}]],
+                {"description": "outline of each part, [x1, y1, x2, y2, …] in pixels"},
+            ]
+        ],
+        "keypoints": NotRequired[
+            Annotated[
+                list[Annotated[list[float], {"minItems": 2, "maxItems": 3}]],
+                {"description": "[x, y] in pixels, and a confidence if the model gives one"},
+            ]
+        ],
+        "corners": NotRequired[
+            Annotated[
+                list[Annotated[list[float], {"minItems": 2, "maxItems": 2}]],
+                {"minItems": 4, "maxItems": 4, "description": "of a rotated box, [x, y] in pixels, in turn"},
+            ]
+        ],
+        "angle": NotRequired[Annotated[float, {"description": "of a rotated box, in radians, from x towards y"}]],
     },
 )
 
