@@ -7,8 +7,6 @@
 
 import { BASE, key } from "./service.js";
 
-const MOST = 300; // objects in an answer of a service that does not say `truncated`
-
 // A model that classifies gives its five best classes, whatever is asked.
 export const whole = (model) => model.task === "classify";
 
@@ -18,9 +16,8 @@ export function suffices({ found, asked }, wanted) {
   if (asked.iou !== wanted.iou || wanted.conf < asked.conf) return false;
   if (asked.classes && !wanted.classes?.every((name) => asked.classes.includes(name))) return false;
   if (wanted.agnostic && String(asked.classes) !== String(wanted.classes)) return false;
-  const cut = found.truncated ?? found.objects.length >= MOST;
   // What was cut is less confident than all that was not. Without a filter, a new answer would be cut at the same place.
-  return !cut || !wanted.classes || String(asked.classes) === String(wanted.classes) || wanted.conf >= found.objects.at(-1).confidence;
+  return !found.truncated || !wanted.classes || String(asked.classes) === String(wanted.classes) || wanted.conf > found.objects.at(-1).confidence;
 }
 
 export function filtered({ found, asked }, { conf, classes }) {
@@ -28,7 +25,9 @@ export function filtered({ found, asked }, { conf, classes }) {
   // The service has compared with `asked.conf` before it rounded.
   const sure = ({ confidence }) => conf === asked.conf || confidence > conf;
   const objects = found.objects.filter((one) => sure(one) && (!classes || classes.includes(one.class)));
-  return { ...found, status: objects.length ? "found" : "not found", objects };
+  const { truncated, ...rest } = found;
+  const cut = truncated && sure(found.objects.at(-1)); // or what was cut is not sure enough either
+  return { ...rest, status: objects.length ? "found" : "not found", objects, ...(cut && { truncated }) };
 }
 
 // Indented, with each list of numbers on one line.
