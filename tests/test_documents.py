@@ -37,7 +37,7 @@ NOT_OURS = {"engine/NAME_engine.py"}  # what a reader is to fill in
 LANGUAGES = {"sh", "console", "python", "toml", "json", "yaml", "ini", "dockerfile", "text"}
 # Put what is printed today into the documents, instead of comparing: look at the diff before you commit it.
 REWRITE = os.environ.get("REWRITE_DOCUMENTS") == "1"
-COMMANDS = ("up", "detect", "annotate", "status", "logs", "models", "config", "down")
+COMMANDS = ("up", "detect", "annotate", "status", "logs", "models", "config", "doctor", "down")
 
 
 def of(*languages: str) -> list[Any]:

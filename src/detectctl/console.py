@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from detectctl.client.outcomes import Outcome
+    from detectctl.doctor.finding import Finding
     from detectctl.errors import DetectctlError
     from detectctl.lifecycle.down import DownResult
     from detectctl.lifecycle.logs import LogLine
@@ -79,7 +80,12 @@ class Console:
         """What failed, why, and the next command to try; `about` names the source among many."""
         prefix = "" if about is None or about in error.what else f"{about}: "
         self.err.print(f"[bold red]error:[/] {escape(prefix + error.what)}", soft_wrap=True)
-        for label, text in (("why", error.why), ("try", error.hint), ("request", error.request_id)):
+        for label, text in (
+            ("why", error.why),
+            ("try", error.hint),
+            ("doctor", error.finding),
+            ("request", error.request_id),
+        ):
             if text:
                 self.err.print(f"  [dim]{label}:[/] {escape(text)}", soft_wrap=True)
 
@@ -177,6 +183,14 @@ class Console:
         )
         if "traceback" in line.fields:
             self.line(escape(line.fields["traceback"]))
+
+    def finding(self, finding: Finding) -> None:
+        """One line of the doctor's report."""
+        if finding.level == "ok" and self.quiet:
+            return
+        style = {"ok": "green", "warning": "yellow", "failure": "bold red"}[finding.level]
+        fix = f" [dim]try:[/] {escape(finding.fix)}" if finding.fix else ""
+        self.line(f"[{style}]{finding.level:<7}[/] {finding.check}: {escape(finding.message)}{fix and ';'}{fix}")
 
     def config(self, rows: tuple[Row, ...], file: Path | None) -> None:
         """Every setting, and the file that was read."""

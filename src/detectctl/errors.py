@@ -42,11 +42,13 @@ class DetectctlError(Exception):
     Attributes:
         exit_code: of the command that it ends.
         code: the class's name in snake case, for programs.
+        finding: what `detectctl doctor` says that may be behind it, one line.
         request_id: of the request that a service answered with this error, as in the service's log.
     """
 
     exit_code: ClassVar[int] = 1
     code: str = "error"
+    finding: str | None = None
     request_id: str | None = None
 
     def __init__(self, what: str, *, why: str | None = None, hint: str | None = None) -> None:

@@ -63,6 +63,13 @@ def replacing(path: Path, *, mode: int = 0o644, durable: bool = False) -> Iterat
         temporary.unlink(missing_ok=True)
 
 
+def probe(folder: Path | str) -> None:
+    """OSError if no file can be made there and filled with a page."""
+    with tempfile.TemporaryFile(dir=folder) as file:
+        file.write(bytes(4096))
+        file.flush()
+
+
 @contextlib.contextmanager
 def temporary_folder(parent: Path, prefix: str = "tmp") -> Iterator[Path]:
     """A new folder, 0700, which is gone after the block, also if a process that was killed there still lets go of it.

@@ -187,6 +187,21 @@ class Downloads:
             for manager in self._managers.values():
                 manager.clear()
 
+    def head(self, url: str, deadline: Deadline) -> Answer:
+        """What the server answers to `HEAD`, of whatever status; a redirect is not followed.
+
+        Raises:
+            NoAnswer: none came, or not in time.
+        """
+        proxy = proxy_for(url)
+        try:
+            manager = self._manager(urlsplit(url).scheme, proxy)
+            response = manager.request("HEAD", url, headers=_HEADERS, timeout=_timeout(deadline), **_ONCE)
+        except (HTTPError, ValueError) as error:
+            raise _no_answer(error, proxy) from error
+        response.close()
+        return Answer(response.status, response.headers, b"")
+
     def stream(
         self, url: str, deadline: Deadline, *, max_bytes: int, stall_s: float = float("inf")
     ) -> Generator[bytes]:
@@ -233,7 +248,7 @@ class Downloads:
                 scheme = urlsplit(url).scheme
                 if scheme not in {"http", "https"}:
                     raise BadAddress("it is not an http:// or https:// URL")
-                proxy = _proxy_for(url)
+                proxy = proxy_for(url)
                 manager = self._manager(scheme, proxy)
                 headers = _HEADERS | (login.headers(url) if login else {})
                 response = manager.request("GET", url, headers=headers, timeout=_timeout(deadline, stall_s), **_ONCE)
@@ -328,7 +343,7 @@ def _split_login(url: str, known: Login | None) -> tuple[str, Login | None]:
     return url, known if known and known.origin == origin else None
 
 
-def _proxy_for(url: str) -> str | None:
+def proxy_for(url: str) -> str | None:
     """The proxy that the environment names for this URL."""
     from urllib.request import getproxies, proxy_bypass
 

@@ -36,6 +36,11 @@ class Lines:
             canvas.text((left + self._pad, baseline), line, ink, self._font, anchor="ls")
 
 
+def can_write(words: str) -> bool:
+    """Whether a font of this system has all the letters."""
+    return _legible(words, MIN_PX, "")[0] == words
+
+
 def label(words: str, size: int, max_width: int, *, instead: str) -> Lines:
     """One line in a font of `size` pixels; in a box that is wider than `max_width` it gets smaller, then shorter.
 

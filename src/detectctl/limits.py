@@ -12,11 +12,13 @@ from detectctl.errors import NotReady
 _ENOUGH_FILES = 65_536  # what Ray's own drivers raise it to
 _LEAST_FILES = 512
 _OWN_FILES = 128  # of a process without connections: of HAProxy listeners and health checks, of Python libraries
-_MOST_CONNECTIONS = 4_096  # Serve's own limit
+MOST_CONNECTIONS = 4_096
+"""Serve's own limit."""
 # Measured with one replica on two cores: 275 threads, and 50 for the replica's successor. It starts with 1024 MiB, but
 # with 900 the system does nothing but reclaim memory.
 _LEAST_THREADS = 350
 _LEAST_MEMORY = 1 << 30
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 - the system's own
 
 
 def require() -> None:
@@ -39,7 +41,7 @@ def set_soft() -> None:
 
 def connections() -> int:
     """How many HAProxy may have: each takes two sockets, and every fourth a pipe with two ends for the data between."""
-    return min(_MOST_CONNECTIONS, (_open_files() - _OWN_FILES) * 2 // 5)
+    return min(MOST_CONNECTIONS, (_open_files() - _OWN_FILES) * 2 // 5)
 
 
 def requests() -> int:
@@ -49,7 +51,7 @@ def requests() -> int:
 
 def may_share_memory() -> bool:
     """Whether Ray can have its object store where it usually does; if there is only little room, it looks elsewhere."""
-    return os.access("/dev/shm", os.W_OK | os.X_OK)  # noqa: S108 - the system's own
+    return os.access(SHARED_MEMORY, os.W_OK | os.X_OK)
 
 
 def require_open_files() -> None:
@@ -81,15 +83,7 @@ def require_threads() -> None:
 
 def require_memory(for_images: int = 0) -> None:
     """NotReady if there is too little; `for_images` are bytes for an image that is larger than usual."""
-    import psutil  # here, because it takes time that commands without a service do not have
-
-    free = psutil.virtual_memory().available + psutil.swap_memory().free
-    limits = (
-        *pairs("memory", "memory.max", "memory.current"),
-        *pairs("memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
-    )
-    allowed = [(limit, "that is the limit of its control group") for limit, _ in limits]
-    least, why = min([(free, "the machine has no more available"), *allowed])
+    least, why = memory()
     needed = _LEAST_MEMORY + for_images
     if least < needed:
         enough = (needed >> 30) + 1
@@ -100,6 +94,19 @@ def require_memory(for_images: int = 0) -> None:
             hint=f"{smaller}end other programs, or raise the limit: "
             f"`MemoryMax={enough}G` of systemd, or `--memory {enough}g` of Docker",
         )
+
+
+def memory() -> tuple[int, str]:
+    """How many bytes a service may use, and what limits that."""
+    import psutil  # here, because it takes time that commands without a service do not have
+
+    free = psutil.virtual_memory().available + psutil.swap_memory().free
+    limits = (
+        *pairs("memory", "memory.max", "memory.current"),
+        *pairs("memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    )
+    allowed = [(limit, "that is the limit of its control group") for limit, _ in limits]
+    return min([(free, "the machine has no more available"), *allowed])
 
 
 def _open_files() -> int:

@@ -81,7 +81,7 @@ def family(mark: str, head: Process | None = None, folder: Path | None = None) -
     for pid, process in everybody.items():
         with contextlib.suppress(psutil.Error, OSError):
             children.setdefault(process.ppid(), []).append(pid)
-            if _carries(process, mark) or (head is not None and _is_of(process, head.pid, folder)):
+            if mark_of(process) == mark or (head is not None and _is_of(process, head.pid, folder)):
                 pids.append(pid)
     found: dict[int, psutil.Process] = {}
     while pids:
@@ -108,13 +108,15 @@ def _is_of(process: psutil.Process, session: int, folder: Path | None) -> bool:
     return os.getsid(process.pid) == session and process.cwd().removesuffix(" (deleted)") == str(folder)
 
 
-def _carries(process: psutil.Process, mark: str) -> bool:
+def mark_of(process: psutil.Process) -> str | None:
+    """The mark that it carries; None if it has none, or wrote over it. psutil.Error or OSError if it cannot be read."""
     try:
         block = Path(f"/proc/{process.pid}/environ").read_bytes()
     except FileNotFoundError:  # not Linux, or gone meanwhile
-        return process.environ().get(MARKER) == mark
+        return process.environ().get(MARKER)
     # Ray's processes write their title over the block's beginning, where psutil's parser gives up.
-    return f"{MARKER}={mark}".encode() in block.split(b"\0")
+    begin = f"{MARKER}=".encode()
+    return next((each[len(begin) :].decode() for each in block.split(b"\0") if each.startswith(begin)), None)
 
 
 def end(found: list[psutil.Process], signum: int = signal.SIGTERM, *, grace_s: float) -> None:

@@ -365,7 +365,21 @@ class DownSettings(InstanceSettings):
     timeout: float = option(30.0, SERVICE, "Seconds that accepted requests may take", "SECONDS", high=_DAY_S)
 
 
-_COMMANDS = (UpSettings, DetectSettings, AnnotateSettings, StatusSettings, LogsSettings, ModelsSettings, DownSettings)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DoctorSettings(InstanceSettings):
+    command: ClassVar[str] = "doctor"
+
+
+_COMMANDS = (
+    UpSettings,
+    DetectSettings,
+    AnnotateSettings,
+    StatusSettings,
+    LogsSettings,
+    ModelsSettings,
+    DoctorSettings,
+    DownSettings,
+)
 COMMANDS: dict[str, type[Settings]] = {kind.command: kind for kind in _COMMANDS}
 KINDS: tuple[type[Settings], ...] = (GlobalSettings, *_COMMANDS)
 

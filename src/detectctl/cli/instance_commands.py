@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from detectctl.cli.doctor_command import note_finding
 from detectctl.cli.options import Every, Json, Session, asked, command
 from detectctl.errors import DetectctlError, FallbackServed, NotReady, NotRunning, UsageError
 from detectctl.settings import SERVICE, DownSettings, LogsSettings, StatusSettings, UpSettings
@@ -25,8 +26,12 @@ def up(session: Session, settings: UpSettings, as_json: Json = False) -> None:
     """Start or update the service; return once it answers."""
     from detectctl.lifecycle.up import up as bring_up
 
-    with session.console.progress() as report:
-        result = bring_up(settings, session.paths, session.environ, report)
+    try:
+        with session.console.progress() as report:
+            result = bring_up(settings, session.paths, session.environ, report)
+    except DetectctlError as error:
+        note_finding(error, settings)
+        raise
     session.console.json(asdict(result)) if as_json else session.console.up(result)
     if not settings.follow:
         if result.model.fallback:  # the service runs, but whatever comes next was not meant for this model

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 import detectctl
 from detectctl import limits
+from detectctl.cli.doctor_command import doctor
 from detectctl.cli.image_commands import annotate, detect
 from detectctl.cli.instance_commands import down, logs, status, up
 from detectctl.cli.models_command import models
@@ -53,7 +54,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for each in (up, detect, annotate, status, logs, models, config, down):
+for each in (up, detect, annotate, status, logs, models, config, doctor, down):
     app.command(cls=GroupedCommand)(each)
 
 

@@ -9,7 +9,12 @@ from detectctl.cgroups import pairs
 
 
 def available_cpus() -> int:
-    """The CPUs it may run on, or its control groups' tightest quota if that is less, rounded up; at least 1."""
+    """Its share, rounded up; at least 1."""
+    return max(1, math.ceil(cpu_share()))
+
+
+def cpu_share() -> float:
+    """The CPUs it may run on, or its control groups' tightest quota if that is less; half a CPU is 0.5."""
     both_versions = (*pairs("cpu", "cpu.max"), *pairs("cpu", "cpu.cfs_quota_us", "cpu.cfs_period_us"))
     quotas = (quota / period for quota, period in both_versions if quota > 0 and period > 0)
-    return max(1, math.ceil(min([len(os.sched_getaffinity(0)), *quotas])))
+    return min([float(len(os.sched_getaffinity(0))), *quotas])

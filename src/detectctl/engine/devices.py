@@ -38,7 +38,7 @@ def choose(device: str, precision: str, environ: Mapping[str, str], report: Repo
             chosen = "cuda"
         elif device == "cuda":
             raise UsageError("--device cuda is not available here", why=lack, hint="use `--device cpu` or `auto`")
-        elif _has_device_file():
+        elif has_device_file():
             report(Progress("device", f"running on the CPU, not on the GPU: {lack}", warning=True))
     if chosen == "cuda" and precision == "int8":
         raise UsageError(
@@ -55,7 +55,7 @@ def choose(device: str, precision: str, environ: Mapping[str, str], report: Repo
 
 def lack_of_gpu(environ: Mapping[str, str]) -> str | None:
     """Why a replica with this environment could not compute on a GPU; None if it could."""
-    if not _has_device_file():
+    if not has_device_file():
         return "this machine has no NVIDIA GPU, or no driver for it"
     visible = environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.split(",")[0].strip() in _HIDING:
@@ -69,7 +69,8 @@ def lack_of_gpu(environ: Mapping[str, str]) -> str | None:
     return f'{failure}, with CUDA_VISIBLE_DEVICES="{visible}"'
 
 
-def _has_device_file() -> bool:
+def has_device_file() -> bool:
+    """Whether the system has a driver for an NVIDIA GPU."""
     return any(file.exists() for file in _DEVICE_FILES)
 
 

@@ -126,17 +126,23 @@ class _Pool:
         return decode(self._trained, Raw(places, *picked, masks), confidence=confidence, shape=shape)
 
 
-def choose_precision(asked: Precision | None) -> Precision:
-    """What the engine computes in; UsageError if it was asked for what this processor does not compute in."""
+def precisions() -> tuple[Precision, ...]:
+    """Those that this processor computes in."""
     import openvino
 
     capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return tuple(name for name, native in _NATIVE.items() if native in capabilities)
+
+
+def choose_precision(asked: Precision | None) -> Precision:
+    """What the engine computes in; UsageError if it was asked for what this processor does not compute in."""
+    native = precisions()
     if asked is None:
-        return "bf16" if _NATIVE["bf16"] in capabilities else "fp32"
-    if _NATIVE[asked] not in capabilities:
+        return "bf16" if "bf16" in native else "fp32"
+    if asked not in native:
         raise UsageError(
             f"the precision {asked} is not available on this processor",
-            why=f"it computes in {', '.join(name for name, native in _NATIVE.items() if native in capabilities)}",
+            why=f"it computes in {', '.join(native)}",
             hint="use `--precision auto`",
         )
     return asked

@@ -60,10 +60,19 @@ def base_model(
         ModelCorrupt: the file received has another sha256, or what is published now is not what was recorded.
         UsageError: `assets_url` is not http(s).
     """
-    stored = _from_store(name, store) or _from_drop_folder(name, store)
+    stored = _stored(name, store)
     if stored is None:
         stored = _download(name, store, Deadline.after(timeout_s), (assets_url or ASSETS_URL).rstrip("/"), report)
     return _version(name, stored)
+
+
+def needs_download(name: str, store: Store) -> bool:
+    """Whether the base model has to be downloaded before it can be served."""
+    return _stored(name, store) is None
+
+
+def _stored(name: str, store: Store) -> StoredCheckpoint | None:
+    return _from_store(name, store) or _from_drop_folder(name, store)
 
 
 def kept_bases(store: Store) -> dict[str, str]:

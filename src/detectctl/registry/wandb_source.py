@@ -70,7 +70,8 @@ def fetch(
         UsageError: the reference is a page of another W&B server than the configured one, or does not tell which
             organization's registry it means.
     """
-    pin = _ask(reference, {"do": "fetch", "cache": str(store.cache)}, store, environ, timeout_s, patience_s, report)
+    request = {"do": "fetch", "reference": asdict(reference), "cache": str(store.cache)}
+    pin = _ask(str(reference), request, store, environ, timeout_s, patience_s, report)
     stored = store.open(pin["sha256"])
     name, version = pin["name"], pin["version"]
     artifact = f"{pin['artifact']}:{version}#{pin['member']}"
@@ -81,12 +82,19 @@ def list_versions(
     reference: Artifact, store: Store, *, environ: Mapping[str, str], timeout_s: float
 ) -> tuple[str, list[dict[str, Any]]]:
     """The collection's full path and its versions, newest first, as the child has them; raises as `fetch`."""
-    answer = _ask(reference, {"do": "list"}, store, environ, timeout_s, math.inf, silent)
+    answer = _ask(
+        str(reference), {"do": "list", "reference": asdict(reference)}, store, environ, timeout_s, math.inf, silent
+    )
     return answer["artifact"], answer["versions"]
 
 
+def log_in(store: Store, *, environ: Mapping[str, str], timeout_s: float) -> None:
+    """Ask W&B whether it knows the user; never prompts. Raises ModelError as `fetch`."""
+    _ask("who uses it", {"do": "log in"}, store, environ, timeout_s, math.inf, silent)
+
+
 def _ask(
-    reference: Artifact,
+    about: str,
     request: dict[str, Any],
     store: Store,
     environ: Mapping[str, str],
@@ -102,7 +110,7 @@ def _ask(
                 "detectctl.registry.wandb_source_child",
                 {
                     **request,
-                    "reference": asdict(reference),
+                    "about": about,
                     "scratch": str(scratch),
                     "until": until,
                     "timeout_s": timeout_s,
@@ -114,13 +122,13 @@ def _ask(
             )
     except child.ChildTimeout as error:
         raise RegistryUnreachable(
-            f"W&B did not deliver {reference} in time",
+            f"W&B did not deliver {about} in time",
             why=f"still {error.last.message if error.last else 'starting the SDK'} after {timeout_s:g} s",
             hint="retry, or raise `--model-timeout` (and keep `--timeout` at least as high)",
         ) from error
     except child.ChildCrashed as error:
         failed = ModelError(
-            f"W&B's SDK failed on {reference}", why=one_line(error.last_words), hint="run again with `--verbose`"
+            f"W&B's SDK failed on {about}", why=one_line(error.last_words), hint="run again with `--verbose`"
         )
         failed.add_note(without_secrets(error.stderr))
         raise failed from error

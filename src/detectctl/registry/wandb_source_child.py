@@ -1,11 +1,12 @@
 """The child process that talks to W&B: the only place that imports its SDK.
 
-`wandb_source` runs it. The request has the fields of the `reference`, an `Artifact`, a `scratch` folder, and what to
-`do`:
+`wandb_source` runs it. The request has what it is `about`, for errors, a `scratch` folder, and what to `do`, for the
+first two with the fields of the `reference`, an `Artifact`:
 
 - `fetch`: resolve, choose the checkpoint, and put it into the store below `cache` unless it is there. The result has
   the fields of its `Origin`, and `sha256`.
 - `list`: the versions of the collection, newest first.
+- `log in`: ask W&B who the user is; the result is empty.
 
 It has until the moment `until` of the monotonic clock, which is `timeout_s` after the caller began. The SDK's errors
 become ours here, where their types are known.
@@ -49,9 +50,8 @@ def work(request: child.Message, report: Report) -> child.Message:
     os.environ["TMPDIR"] = str(plain_path(temporary))
     import wandb  # noqa: F401 - here rather than below, where its half a second would look like W&B's
 
-    reference = Artifact(**request["reference"])
     conversation = Conversation(
-        str(reference),
+        request["about"],
         Path(request["scratch"]) / "wandb_cache_dir",
         Deadline(request["until"]),
         timeout_s=request["timeout_s"],
@@ -59,7 +59,7 @@ def work(request: child.Message, report: Report) -> child.Message:
         report=report,
     )
     _hear_storage(conversation)
-    return conversation.watch(lambda: _talk(request, reference, conversation))
+    return conversation.watch(lambda: _talk(request, conversation))
 
 
 def _hear_storage(conversation: Conversation) -> None:
@@ -87,14 +87,14 @@ def _hear_storage(conversation: Conversation) -> None:
     Retry.get_backoff_time = get_backoff_time  # type: ignore[method-assign]
 
 
-def _talk(request: child.Message, reference: Artifact, conversation: Conversation) -> child.Message:
+def _talk(request: child.Message, conversation: Conversation) -> child.Message:
     """Try until it works, or fails in a way that will not change; somebody else watches the deadline."""
     for pause_s in pauses_s():
         try:
-            return _try(request, reference, conversation)
+            return _try(request, conversation)
         except _sdk_errors() as error:
             if not _may_pass(error):
-                raise _by_cause(error, reference) from error
+                raise _by_cause(error, _subject(request)) from error
             conversation.hinder(_in_words(error), broken_off=True)
         except OSError as error:
             raise ModelError(
@@ -106,17 +106,27 @@ def _talk(request: child.Message, reference: Artifact, conversation: Conversatio
     raise AssertionError  # the pauses do not end
 
 
-def _try(request: child.Message, reference: Artifact, conversation: Conversation) -> child.Message:
+def _try(request: child.Message, conversation: Conversation) -> child.Message:
     import wandb
     from wandb.sdk import wandb_setup
 
-    _check_host(reference.page_host, wandb_setup.singleton().settings.app_url)
     # How long the SDK waits for its helper process, which does not give up earlier.
-    api = wandb.Api(timeout=conversation.deadline.left_s + 1)
+    timeout_s = conversation.deadline.left_s + 1
+    if request["do"] == "log in":
+        _ = wandb.Api(timeout=timeout_s).default_entity  # asks
+        return {}
+    reference = _subject(request)
+    assert isinstance(reference, Artifact)  # noqa: S101 - narrows the type
+    _check_host(reference.page_host, wandb_setup.singleton().settings.app_url)
+    api = wandb.Api(timeout=timeout_s)
     conversation.begin(f"looking up {reference.path}:{reference.alias}")
     if request["do"] == "list":
         return _list(api, reference)
     return _fetch(api, reference, request, conversation)
+
+
+def _subject(request: child.Message) -> Artifact | str:
+    return Artifact(**request["reference"]) if "reference" in request else str(request["about"])
 
 
 def _check_host(wanted: str | None, app_url: str) -> None:
@@ -249,7 +259,7 @@ def _sdk_errors() -> tuple[type[Exception], ...]:
     return (wandb.errors.Error, WandbApiFailedError, requests.RequestException, ValueError)
 
 
-def _by_cause(error: Exception, reference: Artifact, *, looking_up: bool = False) -> ModelError:
+def _by_cause(error: Exception, about: Artifact | str, *, looking_up: bool = False) -> ModelError:
     """The SDK's many errors, told apart by HTTP status and by what they wrap, not by their wording."""
     import wandb
 
@@ -262,19 +272,21 @@ def _by_cause(error: Exception, reference: Artifact, *, looking_up: bool = False
     if keyless or status in {401, 403}:
         log_in = "" if "`wandb login`" in message else " or run `wandb login`"  # the SDK may have said it already
         return ModelAccessDenied(
-            f"W&B refuses access to {reference}",
+            f"W&B refuses access to {about}",
             why=with_status,
             hint=f"set WANDB_API_KEY{log_in}, with an account that may read it",
         )
+    if isinstance(about, str):
+        return not_understood(about, with_status)
     if status in {404, 410}:
-        return _missing(reference, with_status)
+        return _missing(about, with_status)
     if looking_up and type(causes[-1]) is ValueError:
-        return _missing(reference, message)
+        return _missing(about, message)
     # A manifest that is not JSON; the SDK's own complaints about one are plain ValueErrors.
     unreadable = isinstance(causes[-1], (json.JSONDecodeError, UnicodeDecodeError))
     if not looking_up and (unreadable or type(causes[-1]) is ValueError):
-        return _corrupt(reference, f"what came cannot be read ({message})")
-    return not_understood(str(reference), with_status)
+        return _corrupt(about, f"what came cannot be read ({message})")
+    return not_understood(str(about), with_status)
 
 
 def _may_pass(error: Exception) -> bool:

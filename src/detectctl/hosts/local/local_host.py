@@ -60,7 +60,7 @@ class LocalHost:
             raise NotReady(
                 f"the Ray head ended while {doing}",
                 why=self._last_words(),
-                hint="run the command again; `detectctl logs` may show more",
+                hint="read `detectctl logs`, run `detectctl doctor`, then the command again",
             )
 
     def _last_words(self) -> str:

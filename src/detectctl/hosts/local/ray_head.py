@@ -5,14 +5,13 @@ from __future__ import annotations
 import secrets
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detectctl import limits, processes
 from detectctl.errors import NotReady
-from detectctl.files import describe, reason, remedy, write_atomically
+from detectctl.files import describe, probe, reason, remedy, write_atomically
 from detectctl.hosts.local import haproxy
 from detectctl.hosts.local.ports import Ports, choose, require_free
 from detectctl.paths import Paths
@@ -24,7 +23,9 @@ if TYPE_CHECKING:
 
     from detectctl.progress import Report
 
-_OBJECT_STORE_BYTES = 100_000_000  # images travel by HTTP; the object store only holds Serve's own small things
+FOLDER_PREFIX = "dctl-"
+"""Of an instance's folder for temporary files."""
+OBJECT_STORE_BYTES = 100_000_000  # images travel by HTTP; the object store only holds Serve's own small things
 # The head gets its own of these, and replicas need none of ours: what they do not have they cannot leak.
 _NOT_INHERITED = ("RAY_", "SERVE_", "DETECTCTL_", "WANDB_API_KEY")
 # glibc keeps up to 64 MiB of what was freed in each of its arenas, and grows an arena per thread: decoders that now and
@@ -77,20 +78,21 @@ def plan(host: str, port: int, environ: Mapping[str, str]) -> HeadRecord:
     """
     require_free(host, port)
     limits.require()
-    return HeadRecord(secrets.token_hex(8), _parent(environ) / f"dctl-{secrets.token_hex(4)}", host, port)
+    return HeadRecord(
+        secrets.token_hex(8), temporary_parent(environ) / f"{FOLDER_PREFIX}{secrets.token_hex(4)}", host, port
+    )
 
 
-def _parent(environ: Mapping[str, str]) -> Path:
-    """The first of TMPDIR, /tmp and /var/tmp that can be written; NotReady, about the first, if none can.
+def temporary_parent(environ: Mapping[str, str]) -> Path:
+    """Where the folders of instances are: the first of TMPDIR, /tmp and /var/tmp that can be written.
 
     Not `tempfile.gettempdir`, which comes to the working folder in the end, and to its own words about all of them.
+    NotReady, about the first, if none can be written.
     """
     failures: dict[str, OSError] = {}
     for folder in filter(None, (environ.get("TMPDIR"), "/tmp", "/var/tmp")):  # noqa: S108 - an unguessable 0700 folder
         try:
-            with tempfile.TemporaryFile(dir=folder) as probe:
-                probe.write(bytes(4096))
-                probe.flush()
+            probe(folder)
             # As the system calls it: processes are known by where they work.
             return Path(folder).resolve()
         except OSError as error:
@@ -153,7 +155,7 @@ def _spawn(record: HeadRecord, ports: Ports, environ: Mapping[str, str], alive_f
         # for a thousand replicas and their successors, at a thousandth each. No replica asks Ray for a GPU: Ray may
         # find none where PyTorch does.
         *("--num-cpus=2", "--num-gpus=0"),
-        f"--object-store-memory={_OBJECT_STORE_BYTES}",
+        f"--object-store-memory={OBJECT_STORE_BYTES}",
         *(() if limits.may_share_memory() else (f"--plasma-directory={record.temp_dir / 'tmp'}",)),
         "--include-log-monitor=False",  # nobody reads the workers' output from the driver
         "--disable-usage-stats",

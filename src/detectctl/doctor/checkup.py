@@ -1,0 +1,119 @@
+"""All checks, side by side, each with a deadline; they report in a fixed order."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from detectctl.doctor import compute, folders, model_sources, neighbours, network, packages, running, system
+from detectctl.doctor.finding import Finding, Subject, failure, ok
+from detectctl.errors import DetectctlError, ModelAccessDenied, NotReady, RegistryUnreachable
+from detectctl.waiting import Deadline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+
+class Check(NamedTuple):
+    """What is looked at, and how long that may take in seconds."""
+
+    name: str
+    look: Callable[[Subject], Iterable[Finding]]
+    deadline_s: float = 6.0
+
+
+def _settings(subject: Subject) -> Iterator[Finding]:
+    if subject.problem is not None:
+        raise subject.problem
+    yield ok("can be read")
+
+
+_HERE: tuple[Check, ...] = (
+    Check("settings", _settings),
+    Check("open files", system.open_files),
+    Check("threads", system.threads),
+    Check("processors", system.processors),
+    Check("memory", system.memory),
+    Check("shared memory", system.shared_memory),
+    Check("temporary folder", folders.temporary),
+    Check("state folder", folders.state),
+    Check("cache folder", folders.cache),
+    Check("port", network.port),
+    Check("Ray", neighbours.ray_clusters),
+    Check("leftovers", neighbours.leftovers),
+    Check("Python", packages.python),
+    Check("packages", packages.packages),
+    Check("OpenVINO", compute.processor, 25.0),
+    Check("GPU", compute.gpu, 65.0),
+)
+_WAY: tuple[Check, ...] = (
+    Check("names", network.names),
+    Check("proxies", network.proxies),
+    Check("clock", network.clock),
+)
+ALL = (
+    *_HERE,
+    *_WAY,
+    Check("W&B", model_sources.wandb, 15.0),
+    Check("base model", model_sources.base_model),
+    Check("service", running.service, 10.0),
+    Check("fonts", running.fonts),
+)
+
+
+def examine(subject: Subject, checks: Iterable[Check] = ALL) -> Iterator[Finding]:
+    """What the checks find, in their order; what several of them say is said once."""
+    said = set()
+    for check, outcome, deadline in [
+        (check, _begin(check, subject), Deadline.after(check.deadline_s)) for check in checks
+    ]:
+        for finding in _outcome(check, outcome, deadline):
+            if finding.level == "ok" or (finding.message, finding.fix) not in said:
+                said.add((finding.message, finding.fix))
+                yield replace(finding, check=check.name)
+
+
+def explain(error: DetectctlError, subject: Subject) -> Finding | None:
+    """The failure that may be why `up` ended with this error; None if there is none, or if the error says it itself."""
+    if isinstance(error, (RegistryUnreachable, ModelAccessDenied)):
+        checks = _WAY
+    elif isinstance(error, NotReady):
+        checks = _HERE
+    else:
+        return None
+    found = next((finding for finding in examine(subject, checks) if finding.level == "failure"), None)
+    return None if found is None or error.what in found.message else found
+
+
+def _begin(check: Check, subject: Subject) -> Future[list[Finding]]:
+    """In a thread that may be left behind: a network's file system, and looking a name up, have no deadline."""
+    outcome: Future[list[Finding]] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(list(check.look(subject)))
+        except BaseException as error:  # noqa: BLE001 - becomes a finding
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True, name=f"check {check.name}").start()
+    return outcome
+
+
+def _outcome(check: Check, outcome: Future[list[Finding]], deadline: Deadline) -> list[Finding]:
+    try:
+        return outcome.result(deadline.left_s)
+    except TimeoutError:
+        return [
+            failure(f"the check did not end within {check.deadline_s:g} s", "see whether a disk or the network hangs")
+        ]
+    except DetectctlError as error:
+        return [Finding.of(error)]
+    except Exception as error:  # noqa: BLE001 - a check of ours that fails must not hide what the others found
+        return [
+            failure(
+                f"the check itself failed: {type(error).__name__}: {error}",
+                "run `detectctl --verbose doctor`, and report this",
+            )
+        ]
