@@ -56,7 +56,8 @@ class TorchEngine:
         self.info = EngineInfo("torch", device, chosen, threads, streams=1, batch=largest)
         self._torch = torch
         self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[chosen]
-        self._model = model.fuse().eval().to(device, self._dtype, memory_format=torch.channels_last)
+        # To say how large the model is, which `verbose` does, it would run it, and RT-DETR would lose its anchors.
+        self._model = model.fuse(verbose=False).eval().to(device, self._dtype, memory_format=torch.channels_last)
         self._device = device
         # One batch at a time: the head keeps the anchors of the last shape it saw, so it is not safe for two threads.
         self._batcher = Batcher(self._run, largest)
