@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import threading
 import time
 from collections import Counter
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,22 @@ class Load:
 
 
 @contextlib.contextmanager
-def steady(url: str, image: bytes, clients: int = 4, *, path: str = "/detect", pause: float = 0.0) -> Iterator[Load]:
-    """So many clients, each with one connection that it keeps, each with its next request right after the last."""
+def steady(
+    url: str,
+    image: bytes,
+    clients: int = 4,
+    *,
+    path: str = "/detect",
+    pause: float = 0.0,
+    others: Sequence[tuple[str, bytes]] = (),
+) -> Iterator[Load]:
+    """So many clients, each with one connection that it keeps, each with its next request right after the last.
+
+    Each posts the image to the path, and then each of the `others`, again and again.
+    """
     load = Load()
-    threads = [threading.Thread(target=_client, args=(one, url, image, path, pause, load)) for one in range(clients)]
+    asks = [(path, image), *others]
+    threads = [threading.Thread(target=_client, args=(one, url, asks, pause, load)) for one in range(clients)]
     for thread in threads:
         thread.start()
     try:
@@ -68,10 +81,12 @@ def steady(url: str, image: bytes, clients: int = 4, *, path: str = "/detect", p
             thread.join()
 
 
-def _client(client: int, url: str, image: bytes, path: str, pause: float, load: Load) -> None:
+def _client(client: int, url: str, asks: Sequence[tuple[str, bytes]], pause: float, load: Load) -> None:
     host = urlsplit(url).netloc
     connection = http.client.HTTPConnection(host, timeout=60)
-    while not load.stopped.is_set():
+    for path, image in itertools.cycle(asks):
+        if load.stopped.is_set():
+            break
         begun = time.monotonic()
         body = b""
         try:
@@ -83,7 +98,7 @@ def _client(client: int, url: str, image: bytes, path: str, pause: float, load: 
             outcome = type(error).__name__
             connection.close()
         load.sent.append(Sent(client, begun, time.monotonic(), outcome, body))
-        if outcome != 200:
+        if isinstance(outcome, str) or outcome >= 500:
             load.stopped.wait(0.1)  # a refused connection is refused at once: do not spin
         if pause:
             load.stopped.wait(pause)

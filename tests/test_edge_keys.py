@@ -32,6 +32,7 @@ def test_every_route_but_health_checks_and_page_wants_the_key(edge: Edge, bus_jp
             ("GET", "/annotate?image_url=http://127.0.0.1/"),
             ("POST", "/annotate"),
             ("GET", "/info"),
+            ("GET", "/metrics"),
             ("GET", "/docs"),
             ("GET", "/openapi.json"),
             ("OPTIONS", "/detect"),

@@ -12,7 +12,9 @@ import pytest
 from detectctl.errors import Overloaded
 from detectctl.serving import admission as module
 from detectctl.serving.admission import Service
+from detectctl.serving.request_stats import RequestStats
 from detectctl.wire import DetectOptions
+from served import BASE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -41,7 +43,7 @@ def stuck() -> Iterator[Stuck]:
 
 
 def _service(detector: Any) -> Service:
-    config: Any = SimpleNamespace(max_queue=2)
+    config: Any = SimpleNamespace(max_queue=2, model=BASE)
     fetcher: Any = None
     return Service(config, detector, fetcher, request_id=lambda: "id")
 
@@ -68,7 +70,7 @@ def test_a_caller_that_goes_away_is_counted_as_such(stuck: Stuck) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        return service._recorder.stats.errors
+        return RequestStats.of(service._recorder.tally.values).errors
 
     assert asyncio.run(story()) == {"client_closed": 1}
 

@@ -20,7 +20,7 @@ from detectctl.lifecycle.deployment import plan
 from detectctl.registry.model_version import ModelVersion
 from detectctl.serving import page_files
 from detectctl.serving.accept import choices
-from detectctl.serving.request_stats import read_all
+from detectctl.serving.request_stats import read_stats
 from detectctl.settings import UpSettings, parse_pixels
 from served import served
 from slow_upload import FORM
@@ -149,12 +149,12 @@ def test_every_error_is_of_the_tree_with_its_parts_apart(
 def test_a_health_check_may_ask_for_the_head_only_and_is_not_counted(
     yolov8n_compiled: CompiledModel, path: str, tmp_path: Path
 ) -> None:
-    with served(yolov8n_compiled, stats_file=tmp_path / "stats.json") as port:
+    with served(yolov8n_compiled, stats_file=tmp_path / "one.tally") as port:
         answer = httpx.head(f"http://127.0.0.1:{port}{path}", trust_env=False)
         assert (answer.status_code, answer.content) == (200, b"")
         assert httpx.get(f"http://127.0.0.1:{port}{path}", trust_env=False).status_code == 200
         assert httpx.get(f"http://127.0.0.1:{port}/nowhere", trust_env=False).status_code == 404
-    stats = read_all(tmp_path)
+    stats = read_stats(tmp_path)
     assert (stats.requests, stats.errors) == (1, {"not_found": 1})
 
 
@@ -162,7 +162,7 @@ def test_the_page_is_open_small_kept_by_its_etag_and_not_counted(
     yolov8n_compiled: CompiledModel, tmp_path: Path
 ) -> None:
     """Also where a key is required: the page holds nothing of the service, and asks for the key itself."""
-    stats_file, size = tmp_path / "stats.json", 0
+    stats_file, size = tmp_path / "one.tally", 0
     (tmp_path / "keys").touch(mode=0o600)
     with (
         served(yolov8n_compiled, stats_file=stats_file, api_key_file=str(tmp_path / "keys")) as port,
@@ -186,7 +186,7 @@ def test_the_page_is_open_small_kept_by_its_etag_and_not_counted(
             size += len(answer.content)
         assert client.get("/info").status_code == 401
     assert size < 60_000
-    assert read_all(tmp_path).requests == 1
+    assert read_stats(tmp_path).requests == 1
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
@@ -302,7 +302,7 @@ def test_a_keyless_service_describes_its_refusals(yolov8n_compiled: CompiledMode
     """421 is in the description of every route that the guard protects."""
     with served(yolov8n_compiled, own_host="127.0.0.1") as port:
         url = f"http://127.0.0.1:{port}"
-        for path in ("/info", "/detect", "/annotate"):
+        for path in ("/info", "/detect", "/annotate", "/metrics"):
             asked = httpx.get(url + path, headers={"Host": "evil.example"}, trust_env=False)
             assert _code(asked) == (421, "host_not_known")
         paths = httpx.get(f"{url}/openapi.json", trust_env=False).json()["paths"]
@@ -310,6 +310,7 @@ def test_a_keyless_service_describes_its_refusals(yolov8n_compiled: CompiledMode
         "/info",
         "/detect",
         "/annotate",
+        "/metrics",
     }
 
 

@@ -273,6 +273,7 @@ class UpSettings(InstanceSettings):
     timeout: float = option(180.0, SERVICE, "Seconds until the service must answer", "SECONDS", low=1, high=_DAY_S)
     docs: bool = option(True, SERVICE, "Serve the pages /docs and /openapi.json")
     page: bool = option(True, SERVICE, "Serve a page at / to try the service on")
+    metrics_public: bool = option(False, SERVICE, "Answer /metrics without a key")
     url_input: bool = option(True, IMAGES, "Accept image URLs, which the service then downloads")
     allow_url: tuple[str, ...] = option(
         (), IMAGES, "Also allow image URLs on this private host or network (repeatable)", "HOST|CIDR"

@@ -65,6 +65,9 @@ class Host(Protocol):
     def stats(self) -> RequestStats:
         """The counters of all replicas since the service was started there."""
 
+    def note_update(self, outcome: str) -> None:
+        """Count how a change of what is served ended, for the service's metrics; never raises."""
+
     def log_files(self) -> list[Path]:
         """The log files of the replicas, of Serve and of Ray."""
 

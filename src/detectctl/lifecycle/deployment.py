@@ -130,6 +130,7 @@ def plan(
         cors_origin=settings.cors_origin,
         docs=settings.docs,
         page=settings.page,
+        metrics_public=settings.metrics_public,
     )
     minimum, maximum = settings.replicas.minimum, settings.replicas.maximum
     # The wording of a reason is not a change; everything else is.

@@ -71,7 +71,7 @@ class Rollout:
                 return "unchanged", self._mark_good(state)
             return "unchanged", replace(self, report=silent)._settle(state, deployment)
         try:
-            return "updated", self.start(state, deployment, running.target_replicas)
+            updated = self.start(state, deployment, running.target_replicas)
         except DetectctlError as error:
             with uninterrupted():
                 model = deployment.config.model
@@ -82,6 +82,8 @@ class Rollout:
             with uninterrupted():
                 self.restore_last_good(state)
             raise
+        self.host.note_update("done")
+        return "updated", updated
 
     def _settle(self, state: InstanceState, deployment: Deployment) -> InstanceState:
         """Wait until the instance answers with `deployment`, which then is its last good one."""
@@ -105,6 +107,12 @@ class Rollout:
         good = state.last_good
         if good is not None:
             self.report(Progress("deploy", f"going back to {good.config.model.name}", warning=True))
+        restored = self._restore(state, good)
+        if good is not None:
+            self.host.note_update("went_back" if restored else "failed")
+        return restored
+
+    def _restore(self, state: InstanceState, good: Deployment | None) -> bool:
         with contextlib.suppress(ServeApiError, DetectctlError):
             with uninterrupted():
                 # First, for a command that is killed in the middle of this: Serve can be asked what it has, the file

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import InitVar, dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import InitVar, asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import ClientDisconnect
 
 from detectctl.errors import ClientClosed, InternalError, Overloaded, RequestError
+from detectctl.processes import Process
 from detectctl.serving.request_log import LOGGER
-from detectctl.serving.request_stats import RequestRecorder
+from detectctl.serving.request_stats import OK, Answered, RequestRecorder
 from detectctl.wire import SCHEMA, Defaults, DetectionResult, DetectOptions, Limits, ServiceInfo
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
     import numpy as np
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from detectctl.engine.detector import Detector
     from detectctl.serving.fetch import Fetcher
     from detectctl.serving.service_config import ServiceConfig
+    from detectctl.wire import Detection
 
     Render = Callable[[bytes, NDArray[np.uint8], DetectionResult], tuple[str, bytes]]
 
@@ -44,6 +47,7 @@ class Turn:
     Attributes:
         source: where the image comes from: `url`, `body` or `form`; `none` if the request did not get that far.
         begun: seconds, as `time.perf_counter` counts.
+        size: bytes and pixels of the image, once it is decoded.
     """
 
     service: Service
@@ -51,7 +55,8 @@ class Turn:
     route: str
     source: str
     begun: float = field(default_factory=time.perf_counter)
-    objects: int = 0
+    found: tuple[Detection, ...] = ()
+    size: tuple[int, int] | None = None
     stages_ms: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
 
     def server_timing(self) -> dict[str, str]:
@@ -80,12 +85,15 @@ class Turn:
         try:
             image = service.detector.decode(data)
             since = self._passed("decode", since)
+            height, width = image.shape[:2]
+            self.size = len(data), width * height
             found = service.detector.detect_image(image, options)
             since = self._passed("infer", since)
-            self.objects = len(found.detections)
-            height, width = image.shape[:2]
+            self.found = found.detections
             result = DetectionResult(found.detections, width, height, service.config.model, found.truncated)
-            rendered = ("", b"") if render is None else render(data, image, result)
+            if render is None:
+                return result, ("", b"")
+            rendered = render(data, image, result)
             self._passed("render", since)
             return result, rendered
         finally:
@@ -98,6 +106,10 @@ class Turn:
         return now
 
 
+async def _unknown() -> None:
+    return None
+
+
 @dataclass(eq=False)
 class Service:
     """A loaded detector with its limits and counters.
@@ -107,6 +119,7 @@ class Service:
         detector: loaded and warm.
         request_id: the id of the request that is being handled.
         stats_file: where the counters are kept; None keeps them in memory only.
+        replicas: how many Serve wants, and how many take requests; None if it does not say.
     """
 
     config: ServiceConfig
@@ -114,10 +127,12 @@ class Service:
     fetcher: Fetcher
     request_id: Callable[[], str]
     stats_file: InitVar[Path | None] = None
+    replicas: Callable[[], Awaitable[tuple[int, int] | None]] = _unknown
 
     def __post_init__(self, stats_file: Path | None) -> None:
+        self._name = "" if stats_file is None else stats_file.stem
         self.threads = ThreadPoolExecutor(self.detector.workers, thread_name_prefix="detect")
-        self._recorder = RequestRecorder(stats_file)
+        self._recorder = RequestRecorder(stats_file, self._about())
         self._admitted = 0
         self.working_since: dict[Turn, float] = {}  # of the threads
 
@@ -126,15 +141,16 @@ class Service:
         """A place in the queue for one request, counted and logged however it ends; raises Overloaded if it is full."""
         turn = Turn(self, self.request_id(), route, source)
         if self._admitted >= self.config.max_queue:
-            self._finish(turn, Overloaded.code)
+            self._finish(turn, Overloaded.code, admitted=False)
             why = f"a replica accepts {self.config.max_queue} at a time"
             hint = "try again after the seconds in Retry-After"
             raise Overloaded(f"{self._admitted} requests are waiting already", why=why, hint=hint)
         self._admitted += 1
-        code: str | None = InternalError.code
+        self._recorder.admitted()
+        code = InternalError.code
         try:
             yield turn
-            code = None
+            code = OK
         except RequestError as error:
             code = error.code
             raise
@@ -143,11 +159,16 @@ class Service:
             raise
         finally:
             self._admitted -= 1
-            self._finish(turn, code)
+            self._finish(turn, code, admitted=True)
 
     def refuse(self, route: str, code: str) -> None:
         """Count and log a request that was refused, by an error's code, before anything was done for it."""
-        self._finish(Turn(self, self.request_id(), route[:_LOGGED_ROUTE_CHARS], "none"), code)
+        self._finish(Turn(self, self.request_id(), route[:_LOGGED_ROUTE_CHARS], "none"), code, admitted=False)
+
+    def reconfigure(self, config: ServiceConfig) -> None:
+        """Change what can change while it runs."""
+        self.config = config
+        self._recorder.tally.describe(self._about())
 
     def check(self) -> None:
         """RuntimeError if a thread works on one request longer than any honest one takes, its caller gone or not."""
@@ -177,17 +198,34 @@ class Service:
             ),
         )
 
+    async def metrics(self, accept: str) -> tuple[bytes, str]:
+        """The body of `/metrics`, and its type, for the request's `Accept`."""
+        from detectctl.serving import metrics  # a replica that nobody asks does without what it imports
+
+        replicas = await self.replicas()
+        return await asyncio.to_thread(metrics.page, accept, self._recorder.tally, replicas)
+
     async def close(self) -> None:
         """Let go of connections and threads."""
-        self._recorder.write()
         await self.fetcher.close()
         self.threads.shutdown(wait=False)
 
-    def _finish(self, turn: Turn, code: str | None) -> None:
+    def _about(self) -> dict[str, Any]:
+        return {
+            "process": asdict(Process.of(os.getpid())),
+            "replica": self._name,
+            "model": self.config.model.to_json(),
+            "queue_limit": self.config.max_queue,
+        }
+
+    def _finish(self, turn: Turn, code: str, *, admitted: bool) -> None:
         elapsed_ms = (time.perf_counter() - turn.begun) * 1000
-        self._recorder.record(elapsed_ms, code)
+        stages = {stage: ms / 1000 for stage, ms in turn.stages_ms.items() if ms}
+        self._recorder.answered(
+            Answered(turn.route, code, turn.source, admitted, elapsed_ms / 1000, stages, turn.size, turn.found)
+        )
         level = logging.ERROR if code == InternalError.code else logging.INFO
-        fields = {"id": turn.request_id, "source": turn.source, "status": code or "ok", "objects": turn.objects}
-        stages = {**turn.stages_ms, "total": elapsed_ms}
-        fields |= {f"{stage}_ms": round(passed, 1) for stage, passed in stages.items()}
+        fields = {"id": turn.request_id, "source": turn.source, "status": code, "objects": len(turn.found)}
+        passed = {**turn.stages_ms, "total": elapsed_ms}
+        fields |= {f"{stage}_ms": round(ms, 1) for stage, ms in passed.items()}
         logger.log(level, turn.route, extra={"fields": fields}, exc_info=level == logging.ERROR)

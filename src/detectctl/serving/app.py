@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detectctl.serving.service_config import DEPLOYMENT, ServiceConfig
+from detectctl.serving.service_config import APPLICATION, DEPLOYMENT, ServiceConfig
 
 if TYPE_CHECKING:
     from detectctl.serving.admission import Service
+
+_CONTROLLER_S = 1.0
 
 
 def build(args: dict[str, Any]) -> Any:
@@ -36,7 +39,7 @@ class Replica:
         self._config = self._config.updated(user_config)
         self._detector.settings = self._config.detector
         if self._service is not None:
-            self._service.config = self._config
+            self._service.reconfigure(self._config)
 
     def __serve_build_asgi_app__(self) -> Any:
         """The FastAPI application around the loaded detector, behind its guard."""
@@ -47,16 +50,24 @@ class Replica:
         from detectctl.serving.guard import KeyRing
         from detectctl.serving.request_log import open_request_log
         from detectctl.serving.routes import create_app
+        from detectctl.serving.tally import SUFFIX
         from detectctl.serving.url_policy import UrlPolicy
 
         stats_file = None
         if self._config.stats_dir is not None:
             name = serve.get_replica_context().replica_id.unique_id
-            stats_file = Path(self._config.stats_dir) / f"{name}.json"
+            stats_file = Path(self._config.stats_dir) / f"{name}{SUFFIX}"
             open_request_log(stats_file.with_suffix(".log"))
         policy = UrlPolicy(self._config.allow_url, self._config.url_input)
         fetcher = Fetcher(policy, max_bytes=self._config.detector.max_image_bytes)
-        self._service = Service(self._config, self._detector, fetcher, request_id=_request_id, stats_file=stats_file)
+        self._service = Service(
+            self._config,
+            self._detector,
+            fetcher,
+            request_id=_request_id,
+            stats_file=stats_file,
+            replicas=_replicas,
+        )
         keys = self._config.api_key_file
         return create_app(self._service, None if keys is None else KeyRing(Path(keys)))
 
@@ -70,3 +81,18 @@ def _request_id() -> str:
     from ray.serve.context import _get_serve_request_context
 
     return str(_get_serve_request_context().request_id)
+
+
+async def _replicas() -> tuple[int, int] | None:
+    """How many replicas Serve's controller wants, and how many run; None if it does not say so at once."""
+    import ray
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+
+    try:
+        controller = ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
+        details = await asyncio.wait_for(controller.get_serve_instance_details.remote(), _CONTROLLER_S)
+        deployment = details["applications"][APPLICATION]["deployments"][DEPLOYMENT]
+        ready = sum(one["state"] == "RUNNING" for one in deployment["replicas"])
+        return deployment["target_num_replicas"], ready
+    except (ray.exceptions.RayError, ValueError, TimeoutError, LookupError, TypeError):
+        return None  # the controller may be starting again; its figures are left out meanwhile

@@ -22,9 +22,18 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from detectctl.serving.service_config import ServiceConfig
+
 OPEN_ROUTES: Final = frozenset({"/healthz", "/readyz", *page_files.FILES})
 """For load balancers, which have no key; their answers reveal nothing but that the service is there. So does the page
 at `/`, which is the same at every service and asks for a key itself."""
+METRICS: Final = "/metrics"
+
+
+def open_routes(config: ServiceConfig) -> frozenset[str]:
+    """The paths that anybody may ask."""
+    return OPEN_ROUTES | {METRICS} if config.metrics_public else OPEN_ROUTES
+
 
 # No answer is a page, except / and /docs, which have their own policies: so nothing may be run, framed or guessed at.
 _HEADERS: Final = {
@@ -83,14 +92,21 @@ class Guard:
         refused: called with path and error code of each refused request, for its log line.
         own_host: where there is no key ring, the one `Host` beside localhost and addresses that is accepted; None
             accepts any.
+        open_routes: paths that anybody may ask.
     """
 
     def __init__(
-        self, app: ASGIApp, keys: KeyRing | None, refused: Callable[[str, str], None], own_host: str | None = None
+        self,
+        app: ASGIApp,
+        keys: KeyRing | None,
+        refused: Callable[[str, str], None],
+        own_host: str | None = None,
+        open_routes: frozenset[str] = OPEN_ROUTES,
     ) -> None:
         self._app = app
         self._keys = keys
         self._refused = refused
+        self._open = open_routes
         # Any literal address is as good as our own: no DNS answer can change where it leads.
         own = rf"(localhost|[0-9.]+|\[[0-9a-f:.]+\]|{re.escape(own_host or '')})(:[0-9]+)?"
         self._own = None if own_host is None else re.compile(own.encode(), re.IGNORECASE)
@@ -100,7 +116,7 @@ class Guard:
         answer: ASGIApp = self._app
         if scope["type"] == "http":
             send = with_security_headers(send)
-            error = None if scope["path"] in OPEN_ROUTES else self._refusal(scope["headers"])
+            error = None if scope["path"] in self._open else self._refusal(scope["headers"])
             if error is not None:
                 self._refused(scope["path"], error.code)
                 scheme = {"WWW-Authenticate": 'Bearer realm="detectctl"'} if isinstance(error, Unauthorized) else None

@@ -22,11 +22,10 @@ from typing import (
 
 from detectctl import errors
 from detectctl.serving import query
-from detectctl.serving.guard import OPEN_ROUTES
 from detectctl.wire import ErrorJSON, ResultJSON, ServiceInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from pydantic import BaseModel
 
@@ -43,6 +42,9 @@ PICTURES: Final = {"image/jpeg": "jpeg", "image/png": "png", "image/webp": "webp
 Route = dict[str, Any]
 """What the description of a route adds to the arguments of its decorator."""
 
+METRICS_TYPES: Final = ("text/plain", "application/openmetrics-text")
+"""What `/metrics` is written in, as `Accept` asks for."""
+_TEXT: Final = {"schema": {"type": "string"}}
 _FILE: Final = {"schema": {"type": "string", "format": "binary"}}
 _FORM: Final = {"type": "object", "required": ["file"], "properties": {"file": _FILE["schema"]}}
 _BODY_TYPES: Final = {"application/octet-stream": _FILE, "image/*": _FILE, "multipart/form-data": {"schema": _FORM}}
@@ -116,6 +118,7 @@ DETECT_BODY: Final[Route] = _image_route(query.DetectQuery, _RESULT, _FROM_BODY)
 ANNOTATE_URL: Final[Route] = _image_route(query.AnnotateUrlQuery, _PICTURE, (*_FROM_URL, errors.NotAcceptable))
 ANNOTATE_BODY: Final[Route] = _image_route(query.AnnotateQuery, _PICTURE, (*_FROM_BODY, errors.NotAcceptable))
 INFO: Final[Route] = {"responses": _responses(_json(schema_of(ServiceInfo)), _ANY)}
+METRICS: Final[Route] = {"responses": _responses(dict.fromkeys(METRICS_TYPES, _TEXT), _ANY)}
 HEAD: Final[Route] = {"responses": {200: {"description": "done", "content": {}}}}
 
 
@@ -127,7 +130,9 @@ def _thresholds(classes: Iterable[str]) -> str:
     return rf"^(?!(?:.*,)?([^,]*)=[^,]*,(?:.*,)?\1=)(?:{number},)?{one}(?:,{one})*$"
 
 
-def describe(schema: dict[str, Any], classes: Iterable[str], *, keys: bool, own_host: bool) -> None:
+def describe(
+    schema: dict[str, Any], classes: Iterable[str], *, keys: bool, own_host: bool, open_routes: Collection[str]
+) -> None:
     """Add to FastAPI's description what only the running service knows.
 
     Args:
@@ -135,6 +140,7 @@ def describe(schema: dict[str, Any], classes: Iterable[str], *, keys: bool, own_
         classes: of the model; they become the values of the parameter `class`, and what `conf` may name.
         keys: whether callers need one.
         own_host: whether callers without a key must use this machine's own name.
+        open_routes: paths for which neither holds.
     """
     refusal = errors.Unauthorized if keys else errors.HostNotKnown if own_host else None
     known = sorted(set(classes))
@@ -146,7 +152,7 @@ def describe(schema: dict[str, Any], classes: Iterable[str], *, keys: bool, own_
                     parameter["schema"] = names
                 if parameter["name"] == "conf":
                     parameter["schema"]["anyOf"][1]["pattern"] = _thresholds(known)
-            if refusal is not None and path not in OPEN_ROUTES:
+            if refusal is not None and path not in open_routes:
                 operation["responses"][str(refusal.status)] = _error(refusal.status, [refusal.code])
                 if keys:
                     operation["security"] = [{"bearer": []}, {"header": []}]

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from detectctl import errors
 from detectctl.serving import accept, body, docs_page, openapi, page_files, query
-from detectctl.serving.guard import Guard, with_security_headers
+from detectctl.serving.guard import METRICS, Guard, open_routes, with_security_headers
 from detectctl.wire import error_body
 
 if TYPE_CHECKING:
@@ -32,12 +32,13 @@ if TYPE_CHECKING:
 
 def create_app(service: Service, keys: KeyRing | None) -> Any:
     """The application behind its guard, as an ASGI callable; `keys` None accepts every caller."""
-    guarded: Any = Guard(create_api(service), keys, service.refuse, service.config.own_host)
-    if not service.config.cors_origin:
+    config = service.config
+    guarded: Any = Guard(create_api(service), keys, service.refuse, config.own_host, open_routes(config))
+    if not config.cors_origin:
         return guarded
     with_cors = CORSMiddleware(
         guarded,  # inside, because a browser's preflight request has no key
-        allow_origins=service.config.cors_origin,
+        allow_origins=config.cors_origin,
         allow_methods=("GET", "POST"),
         allow_headers=("Authorization", "X-API-Key", "Content-Type"),
         expose_headers=("X-Request-ID", "Retry-After", "Server-Timing"),
@@ -127,6 +128,11 @@ def _add_descriptions(api: FastAPI, service: Service) -> None:
     async def info() -> Response:
         return JSONResponse(service.info().to_json())
 
+    @api.get(METRICS, summary="What all replicas have counted, for Prometheus", **openapi.METRICS)
+    async def metrics(request: Request) -> Response:
+        text, content_type = await service.metrics(request.headers.get("accept", ""))
+        return Response(text, headers={"Content-Type": content_type})
+
     schema = api.openapi()
     api.openapi = lambda: schema  # type: ignore[method-assign]  # FastAPI's documented way to change it
     openapi.describe(
@@ -134,6 +140,7 @@ def _add_descriptions(api: FastAPI, service: Service) -> None:
         service.detector.labels.values(),
         keys=service.config.api_key_file is not None,
         own_host=service.config.own_host is not None,
+        open_routes=open_routes(service.config),
     )
     if service.config.docs:
         page = docs_page.render(schema)

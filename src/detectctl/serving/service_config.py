@@ -43,6 +43,7 @@ class ServiceConfig:
     cors_origin: tuple[str, ...] = ()
     docs: bool = True
     page: bool = True
+    metrics_public: bool = False
     max_queue: int = MAX_QUEUE
     stats_dir: str | None = None
 

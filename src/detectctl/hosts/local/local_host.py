@@ -13,7 +13,8 @@ from detectctl.errors import DeadlineExceeded, NotReady
 from detectctl.files import reason, remove
 from detectctl.hosts.local import haproxy, ray_head
 from detectctl.hosts.serve_rest import ServeApi, ServeApiError, ServeStatus
-from detectctl.serving.request_stats import RequestStats, read_all
+from detectctl.serving.request_stats import UPDATES, RequestStats, read_stats
+from detectctl.serving.tally import SUFFIX, Tally
 from detectctl.waiting import NotYet, until
 
 if TYPE_CHECKING:
@@ -121,7 +122,11 @@ class LocalHost:
         self._serve.put(config, deadline)
 
     def stats(self) -> RequestStats:
-        return read_all(self._record.requests_dir)
+        return read_stats(self._record.requests_dir)
+
+    def note_update(self, outcome: str) -> None:
+        with contextlib.closing(Tally(self._record.requests_dir / f"updates{SUFFIX}")) as tally:
+            tally.add(((UPDATES, outcome), 1.0))
 
     def log_files(self) -> list[Path]:
         serve = self._record.temp_dir.glob("ray/session_2*/logs/serve/*.log*")  # the link to it ends with the head
