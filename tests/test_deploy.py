@@ -85,6 +85,20 @@ def test_everything_that_is_exported_is_on_the_dashboard(exported: dict[str, set
     assert {name for name in families if not any(each.startswith(name) for each in shown)} == set()
 
 
+def test_the_documents_name_what_is_exported(exported: dict[str, set[str]]) -> None:
+    """Each metric once, with its labels."""
+    text = (DEPLOY.parent / "docs" / "operating.md").read_text()
+    told = {
+        name: set(re.findall(r"`(\w+)`", labels))
+        for names, labels in re.findall(r"^\| (`detectctl_[^|]+)\|([^|]*)\|", text, re.MULTILINE)
+        for name in re.findall(r"\w+", names)
+    }
+    has = {re.sub(r"_(bucket|sum|count)$", "", name): labels for name, labels in exported.items()}
+    assert told == {
+        name: labels - OF_PROMETHEUS - {"le"} for name, labels in has.items() if not name.endswith("_created")
+    }
+
+
 def test_the_dashboard_is_whole() -> None:
     """Panels have numbers of their own, do not lie upon each other, and ask the data source that is chosen."""
     panels = DASHBOARD["panels"]

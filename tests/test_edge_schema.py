@@ -74,7 +74,7 @@ def _schemathesis(folder: Path, description: bytes, url: str, config: str, examp
     assert done.returncode == 0, done.stdout[-30000:] + done.stderr[-2000:]
     selected = re.search(r"(\d+) selected / (\d+) total", done.stdout)
     assert selected is not None
-    assert selected[1] == selected[2] == "9"
+    assert selected[1] == selected[2] == "10"
     return done.stdout
 
 

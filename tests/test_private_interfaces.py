@@ -130,6 +130,21 @@ def test_serve_gives_each_request_an_id() -> None:
     assert isinstance(_get_serve_request_context().request_id, str)
 
 
+def test_serves_controller_tells_of_its_replicas() -> None:
+    """`serving.app` asks it for `/metrics`, as Serve's dashboard does; `serve.status()` blocks, and knows no target."""
+    from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
+    from ray.serve.schema import DeploymentDetails, ReplicaDetails
+
+    assert SERVE_CONTROLLER_NAME
+    assert SERVE_NAMESPACE
+    assert "target_num_replicas" in DeploymentDetails.model_fields
+    assert "state" in ReplicaDetails.model_fields
+    controller = _source("ray", "serve", "_private", "controller.py")
+    assert not _function(controller, "get_serve_instance_details").args.args[1:][1:]
+    dashboard = _source("ray", "dashboard", "modules", "serve", "serve_head.py")
+    assert "get_serve_instance_details.remote(" in dashboard
+
+
 def test_haproxys_template_is_known(tmp_path: Path) -> None:
     """Otherwise services run behind Serve's own proxy; test_hosts_local_haproxy.py has the details."""
     assert haproxy.obstacle(tmp_path, tmp_path / "cache", ports.choose(), "127.0.0.1", 8000) is None

@@ -102,13 +102,15 @@ def _of_the_living(tallies: list[tuple[dict[str, Any], dict[Key, float]]]) -> It
     )
     models = set()
     for about, values in tallies:
-        if "process" not in about or (process := Process(**about["process"]).find()) is None:
-            continue
-        replica = [str(about["replica"])]
-        models.add(tuple(_label(about["model"].get(name)) for name in _MODEL))
-        waiting.add_metric(replica, values.get((request_stats.IN_HAND,), 0.0))
-        limit.add_metric(replica, float(about["queue_limit"]))
-        with contextlib.suppress(psutil.Error):  # it may have ended just now
+        # It may have ended just now, or be of another version, which says other things of itself.
+        with contextlib.suppress(psutil.Error, LookupError, TypeError):
+            process = Process(**about["process"]).find()
+            if process is None:
+                continue
+            replica = [str(about["replica"])]
+            models.add(tuple(_label(about["model"].get(name)) for name in _MODEL))
+            waiting.add_metric(replica, values.get((request_stats.IN_HAND,), 0.0))
+            limit.add_metric(replica, float(about["queue_limit"]))
             times = process.cpu_times()
             memory.add_metric(replica, float(process.memory_info().rss))
             cpu.add_metric(replica, times.user + times.system)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from detectctl.wire import Detection
 
+# The first part of a key says what the rest of it means, to other versions too: another meaning has another name.
 REQUESTS = "requests"
 OBJECTS = "objects"
 IN_HAND = "in_hand"
