@@ -1,6 +1,6 @@
 """`detectctl doctor` on broken machines: each finding names the cause and the fix."""
 
-# ruff: noqa: S108 - folders of the system that are broken in namespaces
+# ruff: noqa: S104, S108 - what is wrong here is wrong by intent
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import httpx
 import pytest
 
-from detectctl.doctor.checkup import ALL, Check, examine
+from detectctl.doctor import model_sources
+from detectctl.doctor.checkup import ALL, Check, examine, explain
 from detectctl.doctor.finding import Subject
+from detectctl.errors import NotReady, UsageError
 from detectctl.lifecycle.state import InstanceFolder
 from detectctl.processes import Process
 from detectctl.settings import UpSettings
@@ -124,6 +126,12 @@ _CLOSED = "http://127.0.0.1:1"
 
 BROKEN = {
     "a wrong setting": Broken("settings", "failure", ("DETECTCTL_PORT is 'x'", "--help"), env={"DETECTCTL_PORT": "x"}),
+    "a service that would be open to others": Broken(
+        "settings", "failure", ("without authentication", "--no-auth"), env={"DETECTCTL_HOST": "0.0.0.0"}
+    ),
+    "a model that is not there": Broken(
+        "settings", "failure", ("best.pt",), env={"DETECTCTL_MODEL": "/nowhere/best.pt"}
+    ),
     "few files": Broken("open files", "failure", ("256 files open", "LimitNOFILE"), "ulimit -n 256"),
     "not many files": Broken("open files", "warning", ("748 connections", "nofile="), "ulimit -n 2000"),
     "few threads": Broken(
@@ -346,13 +354,16 @@ def test_a_key_that_wandb_does_not_know(bare: Home) -> None:
     assert API_KEY not in words
 
 
-def test_a_wandb_that_does_not_answer(bare: Home) -> None:
+@pytest.mark.usefixtures("forks")
+def test_a_wandb_that_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The check has a deadline."""
+    monkeypatch.setattr(model_sources, "WANDB_S", 1.0)
     with WandbServer() as wandb:
         wandb.fail("graphql", "hang")
-        level, words = _only(_found(bare, "W&B", WANDB_BASE_URL=wandb.url, WANDB_API_KEY=API_KEY))
-    assert level == "warning"
-    assert "did not deliver" in words
+        subject = Subject(UpSettings(), wandb.env(tmp_path, os.environ))
+        [found] = examine(subject, [check for check in ALL if check.name == "W&B"])
+    assert found.level == "warning"
+    assert "did not deliver" in found.message
 
 
 def test_another_ray_cluster(bare: Home, tmp_path: Path) -> None:
@@ -490,6 +501,30 @@ def test_a_failed_up_ends_with_what_may_explain_it(bare: Home) -> None:
     done = bare.run("up", HTTPS_PROXY=_CLOSED, DETECTCTL_PORT=str(free_port()))
     assert done.returncode == 5
     assert done.stderr.splitlines()[-1].startswith("  doctor: proxies: HTTPS_PROXY=http://127.0.0.1:1 cannot be used")
+
+
+def test_a_failed_head_is_explained_too() -> None:
+    """By the first failure that the error does not say itself; what a user got wrong needs no explanation."""
+    with _answering() as port:
+        subject = Subject(UpSettings(port=port), os.environ)
+        found = explain(NotReady("the Ray head ended", why="it said nothing", hint="try again"), subject)
+        assert found is not None
+        assert f"port {port} on 127.0.0.1 is taken" in found.message
+        assert explain(NotReady(found.message, why="", hint=""), subject) is None
+        assert explain(UsageError("--x is wrong", why="it is", hint="leave it out"), subject) is None
+
+
+def test_wandbs_own_settings_say_where_it_is(tmp_path: Path) -> None:
+    """`wandb login --host` writes them; the environment wins."""
+    home, elsewhere = tmp_path / ".config" / "wandb", tmp_path / "elsewhere"
+    for folder in (home, elsewhere):
+        folder.mkdir(parents=True)
+        (folder / "settings").write_text(f"[default]\nbase_url = http://{folder.name}\n")
+    environ = {"HOME": str(tmp_path)}
+    assert Subject(UpSettings(), {"HOME": "/nowhere"}).wandb_url == "https://api.wandb.ai"
+    assert Subject(UpSettings(), environ).wandb_url == "http://wandb"
+    assert Subject(UpSettings(), environ | {"WANDB_CONFIG_DIR": str(elsewhere)}).wandb_url == "http://elsewhere"
+    assert Subject(UpSettings(), environ | {"WANDB_BASE_URL": "http://h"}).wandb_url == "http://h"
 
 
 def test_the_doctor_loads_neither_ray_nor_torch(bare: Home) -> None:

@@ -318,6 +318,14 @@ def test_two_instances_live_side_by_side_and_down_ends_one(service: Service, bus
     assert httpx.get(f"{service.url}/readyz", timeout=30).status_code == 200
 
 
+def test_the_doctor_asks_the_service_a_picture(service: Service) -> None:
+    """And finds its port taken by the right one, its processes no strangers, and letters for its classes."""
+    found = json.loads(service.home.run("doctor", "--json").stdout)["findings"]
+    levels = {each["check"]: each["level"] for each in found}
+    assert [levels[check] for check in ("port", "Ray", "service", "fonts")] == ["ok"] * 4
+    assert "instance default answers a picture with yolov8n" in [each["message"] for each in found]
+
+
 @pytest.mark.parametrize("step", ["start Ray", "deploy"])
 def test_an_interrupted_up_leaves_nothing(home: Home, step: str) -> None:
     """Ctrl-C while Ray starts or the replicas load: exit 130, no process, no state, no folder."""

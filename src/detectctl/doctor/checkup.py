@@ -5,11 +5,16 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from detectctl.doctor import compute, folders, model_sources, neighbours, network, packages, running, system
 from detectctl.doctor.finding import Finding, Subject, failure, ok
 from detectctl.errors import DetectctlError, ModelAccessDenied, NotReady, RegistryUnreachable
+from detectctl.keys import read_keys
+from detectctl.lifecycle import exposure
+from detectctl.registry.reference import parse
+from detectctl.serving.url_policy import parse_allow
 from detectctl.waiting import Deadline
 
 if TYPE_CHECKING:
@@ -21,12 +26,19 @@ class Check(NamedTuple):
 
     name: str
     look: Callable[[Subject], Iterable[Finding]]
-    deadline_s: float = 6.0
+    deadline_s: float = 10.0
 
 
 def _settings(subject: Subject) -> Iterator[Finding]:
+    """Whether `up` would accept them."""
     if subject.problem is not None:
         raise subject.problem
+    settings = subject.settings
+    exposure.check(settings)
+    parse_allow(settings.allow_url)
+    parse(settings.model)
+    if settings.api_key_file is not None:
+        read_keys(settings.api_key_file)
     yield ok("can be read")
 
 
@@ -45,9 +57,8 @@ _HERE: tuple[Check, ...] = (
     Check("leftovers", neighbours.leftovers),
     Check("Python", packages.python),
     Check("packages", packages.packages),
-    Check("OpenVINO", compute.processor, 25.0),
-    Check("GPU", compute.gpu, 65.0),
 )
+_COMPUTE: tuple[Check, ...] = (Check("OpenVINO", compute.processor, 25.0), Check("GPU", compute.gpu, 65.0))
 _WAY: tuple[Check, ...] = (
     Check("names", network.names),
     Check("proxies", network.proxies),
@@ -55,10 +66,11 @@ _WAY: tuple[Check, ...] = (
 )
 ALL = (
     *_HERE,
+    *_COMPUTE,
     *_WAY,
-    Check("W&B", model_sources.wandb, 15.0),
+    Check("W&B", model_sources.wandb, 20.0),
     Check("base model", model_sources.base_model),
-    Check("service", running.service, 10.0),
+    Check("service", running.service, 15.0),
     Check("fonts", running.fonts),
 )
 
@@ -78,13 +90,15 @@ def examine(subject: Subject, checks: Iterable[Check] = ALL) -> Iterator[Finding
 def explain(error: DetectctlError, subject: Subject) -> Finding | None:
     """The failure that may be why `up` ended with this error; None if there is none, or if the error says it itself."""
     if isinstance(error, (RegistryUnreachable, ModelAccessDenied)):
-        checks = _WAY
+        found = examine(subject, _WAY)
     elif isinstance(error, NotReady):
-        checks = _HERE
+        found = chain(
+            examine(subject, _HERE), examine(subject, _COMPUTE)
+        )  # which takes long, if nothing else explains it
     else:
         return None
-    found = next((finding for finding in examine(subject, checks) if finding.level == "failure"), None)
-    return None if found is None or error.what in found.message else found
+    first = next((finding for finding in found if finding.level == "failure"), None)
+    return None if first is None or error.what in first.message else first
 
 
 def _begin(check: Check, subject: Subject) -> Future[list[Finding]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import configparser
+import contextlib
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from detectctl.paths import Paths, with_home
@@ -92,8 +95,13 @@ class Subject:
 
     @property
     def wandb_url(self) -> str:
-        """Of W&B's API."""
-        return self.variables.get("WANDB_BASE_URL") or _WANDB_URL
+        """Of W&B's API, as its SDK finds it: `wandb login --host` writes it into a file."""
+        folder = self.variables.get("WANDB_CONFIG_DIR") or Path(self.environ["HOME"]) / ".config" / "wandb"
+        written = configparser.ConfigParser(interpolation=None)
+        with contextlib.suppress(OSError, ValueError, configparser.Error):
+            written.read(Path(folder) / "settings", "utf-8")
+        in_file = written.get("default", "base_url", fallback=None)
+        return self.variables.get("WANDB_BASE_URL") or in_file or _WANDB_URL
 
     @property
     def assets_url(self) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _REACH_S = 3.0
-_WANDB_S = 8.0
+WANDB_S = 15.0
 """For the SDK, which takes seconds to start on a busy machine."""
 
 
@@ -40,7 +40,7 @@ def _lack_of_wandb(subject: Subject) -> Finding | None:
         fix = "check WANDB_BASE_URL, the network and HTTPS_PROXY"
         return failure(f"{masked(url)} cannot be reached: {obstacle}", fix)
     try:
-        wandb_source.log_in(store, environ=subject.environ, timeout_s=_WANDB_S)
+        wandb_source.log_in(store, environ=subject.environ, timeout_s=WANDB_S)
     except ModelError as error:
         return Finding.of(error)
     return None

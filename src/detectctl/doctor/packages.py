@@ -45,5 +45,6 @@ def packages(_subject: Subject) -> Iterator[Finding]:
         if not requirement.specifier.contains(version, prereleases=True):
             tested = str(requirement.specifier)
             wrong.append(warning(f"{requirement.name} {version} is not among the tested ones, {tested}", _FIX))
-    ray, openvino = metadata.version("ray"), metadata.version("openvino")
-    yield from wrong or [ok(f"as tested, with ray {ray} and openvino {openvino}")]
+    yield from wrong
+    if not wrong:
+        yield ok(f"as tested, with ray {metadata.version('ray')} and openvino {metadata.version('openvino')}")
