@@ -89,6 +89,33 @@ def with_model(checkpoint: dict[str, Any], **attributes: Any) -> dict[str, Any]:
     return checkpoint
 
 
+def with_classes(checkpoint: dict[str, Any], count: int) -> dict[str, Any]:
+    """The first of its classes, or all and more that are never found."""
+    model = checkpoint["model"]
+    head = model.model[-1]
+    for branch in head.cv3:
+        layer = branch[-1]
+        weight, bias = (
+            layer.weight.data.new_zeros(count, *layer.weight.shape[1:]),
+            layer.bias.data.new_full((count,), -20),
+        )
+        kept = min(count, layer.out_channels)
+        weight[:kept], bias[:kept] = layer.weight.data[:kept], layer.bias.data[:kept]
+        layer.weight, layer.bias = (torch.nn.Parameter(each, requires_grad=False) for each in (weight, bias))
+        layer.out_channels = count
+    head.nc, head.no = count, count + 4 * head.reg_max
+    model.names = {class_id: model.names.get(class_id, "none") for class_id in range(count)}
+    return checkpoint
+
+
+def with_channels(checkpoint: dict[str, Any], count: int) -> dict[str, Any]:
+    model = checkpoint["model"]
+    first = model.model[0].conv
+    first.weight = torch.nn.Parameter(first.weight.data[:, :1].repeat(1, count, 1, 1), requires_grad=False)
+    first.in_channels = model.yaml["channels"] = count
+    return checkpoint
+
+
 def variants(original: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """What `torch.save` is given, by the name of its kind."""
 
@@ -103,6 +130,9 @@ def variants(original: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     yield "names-of-a-list", with_model(fresh(), names=["диск", "قضيب", "三角形🔺"])
     yield "names-by-text", with_model(fresh(), names={"0": "disc", "1": "disc", "2": ""})
     yield "names-missing", with_model(fresh(), names={0: "disc", 2: "triangle"})
+    yield "one-class", with_classes(fresh(), 1)
+    yield "thousand-classes", with_classes(fresh(), 1000)
+    yield "four-channels", with_channels(fresh(), 4)
     yield "compiled", fresh() | {"model": torch.compile(fresh()["model"].float())}
     yield "parallel", fresh() | {"model": torch.nn.DataParallel(fresh()["model"])}
     yield "yolov5", {"model": lend("models.yolo", "DetectionModel")}

@@ -40,6 +40,7 @@ REFUSED = {
     "layers": ("a kind that is not served", "a Sequential"),
     "nothing": ("no model of Ultralytics", "no layers at all"),
     "names-missing": ("a kind that is not served", "3 classes, and no name for 1"),
+    "four-channels": ("a kind that is not served", "pictures of 4 channels"),
     "safetensors": ("not a checkpoint", "a safetensors file"),
     "hdf5": ("not a checkpoint", "an HDF5 file"),
     "page": ("not a checkpoint", "an HTML page"),
@@ -88,6 +89,18 @@ def test_classes_keep_the_names_that_they_were_given(outcomes: Outcomes, kind: s
     objects = [one for found in outcomes[kind]["torch"] for one in found]
     assert {one["class_name"] for one in objects} == set(names)
     assert all(one["class_name"] == names[one["class_id"]] for one in objects)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "kept"), [("one-class", {0}), ("thousand-classes", {0, 1, 2})])
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_one_class_or_a_thousand_make_no_difference(outcomes: Outcomes, kind: str, kept: set[int], engine: str) -> None:
+    for found, expected in zip(outcomes[kind][engine], outcomes["original"][engine], strict=True):
+        left = [one for one in expected if one["class_id"] in kept]
+        assert [one["class_id"] for one in found] == [one["class_id"] for one in left]
+        for one, other in zip(found, left, strict=True):
+            assert one["xyxy"] == pytest.approx(other["xyxy"], abs=0.01)
+            assert one["confidence"] == pytest.approx(other["confidence"], abs=1e-4)
 
 
 @pytest.mark.slow
