@@ -38,7 +38,7 @@ print(json.dumps(list(sys.modules)))
 """
 
 
-def _modules_after(*argv: str) -> set[str]:
+def modules_after(*argv: str) -> set[str]:
     done = subprocess.run(
         [sys.executable, "-c", _RUN, json.dumps(["detectctl", *argv])], capture_output=True, text=True, check=True
     )
@@ -47,12 +47,12 @@ def _modules_after(*argv: str) -> set[str]:
 
 def test_help_imports_nothing_heavy() -> None:
     """`detectctl --help` must answer at once."""
-    assert _modules_after("--help") & HEAVY == set()
+    assert modules_after("--help") & HEAVY == set()
 
 
 def test_detect_imports_neither_ray_nor_torch() -> None:
     """The client side needs no serving stack."""
-    loaded = _modules_after("detect", "missing.jpg", "--url", "http://127.0.0.1:1")
+    loaded = modules_after("detect", "missing.jpg", "--url", "http://127.0.0.1:1")
     assert "detectctl.client.service_client" in loaded
     assert loaded & {"ray", "torch", "wandb", "openvino", "ultralytics", "numpy"} == set()
 

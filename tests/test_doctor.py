@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import http.server
 import json
 import os
@@ -30,7 +31,7 @@ from detectctl.settings import UpSettings
 from installed import Home, file_server, free_port
 from lifecycle_values import STATE, with_head
 from served import served
-from test_cli import HEAVY
+from test_cli import HEAVY, modules_after
 from wandb_server import API_KEY, WandbServer
 
 if TYPE_CHECKING:
@@ -409,11 +410,15 @@ def test_a_damaged_state(bare: Home) -> None:
 
 
 def test_folders_that_nobody_uses(bare: Home) -> None:
-    """An old one without a lock, which a living head would have."""
+    """Old ones without a lock, which a living head has."""
     unused = bare.path / "tmp" / "dctl-0123abcd"
     unused.mkdir()
     assert "nothing was left" in _only(_found(bare, "leftovers"))[1]
     os.utime(unused, (0, 0))
+    locked = os.open(unused, os.O_RDONLY)
+    fcntl.flock(locked, fcntl.LOCK_SH)
+    assert "nothing was left" in _only(_found(bare, "leftovers"))[1]
+    os.close(locked)
     level, words = _only(_found(bare, "leftovers"))
     assert level == "warning"
     assert f"`rm -r {unused}`" in words
@@ -533,3 +538,7 @@ def test_the_doctor_loads_neither_ray_nor_torch(bare: Home) -> None:
     done = subprocess.run([sys.executable, "-c", loaded], env=bare.env, capture_output=True, text=True, check=True)
     assert "detectctl.doctor.compute" in done.stdout.split()
     assert HEAVY & set(done.stdout.split()) <= {"PIL"}
+
+
+def test_help_loads_nothing_of_it() -> None:
+    assert not [module for module in modules_after("--help") if module.startswith("detectctl.doctor")]

@@ -24,7 +24,7 @@ _KEEP = """
 import pathlib, sys, time
 from detectctl.hosts.local import keeper
 keeper.HEARTBEAT_S = 0.05
-keeper._TOUCH_EVERY_S = 0.1
+keeper.TOUCH_EVERY_S = 0.1
 keeper.keep(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))
 time.sleep(600)
 """

@@ -132,3 +132,15 @@ def test_a_pid_is_only_ours_together_with_its_start_and_boot() -> None:
     assert Process(mine.pid, mine.started, "another boot").find() is None
     with pytest.raises(psutil.NoSuchProcess):
         Process.of(2**22 + 1)
+
+
+def test_a_mark_may_be_of_any_bytes() -> None:
+    """Any program may set the variable; it is not an instance's, and no reason to fail."""
+    with subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(60)"], env={os.fsencode(MARKER): b"\xff"}
+    ) as process:
+        try:
+            assert processes.mark_of(psutil.Process(process.pid)) == os.fsdecode(b"\xff")
+            assert process.pid not in {one.pid for one in processes.family(secrets.token_hex(8))}
+        finally:
+            process.kill()

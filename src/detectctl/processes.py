@@ -116,7 +116,7 @@ def mark_of(process: psutil.Process) -> str | None:
         return process.environ().get(MARKER)
     # Ray's processes write their title over the block's beginning, where psutil's parser gives up.
     begin = f"{MARKER}=".encode()
-    return next((each[len(begin) :].decode() for each in block.split(b"\0") if each.startswith(begin)), None)
+    return next((os.fsdecode(each[len(begin) :]) for each in block.split(b"\0") if each.startswith(begin)), None)
 
 
 def end(found: list[psutil.Process], signum: int = signal.SIGTERM, *, grace_s: float) -> None:

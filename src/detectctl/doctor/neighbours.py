@@ -14,6 +14,7 @@ import psutil
 from detectctl import processes
 from detectctl.doctor.finding import Finding, Subject, ok, warning
 from detectctl.errors import DetectctlError
+from detectctl.hosts.local.keeper import TOUCH_EVERY_S
 from detectctl.hosts.local.ray_head import FOLDER_PREFIX, temporary_parent
 from detectctl.lifecycle.elsewhere import elsewhere
 from detectctl.lifecycle.lock import holder
@@ -24,8 +25,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _RAY = ("gcs_server", "raylet")
-_YOUNG_S = 60.0
-"""A folder may be that of an `up` which has just begun."""
+_UNUSED_S = 2 * TOUCH_EVERY_S
+"""After which a folder is not in use where there are no locks, nor that of an `up` which has just begun."""
 
 
 def ray_clusters(_subject: Subject) -> Iterator[Finding]:
@@ -85,7 +86,7 @@ def _folders(parent: Path) -> Iterator[Path]:
             seen = folder.stat()
             pattern = rf"{FOLDER_PREFIX}[0-9a-f]{{8}}"
             mine = re.fullmatch(pattern, folder.name) and seen.st_uid == os.getuid()
-            if mine and time.time() - seen.st_mtime > _YOUNG_S and not _is_locked(folder):
+            if mine and time.time() - seen.st_mtime > _UNUSED_S and not _is_locked(folder):
                 yield folder
 
 

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
 HEARTBEAT_S = 60.0
 """How often the file that says that the head lives is touched."""
-_TOUCH_EVERY_S = 3600.0
+TOUCH_EVERY_S = 3600.0
+"""How often all that cleaners could remove is touched."""
 
 
 def keep(folder: Path, alive_file: Path) -> None:
@@ -40,7 +41,7 @@ def _keep(folder: Path, alive_file: Path) -> None:
     while True:
         _touch(str(alive_file))
         # By the clock on the wall: a machine that was asleep for days wakes with everything too old.
-        if not 0 <= time.time() - touched < _TOUCH_EVERY_S:
+        if not 0 <= time.time() - touched < TOUCH_EVERY_S:
             touched = time.time()
             for parent, folders, files in itertools.chain.from_iterable(map(os.walk, kept)):
                 for name in (".", *folders, *files):
