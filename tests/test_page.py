@@ -368,7 +368,9 @@ def test_keypoints_and_rotated_boxes_are_drawn_as_on_annotated_pictures(page: Pa
     assert tag["x"] > frame["x"]  # at the uppermost corner, not at that of the upright box
 
 
-@pytest.mark.parametrize(("name", "task"), [("v8-seg", "segment"), ("v8-pose", "pose"), ("v8-cls", "classify")])
+@pytest.mark.parametrize(
+    ("name", "task"), [("v8-seg", "segment"), ("v8-pose", "pose"), ("v8-cls", "classify"), ("v8-obb", "obb")]
+)
 def test_what_a_model_of_another_task_answers_is_drawn(
     browser: Browser, tiny_compiled: Callable[[str], CompiledModel], tmp_path: Path, name: str, task: Task
 ) -> None:

@@ -141,7 +141,9 @@ def test_what_other_tasks_tell_of_an_object_is_described(key: str, value: object
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "task"), [("v8-seg", "segment"), ("v8-pose", "pose"), ("v8-cls", "classify")])
+@pytest.mark.parametrize(
+    ("name", "task"), [("v8-seg", "segment"), ("v8-pose", "pose"), ("v8-cls", "classify"), ("v8-obb", "obb")]
+)
 def test_an_answer_of_another_task_is_as_described(
     tiny_compiled: Callable[[str], CompiledModel], name: str, task: Task
 ) -> None:
@@ -153,7 +155,7 @@ def test_an_answer_of_another_task_is_as_described(
         ).json()
     jsonschema_rs.validate(RESULT, answer)
     assert DetectionResult.from_json(answer).to_json() == answer
-    told = {"segment": {"mask"}, "pose": {"keypoints"}}.get(task, set())
+    told = {"segment": {"mask"}, "pose": {"keypoints"}, "obb": {"corners", "angle"}}.get(task, set())
     assert answer["objects"]
     for one in answer["objects"]:
         assert one.keys() == {"class", "coordinates", "confidence", "class_id"} | told
