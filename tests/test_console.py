@@ -15,8 +15,10 @@ from rich.cells import cell_len
 
 from detectctl.client.outcomes import Outcome
 from detectctl.console import Console
+from detectctl.lifecycle.course import Course
 from detectctl.lifecycle.status import InstanceStatus
 from detectctl.lifecycle.up import UpResult
+from detectctl.serving.request_stats import OK, Answered, RequestRecorder, RequestStats
 from detectctl.sources import Source
 from detectctl.wire import Detection, DetectionResult, EngineInfo, ModelInfo
 
@@ -89,8 +91,8 @@ _WATCHING = """
 from detectctl.console import Console
 
 with Console().redrawing() as show:
-    show("no instance [a] is running")
-    show("now it is")
+    show("no instance [a] is running", None)
+    show("now it is", None)
 """
 
 
@@ -108,6 +110,32 @@ def test_what_is_watched_is_redrawn_on_a_terminal_and_appended_elsewhere() -> No
         os.close(ours)
     between = shown.partition("no instance [a] is running")[2].partition("now it is")[0]
     assert re.search(r"\x1b\[2K", between), repr(shown)
+
+
+def test_the_course_of_an_instance_is_drawn_at_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A bar for each look, none where nothing was answered, and the last errors with their number."""
+    monkeypatch.setenv("COLUMNS", "80")
+    now, course, recorder = 0.0, Course(clock=lambda: now), RequestRecorder(None)
+    for look in range(60):
+        for _ in range(look % 5 * 10):
+            recorder.answered(Answered("/detect", OK, "body", False, 0.020 if look < 58 else 0.5))
+        if look % 20 == 19:
+            recorder.answered(Answered("/detect", "overloaded", "body", False, 0.0))
+        course.note(RequestStats.of(recorder.tally.values))
+        now += 2.0
+    status = InstanceStatus("i", "running", "", "http://h", None, None, 1, 1, 1, 1, (), 0, {}, None, None, 1.0)
+    Console().status(status, course)
+    card = {line[:12].strip(): line[12:].strip() for line in capsys.readouterr().out.splitlines()}
+    assert max(map(len, card.values())) <= 68
+    assert card["per second"] == "▁▃▄▆█" * 8 + " 20.5"
+    assert card["p50"] == "▁▁▁▁ " * 7 + "▁▁██ 487 ms"
+    assert card["errors"].endswith("overloaded 1")
+    assert len(course.errors) == 3
+    course.note(RequestStats())  # it was started anew
+    course.note(RequestStats())
+    assert len(course.steps) == 40
 
 
 def test_what_was_left_out_is_one_line_on_stderr_unless_quiet(capsys: pytest.CaptureFixture[str]) -> None:

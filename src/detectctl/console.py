@@ -9,7 +9,7 @@ import sys
 import time
 from contextlib import contextmanager
 from datetime import datetime
-from itertools import dropwhile, islice
+from itertools import chain, dropwhile, islice
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from rich.cells import cell_len
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from detectctl.client.outcomes import Outcome
     from detectctl.doctor.finding import Finding
     from detectctl.errors import DetectctlError
+    from detectctl.lifecycle.course import Course
     from detectctl.lifecycle.down import DownResult
     from detectctl.lifecycle.logs import LogLine
     from detectctl.lifecycle.status import InstanceStatus
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from detectctl.wire import Detection, DetectionResult, EngineInfo, ModelInfo
 
     Seen = InstanceStatus | tuple[InstanceStatus, ...] | str
+
+_BARS = "▁▂▃▄▅▆▇█"
 
 
 class _Rich(RichConsole):
@@ -154,12 +157,12 @@ class Console:
             drained = "every accepted request was answered" if result.drained else "requests may have been cut off"
             self.line(f"[green]stopped[/] {name} in {result.seconds:.1f} s; {drained}")
 
-    def status(self, seen: Seen) -> None:
-        """One instance as a card, or several as rows of a table, or why there is none."""
-        self.out.print(_picture(seen))
+    def status(self, seen: Seen, course: Course | None = None) -> None:
+        """One instance as a card, with its course if that is known, or several as rows of a table, or why none is."""
+        self.out.print(_picture(seen, course))
 
     @contextmanager
-    def redrawing(self) -> Iterator[Callable[[Seen], None]]:
+    def redrawing(self) -> Iterator[Callable[[Seen, Course | None], None]]:
         """As `status`, again and again: in the place of the old on a terminal, below it elsewhere."""
         if not self.out.is_terminal:
             yield self.status
@@ -167,7 +170,7 @@ class Console:
         from rich.live import Live
 
         with Live(console=self.out, auto_refresh=False, vertical_overflow="visible") as live:
-            yield lambda seen: live.update(_picture(seen), refresh=True)
+            yield lambda seen, course: live.update(_picture(seen, course), refresh=True)
 
     def log_line(self, line: LogLine, *, as_json: bool) -> None:
         """One line of the service's log."""
@@ -330,11 +333,11 @@ def _table(columns: str) -> Table:
     return table
 
 
-def _picture(seen: Seen) -> Group | Table | str:
+def _picture(seen: Seen, course: Course | None = None) -> Group | Table | str:
     if isinstance(seen, str):
         return escape(seen)
     if not isinstance(seen, tuple):
-        return _card(seen)
+        return _card(seen, course)
     table = _table("NAME~ STATE~ ENDPOINT MODEL~ READY >REQUESTS >P50")
     for each in seen:
         model = f"{_name_and_version(each.model)} [dim]{each.model.task}[/]" if each.model else "-"
@@ -344,11 +347,11 @@ def _picture(seen: Seen) -> Group | Table | str:
     return table
 
 
-def _card(status: InstanceStatus) -> Group:
+def _card(status: InstanceStatus, course: Course | None) -> Group:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim")
     grid.add_column(overflow="fold")
-    for label, text in _card_lines(status):
+    for label, text in chain(_card_lines(status), _course_lines(course) if course else ()):
         grid.add_row(label, text)
     if not status.replicas:
         return Group(grid)
@@ -383,6 +386,25 @@ def _card_lines(status: InstanceStatus) -> Iterator[tuple[str, str]]:
     yield "requests", f"{status.requests}, {failed}{latency if status.p50_ms is not None else ''}"
     if status.errors:
         yield "", ", ".join(f"{escape(code)} {count}" for code, count in sorted(status.errors.items()))
+
+
+def _course_lines(course: Course) -> Iterator[tuple[str, str]]:
+    """Curves from the oldest look to this one, each beside its last value, and the last errors."""
+    steps = course.steps
+    if steps:
+        rates = [step.requests_per_s for step in steps]
+        yield "per second", f"{_curve(rates)} {rates[-1]:.1f}"
+        for label, times in (("p50", [step.p50_ms for step in steps]), ("p99", [step.p99_ms for step in steps])):
+            yield label, f"{_curve(times)} {_milliseconds(times[-1])}"
+    for place, (at, code, count) in enumerate(course.errors):
+        clock = datetime.fromtimestamp(at).astimezone().strftime("%H:%M:%S")
+        yield "" if place else "errors", f"[dim]{clock}[/] {escape(code)} {count}"
+
+
+def _curve(values: Sequence[float | None]) -> str:
+    """A character for each, as high as it is beside the highest; nothing where there is none."""
+    highest = max((value for value in values if value is not None), default=0.0) or 1.0
+    return "".join(" " if value is None else _BARS[round(value / highest * (len(_BARS) - 1))] for value in values)
 
 
 def _name_and_version(model: ModelInfo) -> str:

@@ -98,7 +98,11 @@ def _interval_s(seconds: str | None) -> float:
 
 def _watch(session: Session, settings: StatusSettings, interval_s: float, *, every: bool, as_json: bool) -> NoReturn:
     """Until a signal; an instance that is not there may come yet."""
+    from detectctl.lifecycle.course import Course
+    from detectctl.lifecycle.status import InstanceStatus
+
     found: Seen
+    course = Course()
     with nullcontext(session.console.status) if as_json else session.console.redrawing() as show:
         while True:
             try:
@@ -106,7 +110,12 @@ def _watch(session: Session, settings: StatusSettings, interval_s: float, *, eve
             except NotRunning:
                 found = f"instance {settings.name} is not running"
                 document = {"name": settings.name, "state": "not running"}
-            session.console.json(document, on_one_line=True) if as_json else show(found or "no instance is running")
+            if isinstance(found, InstanceStatus):
+                course.note(found.stats)
+            if as_json:
+                session.console.json(document, on_one_line=True)
+            else:
+                show(found or "no instance is running", course)
             time.sleep(interval_s)
 
 
@@ -118,9 +127,9 @@ def _look(
 
     if every:
         found = statuses.all_statuses(session.paths)
-        return found, {"instances": [asdict(one) for one in found]}
+        return found, {"instances": [one.to_json() for one in found]}
     one = statuses.status(settings.name, session.paths)
-    return one, asdict(one)
+    return one, one.to_json()
 
 
 @command

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from detectctl.client.service_client import Client
 from detectctl.errors import DetectctlError
@@ -15,6 +15,7 @@ from detectctl.keys import read_keys
 from detectctl.lifecycle.elsewhere import elsewhere
 from detectctl.lifecycle.lock import holder
 from detectctl.lifecycle.state import UNKNOWN, InstanceFolder, InstanceState, all_states, not_running
+from detectctl.serving.request_stats import RequestStats
 
 if TYPE_CHECKING:
     from detectctl.lifecycle.deployment import Deployment
@@ -41,6 +42,7 @@ class InstanceStatus:
         p50_ms: median latency of the successful ones, in the replica.
         p99_ms: the latency that 99 % of them stayed below.
         uptime_s: since `up` started it.
+        stats: what was counted, in full.
     """
 
     name: str
@@ -59,6 +61,11 @@ class InstanceStatus:
     p50_ms: float | None
     p99_ms: float | None
     uptime_s: float
+    stats: RequestStats = field(default_factory=RequestStats)
+
+    def to_json(self) -> dict[str, Any]:
+        """As `--json` prints it."""
+        return {key: value for key, value in asdict(self).items() if key != "stats"}
 
     @property
     def healthy(self) -> bool:
@@ -112,6 +119,7 @@ def _status_of(state: InstanceState, paths: Paths) -> InstanceStatus:
             p50_ms=stats.percentile_ms(0.5),
             p99_ms=stats.percentile_ms(0.99),
             uptime_s=max(0.0, time.time() - state.created_at),  # the clock may have been set back
+            stats=stats,
         )
 
 

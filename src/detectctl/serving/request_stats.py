@@ -107,6 +107,16 @@ class RequestStats:
         latency = tuple(map(sum, zip(*LATENCY.counts(values).values(), strict=True)))
         return cls(codes.total(), {code: count for code, count in codes.items() if code != OK}, latency or (0,))
 
+    def since(self, before: RequestStats) -> RequestStats:
+        """What was counted after `before`."""
+        errors = {code: count - before.errors.get(code, 0) for code, count in self.errors.items()}
+        pairs = itertools.zip_longest(self.latency, before.latency, fillvalue=0)
+        return RequestStats(
+            self.requests - before.requests,
+            {code: count for code, count in errors.items() if count},
+            tuple(now - then for now, then in pairs),
+        )
+
     def percentile_ms(self, fraction: float) -> float | None:
         """Latency that `fraction` of the successful requests stayed under; None without any."""
         seen = list(itertools.accumulate(self.latency))
