@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from detectctl.engine.trained import Head, Trained
 from detectctl.errors import UsageError
-from detectctl.lifecycle.up import _check_classes, _summary
-from detectctl.progress import Progress
+from detectctl.lifecycle.up import _check_classes, _device, _summary
+from detectctl.progress import Progress, silent
 from detectctl.wire import Thresholds
 from lifecycle_values import MODEL
 
@@ -50,3 +52,18 @@ def test_a_threshold_for_a_class_that_the_model_lacks_is_refused_with_the_neares
     (told,) = reported
     assert told.warning
     assert "no class 'disk'" in told.message
+
+
+@pytest.mark.parametrize(("device", "precision", "what"), [("cuda", "auto", "--device cuda"), ("auto", "int8", "int8")])
+def test_an_export_runs_on_the_cpu_in_floating_point(device: str, precision: str, what: str) -> None:
+    """A GPU that was found is left alone; one that was asked for is an error, and so is int8."""
+    trained = Trained({0: "disc"}, Head("decoded", (32,)), (640, 640), exported="static")
+
+    def job(device: str, calibration: object = None) -> Any:
+        settings = SimpleNamespace(device=device, precision="auto")
+        return SimpleNamespace(device="cuda", settings=settings, calibration=calibration, environ={}, report=silent)
+
+    assert _device(trained, job("auto")) == "cpu"
+    assert _device(Trained({0: "disc"}, Head()), job("auto")) == "cuda"
+    with pytest.raises(UsageError, match=f"{what} is not possible with this model"):
+        _device(trained, job(device, "images" if precision == "int8" else None))

@@ -102,6 +102,19 @@ def test_every_model_that_ultralytics_releases_is_known() -> None:
             parse(name)
 
 
+def test_the_folder_of_an_export_is_a_local_model(tmp_path: Path) -> None:
+    """By the network in it, or by its name, so that what is not served is named; any other folder is a mistake."""
+    folder = tmp_path / "best_openvino_model"
+    folder.mkdir()
+    with pytest.raises(UsageError, match="not an OpenVINO export"):
+        parse(str(folder))
+    for suffix in (".xml", ".bin"):
+        (folder / f"best{suffix}").touch()
+    assert parse(str(folder)) == LocalFile(folder)
+    (tmp_path / "best_ncnn_model").mkdir()
+    assert parse(str(tmp_path / "best_ncnn_model")) == LocalFile(tmp_path / "best_ncnn_model")
+
+
 @pytest.mark.parametrize(
     ("text", "names"),
     [
@@ -128,7 +141,9 @@ def test_every_model_that_ultralytics_releases_is_known() -> None:
         ("wandb-registry-/yolo:v1", "registry's name is missing"),
         ("wandb://yolo", "entity and the project are missing"),
         ("a/b/c:v1#", "after '#'"),
-        ("a/b/c:v1#best.onnx", "'best.onnx'"),
+        ("a/b/c:v1#best.txt", "'best.txt'"),
+        ("no/such/best.onnx", "file no/such/best.onnx not found"),
+        ("no/such/best_openvino_model", "a reference that ends in _openvino_model is a local model"),
         ("a/b/c:v1#../best.pt", "'../best.pt'"),
         ("https://wandb.example.com/acme/traffic/runs/abc", "https://HOST/ENTITY/PROJECT/artifacts/TYPE/NAME/vN"),
         ("https://example.com/best.pt", "not the address of a W&B artifact page"),

@@ -13,6 +13,7 @@ import time
 import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -29,6 +30,8 @@ from detectctl.errors import (
     RegistryUnreachable,
     UsageError,
 )
+from detectctl.exports import pack
+from detectctl.files import sha256_of
 from detectctl.registry import wandb_source
 from detectctl.registry.artifact_content import choose_checkpoint
 from detectctl.registry.reference import Artifact, parse
@@ -39,7 +42,6 @@ from wandb_server import API_KEY, FaultKind, WandbServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from detectctl.progress import Progress
     from detectctl.registry.model_version import ModelVersion
@@ -353,10 +355,13 @@ def test_progress_counts_bytes(quick_site: Site) -> None:
         (["weights/epoch9.pt", "a.yaml"], "weights/epoch9.pt"),
         (["last.pt", "weights/best.pt", "best.onnx"], "weights/best.pt"),
         (["notbest.pt", "best.pt"], "best.pt"),
+        (["best.onnx", "a.yaml"], "best.onnx"),
+        (["m/best.onnx", "m/best.xml", "m/best.bin", "labels/1.xml"], "m/best.xml"),
+        (["best_openvino_model.zip", "best.engine"], "best_openvino_model.zip"),
     ],
 )
 def test_the_checkpoint_is_chosen(files: list[str], chosen: str) -> None:
-    """The one `.pt`, or `best.pt` among several."""
+    """The one `.pt`, or `best.pt` among several; without any, an export."""
     assert choose_checkpoint(files, "acme/p/m:v0") == chosen
 
 
@@ -365,9 +370,11 @@ def test_the_checkpoint_is_chosen(files: list[str], chosen: str) -> None:
     [
         (["a.pt", "b.pt"], "2 checkpoints", "it has a.pt, b.pt\nname one: `--model 'acme/p/m:v0#a.pt'`"),
         (["x/best.pt", "c.pt", "y/best.pt"], "3 checkpoints", "--model 'acme/p/m:v0#x/best.pt'"),
-        (["best.onnx", "a.yaml"], "no .pt checkpoint", "it has a.yaml, best.onnx"),
-        ([], "no .pt checkpoint", "it has nothing"),
-        ([f"{index:02}.txt" for index in range(30)], "no .pt checkpoint", "09.txt and 20 more"),
+        (["a.onnx", "b.onnx"], "2 checkpoints", "--model 'acme/p/m:v0#a.onnx'"),
+        (["best.engine", "a.yaml"], "best.engine is a TensorRT export", "give the .pt that it was made from"),
+        (["best.xml", "a.yaml"], "no model that is served", "it has a.yaml, best.xml"),
+        ([], "no model that is served", "it has nothing"),
+        ([f"{index:02}.txt" for index in range(30)], "no model that is served", "09.txt and 20 more"),
     ],
 )
 def test_no_choice_is_an_error_that_lists(files: list[str], what: str, why: str) -> None:
@@ -411,6 +418,46 @@ def test_only_the_checkpoint_is_downloaded(quick_site: Site) -> None:
     assert any(progress.message.endswith("(300000 of 300000 bytes)") for progress in reported)
     assert quick_site.fetch("acme/p/m:v0#last.pt").checkpoint.read_bytes() == b"last"
     assert quick_site.server.requests.count("file") == 2
+
+
+EXPORT = {"m/best.xml": b"<net/>", "m/best.bin": os.urandom(1000), "m/metadata.yaml": b"task: detect"}
+
+
+def test_an_export_is_stored_as_one_file_and_verified_in_all_its_parts(quick_site: Site, tmp_path: Path) -> None:
+    """Its digest is that of the same folder on this machine, under another name."""
+    quick_site.server.log("acme/p/m", {**EXPORT, "labels/1.xml": b"<annotation/>"})
+    model = quick_site.fetch("acme/p/m:v0")
+    assert model.artifact == "acme/p/m:v0#m/best.xml"
+    assert quick_site.server.requests.count("file") == 3
+    for path, data in EXPORT.items():
+        (tmp_path / Path(path).name.replace("best", "mine")).write_bytes(data)
+    assert sha256_of(pack(tmp_path / "mine.xml", tmp_path / "packed")) == model.sha256
+    assert quick_site.fetch("acme/p/m:v0#m/best.xml").sha256 == model.sha256
+    assert quick_site.server.requests.count("file") == 3
+
+
+@pytest.mark.parametrize("damaged", EXPORT)
+def test_damage_in_a_part_of_an_export_is_noticed(quick_site: Site, damaged: str) -> None:
+    quick_site.server.log("acme/p/m", EXPORT)
+    artifact = quick_site.server.collections["acme", "p", "m"].versions[0]
+    manifest = artifact.manifest()
+    artifact.manifest = lambda: manifest  # type: ignore[method-assign]
+    artifact.files[damaged] = EXPORT[damaged][::-1]
+    with pytest.raises(ModelCorrupt, match="not what it promised"):
+        quick_site.fetch("acme/p/m:v0")
+
+
+def test_an_export_without_its_metadata_or_with_a_part_elsewhere_is_refused(quick_site: Site) -> None:
+    """Before anything of it is downloaded."""
+    parts = {path: data for path, data in EXPORT.items() if not path.endswith(".yaml")}
+    quick_site.server.log("acme/p/m", parts)
+    with pytest.raises(CheckpointRefused) as caught:
+        quick_site.fetch("acme/p/m:v0")
+    assert caught.value.why == "metadata.yaml is not beside it"
+    quick_site.server.log("acme/p/n", parts, references={"m/metadata.yaml": "s3://bucket/metadata.yaml"})
+    with pytest.raises(CheckpointRefused, match=r"m/metadata\.yaml of acme/p/n:v0 is not stored in W&B"):
+        quick_site.fetch("acme/p/n:v0")
+    assert "file" not in quick_site.server.requests
 
 
 def test_a_file_that_is_not_served_may_be_damaged(quick_site: Site) -> None:

@@ -116,7 +116,7 @@ class ModelCorrupt(ModelError):
 
 
 class CheckpointRefused(ModelError):
-    """The checkpoint wants to run code, is damaged, or is not a detection model."""
+    """The checkpoint wants to run code, is damaged or of a kind that is not served; or the export is."""
 
 
 class ConversionFailed(ModelError):

@@ -238,7 +238,7 @@ class UpSettings(InstanceSettings):
         "base",
         MODEL,
         "Model to serve: base, another of Ultralytics' own such as yolo26n-seg, a .pt file, "
-        "or a W&B artifact entity/project/name:alias",
+        "an OpenVINO or ONNX export, or a W&B artifact entity/project/name:alias",
         "REF",
         names=("--model", "-m"),
     )

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _BEFORE = "71e1483a3aec4ffae96c1b1606a625648b6b9713a09b60db5cbb7075d91e8879"
 
 
+_CONVERTERS = ("convert_child.py", "families.py", "exported.py", "exported_network.py")
+
+
 def compile_checkpoint(
     checkpoint: Path,
     sha256: str,
@@ -39,7 +42,7 @@ def compile_checkpoint(
     """The checkpoint's compiled model, from the cache, or converted now if it is missing or damaged there.
 
     Args:
-        checkpoint: a PyTorch checkpoint of Ultralytics.
+        checkpoint: a PyTorch checkpoint of Ultralytics, or an export as one file, see `exported`.
         sha256: hex digest that its bytes must have.
         cache: detectctl's cache folder.
         trust_checkpoint: load it even if that runs code from the file.
@@ -64,7 +67,7 @@ def compile_checkpoint(
         before = folder_for(cache, sha256, trust_checkpoint, [*versions, _BEFORE])
         return load_compiled(before, checkpoint_sha256=sha256)
     # The converter's source is its version number, which one would forget to raise.
-    converter = [sha256_of(Path(__file__).with_name(name)) for name in ("convert_child.py", "families.py")]
+    converter = [sha256_of(Path(__file__).with_name(name)) for name in _CONVERTERS]
     return make_once(
         folder_for(cache, sha256, trust_checkpoint, [*versions, *converter]),
         "detectctl.engine.convert_child",

@@ -1,6 +1,7 @@
 """The child process that turns a checkpoint into an OpenVINO network: the one place that unpickles for the CPU engine.
 
-Request: that of `compiled.make_once`, with `checkpoint` (a private copy named *.pt) and `trust`. The result is empty.
+An export is turned into one, too. Request: that of `compiled.make_once`, with `checkpoint` (a private copy named *.pt)
+and `trust`. The result is empty.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ from typing import TYPE_CHECKING, Any
 from detectctl.child import serve_parent
 from detectctl.engine.checkpoint import refuse_at_sight, refuse_unreadable
 from detectctl.engine.compiled import CompiledModel, seal
+from detectctl.engine.exported import is_export, read
+from detectctl.engine.exported_network import described_network
 from detectctl.engine.families import describe, last_convolutions, raw
 from detectctl.engine.torchvision_operators import prepare_torchvision
 from detectctl.errors import CheckpointRefused
 from detectctl.progress import Progress
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from detectctl.child import Message
     from detectctl.progress import Report
 
@@ -36,7 +41,7 @@ def convert(request: Message, report: Report) -> Message:
     """Convert `request["checkpoint"]` into `request["output"]`.
 
     Raises:
-        CheckpointRefused: it must not or cannot be loaded, or is for another task.
+        CheckpointRefused: it must not or cannot be loaded, or is of a kind that is not served.
     """
     try:
         return _convert(request, report)
@@ -48,18 +53,20 @@ def convert(request: Message, report: Report) -> Message:
 
 def _convert(request: Message, report: Report) -> Message:
     checkpoint, trust = Path(request["checkpoint"]), bool(request["trust"])
-    refuse_at_sight(checkpoint, trusted=trust)
-    if trust:
-        del os.environ["ULTRALYTICS_SAFE_LOAD"]
     # OpenVINO's converter would otherwise report each use to its maker, from forked processes.
     sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]
 
     def stage(name: str) -> None:
         report(Progress("convert", f"{request['name']}: {name}"))
 
+    if is_export(checkpoint) or request["name"].endswith(".onnx"):
+        return _convert_export(request, checkpoint, stage)
+    refuse_at_sight(checkpoint, trusted=trust)
+    if trust:
+        del os.environ["ULTRALYTICS_SAFE_LOAD"]
     stage("import")
     # Import everything before the guard is set: imports may open files and start processes, a checkpoint may not.
-    import openvino.tools.ovc  # noqa: F401 - loaded for the guard's sake
+    import openvino.tools.ovc
     import torch  # noqa: F401 - loaded for the guard's sake
     import ultralytics.engine.exporter  # noqa: F401 - loaded for the guard's sake
 
@@ -78,8 +85,21 @@ def _convert(request: Message, report: Report) -> Message:
         format="openvino", dynamic=not trained.fixed, imgsz=list(trained.size(None)), device="cpu", verbose=False
     )
     stage("save")
-    _save(next(Path(exported).glob("*.xml")), model)
-    seal(model)
+    import openvino as ov
+
+    _save(ov.Core().read_model(next(Path(exported).glob("*.xml"))), model)
+    return {}
+
+
+def _convert_export(request: Message, file: Path, stage: Callable[[str], None]) -> Message:
+    stage("import")
+    import yaml  # noqa: F401 - all are loaded for the guard's sake
+
+    forbid_reaching_out()  # nothing of it is run, but who knows what reading it leads to
+    stage("load")
+    network, trained = described_network(read(file))
+    stage("save")
+    _save(network, CompiledModel(Path(request["output"]), request["checkpoint_sha256"], trained))
     return {}
 
 
@@ -118,14 +138,17 @@ def _keep_sums(model: Any) -> None:
         layers[index] = torch.nn.Sequential(layers[index], torch.nn.Hardtanh(-_FAR, _FAR))
 
 
-def _save(exported: Path, model: CompiledModel) -> None:
-    """Move colour scaling, layout and the greatest of each place's classes into the graph, where they cost least."""
+def _save(network: Any, model: CompiledModel) -> None:
+    """Move colour scaling, layout and the greatest of each place's classes into the graph, where they cost least.
+
+    Then the model is sealed.
+    """
     import numpy as np
     import openvino as ov
     import openvino.opset15 as ops
     from openvino.preprocess import PrePostProcessor
 
-    wrapper = PrePostProcessor(ov.Core().read_model(exported))
+    wrapper = PrePostProcessor(network)
     trained = model.trained
     images = ov.PartialShape(
         [1, *trained.size(None), trained.channels] if trained.fixed else [-1, -1, -1, trained.channels]
@@ -139,6 +162,7 @@ def _save(exported: Path, model: CompiledModel) -> None:
         best = ops.reduce_max(classes, ops.constant(np.array([1], np.int64)), False).output(0)
         network = ov.Model([boxes, classes, best, *others], network.get_parameters())
     ov.save_model(network, model.network, compress_to_fp16=False)
+    seal(model)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """A picture as the network takes it, as Ultralytics' predictor makes it: scaled and padded, stretched, or cropped.
 
-After `LetterBox(auto=True)`, `scale_boxes` and `classify_transforms` of ultralytics 8.4, with their rounding, so that
+After `LetterBox`, `scale_boxes` and `classify_transforms` of ultralytics 8.4, with their rounding, so that
 answers agree.
 """
 
@@ -55,8 +55,8 @@ def fit(image: NDArray[np.uint8], trained: Trained, imgsz: tuple[int, int]) -> t
     height, width = image.shape[:2]
     if trained.task == "classify":
         return _centre(image, imgsz)[np.newaxis], Placement(width, height, (1, 1), (0, 0))
-    if not trained.fixed:
-        return letterbox(image, imgsz, trained.head.stride)
+    if not trained.stretched:
+        return letterbox(image, imgsz, None if trained.fixed else trained.head.stride)
     box = _resized(image, imgsz[1], imgsz[0])[np.newaxis]
     return box, Placement(width, height, (imgsz[1] / width, imgsz[0] / height), (0, 0))
 
@@ -82,16 +82,22 @@ def _resized(image: NDArray[np.uint8], width: int, height: int) -> NDArray[np.ui
     return np.ascontiguousarray(image)
 
 
-def letterbox(image: NDArray[np.uint8], imgsz: tuple[int, int], stride: int) -> tuple[NDArray[np.uint8], Placement]:
+def letterbox(
+    image: NDArray[np.uint8], imgsz: tuple[int, int], stride: int | None
+) -> tuple[NDArray[np.uint8], Placement]:
     """Scale `image` (height, width, channels) to fit `imgsz`, and pad each side's length to a multiple of `stride`.
 
+    Without a stride, they are padded to `imgsz`.
     The channels may be in any order; `imgsz`, pixels of height and width, are multiples of `stride`, pixels too.
     Returns (1, height, width, channels), and where the image is in it.
     """
     height, width, channels = image.shape
     ratio = min(imgsz[0] / height, imgsz[1] / width)
     new_width, new_height = max(round(width * ratio), 1), max(round(height * ratio), 1)
-    pad_x, pad_y = ((imgsz[1] - new_width) % stride) / 2, ((imgsz[0] - new_height) % stride) / 2
+    missing_x, missing_y = imgsz[1] - new_width, imgsz[0] - new_height
+    if stride:
+        missing_x, missing_y = missing_x % stride, missing_y % stride
+    pad_x, pad_y = missing_x / 2, missing_y / 2
     left, top = round(pad_x - 0.1), round(pad_y - 0.1)
     box_width, box_height = new_width + left + round(pad_x + 0.1), new_height + top + round(pad_y + 0.1)
 

@@ -30,12 +30,13 @@ class Head:
     Attributes:
         kind: `anchors`, whose places lie on grids over the picture, give the logits of distances to the box's sides and
             of the classes. `queries` give the box as centre x, y, width, height in shares of the picture, and each
-            class's confidence. `image` gives the picture's confidence for each class, and has no places.
-        strides: pixels between the anchors of each level; none for the other kinds.
+            class's confidence. `decoded` give the box in pixels, and the rest as `yolo_head.Candidates` has it. `image`
+            gives the picture's confidence for each class, and has no places.
+        strides: pixels between the anchors of each level, of which `decoded` knows the greatest; none for other kinds.
         one_to_one: an object is found at one place only, so that no NMS is needed, and a place may hold several.
     """
 
-    kind: Literal["anchors", "queries", "image"] = "anchors"
+    kind: Literal["anchors", "queries", "decoded", "image"] = "anchors"
     strides: tuple[int, ...] = ()
     one_to_one: bool = False
 
@@ -59,6 +60,8 @@ class Trained:
         channels: of the pictures: 3 for RGB, 1 for grey.
         task: what it was trained for.
         keypoints: of an object, and numbers of each: 2 for x and y, 3 with a confidence.
+        exported: whether it is an export, which `imgsz` is of, and takes pictures of that size only, or of any; empty
+            for a checkpoint.
     """
 
     labels: dict[int, str]
@@ -67,10 +70,16 @@ class Trained:
     channels: int = 3
     task: Task = "detect"
     keypoints: tuple[int, int] = (0, 0)
+    exported: Literal["", "static", "dynamic"] = ""
 
     @property
     def fixed(self) -> bool:
-        """Whether the network takes pictures of `imgsz` only, to which they are stretched; others take any shape."""
+        """Whether the network takes pictures of `imgsz` only; others take any shape."""
+        return self.exported == "static" or self.stretched
+
+    @property
+    def stretched(self) -> bool:
+        """Whether pictures are made to fit by stretching them, without padding."""
         return self.head.kind == "queries"
 
     def size(self, longest: int | None) -> tuple[int, int]:
@@ -78,6 +87,8 @@ class Trained:
 
         Where that is not said, what Ultralytics trains at unless it is told otherwise.
         """
+        if self.exported == "static" and self.imgsz:
+            return self.imgsz
         usual = CLASSIFY_IMGSZ if self.task == "classify" else IMGSZ
         stride = self.head.stride
         sides = (longest, longest) if longest else self.imgsz or (usual, usual)
@@ -111,6 +122,7 @@ class Trained:
             int(data["channels"]),
             data.get("task", "detect"),
             tuple(data.get("keypoints", (0, 0))),
+            data.get("exported", ""),
         )
 
 

@@ -93,6 +93,8 @@ def decode(trained: Trained, raw: Raw, *, confidence: float, shape: Sequence[int
         height, width = shape
         sides = sides * np.array([[width], [height], [width], [height]], np.float32)
         return Candidates(sides, scores, extras)
+    if head.kind == "decoded":
+        return Candidates(sides, scores, extras, raw.prototypes)
 
     x, y, stride = _anchors(shape[0], shape[1], head.strides)[:, places]
     left, up, right, down = _distances(sides)

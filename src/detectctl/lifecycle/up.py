@@ -201,7 +201,8 @@ def deployment_of(job: UpJob, model: ModelVersion) -> Deployment:
         name=model.reference,
     )
     Store(job.paths.cache).note_task(model.sha256, compiled.trained.task)
-    job.report(Progress("convert", _summary(compiled.trained, job.settings.imgsz, job.device), done=True))
+    device = _device(compiled.trained, job)
+    job.report(Progress("convert", _summary(compiled.trained, job.settings.imgsz, device), done=True))
     _check_classes(compiled.trained, model, job.settings.conf, job.report)
     if job.calibration is not None:
         compiled = quantise(
@@ -215,7 +216,26 @@ def deployment_of(job: UpJob, model: ModelVersion) -> Deployment:
             report=job.report,
             name=model.reference,
         )
-    return plan(job.settings, model, compiled, job.device, job.exposure.key_file)
+    return plan(job.settings, model, compiled, device, job.exposure.key_file)
+
+
+def _device(trained: Trained, job: UpJob) -> Device:
+    """Where the model runs: an export on the CPU only; UsageError if it was asked for what exports cannot do."""
+    if not trained.exported:
+        return job.device
+    if job.calibration is not None:
+        raise UsageError(
+            "--precision int8 is not possible with this model",
+            why="it is an export, whose boxes are decoded in the network, and int8 is too coarse for them",
+            hint="give the .pt that it was made from, or export it with int8",
+        )
+    if job.device == "cuda" and job.settings.device == "cuda":
+        raise UsageError(
+            "--device cuda is not possible with this model",
+            why="it is an export, whose network only the engine for CPUs runs",
+            hint="give the .pt that it was made from, or use `--device cpu`",
+        )
+    return devices.choose("cpu", job.settings.precision, job.environ, job.report)
 
 
 def _summary(trained: Trained, asked: int | None, device: Device) -> str:

@@ -3,13 +3,15 @@
 | text | is |
 |---|---|
 | `base`, `yolo26n`, `yolo11s-seg`, … | one of Ultralytics' own checkpoints |
-| an existing file, or anything that ends in `.pt` | a local checkpoint |
+| an existing file, or anything that ends in `.pt` or `.onnx` | a local checkpoint, or an export |
+| an existing folder with one OpenVINO network, or anything that ends in `_openvino_model` | an export |
 | `entity/project/name[:alias]` | a W&B artifact; so are `entity/model-registry/…` and `entity/registry/…` |
 | `[org/]wandb-registry-NAME/collection[:alias]` | the same in a W&B registry; `org` and `NAME` may hold spaces |
 | `wandb://` and one of those, or a copied artifact or registry page address | the same |
 
 The name of a base model is never a path, whatever the current folder holds: a file of that name is `./yolo26n`.
-A W&B reference may end in `#path/in/artifact.pt`. Without an alias it means `:latest`, as it does for W&B.
+A W&B reference may end in `#path/in/artifact.pt`, or `.onnx`, `.xml`, `.zip`. Without an alias it means `:latest`, as
+it does for W&B.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
+from detectctl import exports
 from detectctl.errors import UsageError
 from detectctl.registry.base_names import BASE_NAMES, DEFAULT_BASE, nearest, refuse_unserved
 
@@ -43,7 +46,7 @@ class BaseModel:
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """An existing file; `path` is absolute."""
+    """An existing file, or the folder of an export; `path` is absolute."""
 
     path: Path
 
@@ -86,7 +89,7 @@ Reference = BaseModel | LocalFile | Artifact
 def parse(text: str) -> Reference:
     """Tell what `text` refers to; UsageError names the part that is wrong, and the right form.
 
-    A `.pt` file that does not exist is an error here already.
+    A `.pt` file or an export that does not exist is an error here already.
     """
     text = text.strip()
     if not text:
@@ -101,9 +104,12 @@ def parse(text: str) -> Reference:
     # Not `Path.is_file`: a name that is too long for the file system is not an error here: it is not a file.
     if os.path.isfile(path):  # noqa: PTH113
         return LocalFile(path.absolute())
-    if "#" not in text and text.endswith(".pt"):
+    folder = os.path.isdir(path)  # noqa: PTH112
+    if folder and (exports.network_in(path) or exports.other_format(path.name)):
+        return LocalFile(path.absolute())
+    if "#" not in text and text.endswith((".pt", ".onnx", exports.FOLDER)):
         _refuse_missing_file(path)
-    if os.path.isdir(path) and ":" not in text:  # noqa: PTH112
+    if folder and ":" not in text:
         _refuse(text, "it is a folder", "name the checkpoint in it: " + str(path / "best.pt"))
     if "/" not in text:
         _refuse_word(text)
@@ -121,13 +127,20 @@ def _refuse_missing_file(path: Path) -> NoReturn:
     if path.stem.lower() in {name.lower() for name in near}:
         hint = f"for Ultralytics' own checkpoint use `--model {near[0]}`"
     elif path.parent.is_dir():
-        there = sorted(item.name for item in path.parent.glob("*.pt"))
+        there = sorted(item.name for item in path.parent.glob(f"*{path.suffix or exports.FOLDER}"))
         like = difflib.get_close_matches(path.name, there, n=1) or ([] if is_name and near else there[:1])
         if like:
             hint = f"did you mean {path.parent / like[0]}?"
         elif is_name and near:
             hint = f"did you mean one of Ultralytics' own checkpoints, {', '.join(near)}?"
-    raise UsageError(f"file {path} not found", why="a reference that ends in .pt is a local checkpoint", hint=hint)
+    if path.name.endswith(exports.FOLDER) and path.is_dir():
+        raise UsageError(
+            f"{path} is not an OpenVINO export",
+            why="there is not one network with its weights, .xml and .bin, in it",
+            hint="give the folder that `yolo export format=openvino` writes",
+        )
+    ending = path.suffix or exports.FOLDER
+    raise UsageError(f"file {path} not found", why=f"a reference that ends in {ending} is a local model", hint=hint)
 
 
 def _refuse_word(text: str) -> NoReturn:
@@ -181,8 +194,8 @@ def _check_part(part: str, text: str) -> None:
 
 def _check_inner(inner: str, text: str) -> None:
     form = f"{_FORM}#path/in/artifact.pt"
-    if not inner.endswith(".pt"):
-        _refuse(text, f"{inner!r} after '#' is not the path of a .pt file", form)
+    if not inner.endswith((".pt", *exports.SUFFIXES)) and not exports.other_format(inner):
+        _refuse(text, f"{inner!r} after '#' is not the path of a .pt file or an export", form)
     if inner.startswith("/") or any(part in {"", ".", ".."} for part in inner.split("/")):
         _refuse(text, f"{inner!r} after '#' is not a plain path in the artifact", form)
 

@@ -25,13 +25,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from detectctl.errors import ModelCorrupt, ModelNotFound, RegistryTimedOut, RegistryUnreachable
+from detectctl.exports import network_in, of_another_kind, other_format, pack
 from detectctl.progress import silent
 from detectctl.registry import wandb_source
 from detectctl.registry.base_names import DEFAULT_BASE, ENDINGS
 from detectctl.registry.base_weights import base_model
 from detectctl.registry.model_version import ModelVersion
 from detectctl.registry.reference import Artifact, BaseModel, LocalFile, parse
-from detectctl.registry.store import Origin, Store
+from detectctl.registry.store import Origin, Store, uncopied
 from detectctl.waiting import Deadline
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from detectctl.progress import Report
+    from detectctl.registry.store import StoredCheckpoint
 
 
 def resolve(
@@ -81,8 +83,8 @@ def resolve(
         case BaseModel():
             return base_model(wanted.name, store, timeout_s=first_s, assets_url=assets_url, report=report)
         case LocalFile(path):
-            stored = store.copy(path, Origin(path.stem))
-            return ModelVersion(str(wanted), "file", path.stem, None, stored.sha256, stored.path)
+            name, stored = _local(path, store)
+            return ModelVersion(str(wanted), "file", name, None, stored.sha256, stored.path)
     site = _site(wanted, environ)
     try:
         model = wandb_source.fetch(
@@ -115,6 +117,21 @@ def _refuse_boxes_for(task: str | None, error: RegistryTimedOut) -> None:
         why=f"{error.why}; {DEFAULT_BASE}, which finds boxes, does not stand in for it: its task is {task}",
         hint=f"run the same command again later{instead}",
     ) from error
+
+
+def _local(path: Path, store: Store) -> tuple[str, StoredCheckpoint]:
+    """What to call a local model, and the model in the store."""
+    if kind := other_format(path.name):
+        raise of_another_kind(kind, path.name)
+    network = network_in(path) if path.is_dir() else path
+    if network is None or network.suffix != ".xml":
+        return path.stem, store.copy(path, Origin(path.stem))
+    with store.scratch() as scratch:
+        try:
+            packed = pack(network, scratch / "export.zip")
+        except OSError as error:
+            raise uncopied(path, error) from error
+        return network.stem, store.add(packed, Origin(network.stem))
 
 
 def _site(wanted: Artifact, environ: Mapping[str, str]) -> str:

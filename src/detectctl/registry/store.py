@@ -136,9 +136,7 @@ class Store:
             try:
                 copied = Path(shutil.copyfile(file, scratch / "copy.pt"))
             except OSError as error:
-                raise ModelError(
-                    f"{file} could not be copied into the store", why=describe(error), hint="check who may read it"
-                ) from error
+                raise uncopied(file, error) from error
             return self.add(copied, origin, expected=expected)
 
     def open(self, sha256: str) -> StoredCheckpoint:
@@ -286,6 +284,11 @@ class Store:
 
     def _file(self, sha256: str) -> Path:
         return self._checkpoints / sha256 / "checkpoint.pt"
+
+
+def uncopied(file: Path, error: OSError) -> ModelError:
+    """The error for a file or folder that cannot be read, or a store that has no space for it."""
+    return ModelError(f"{file} could not be copied into the store", why=describe(error), hint="check who may read it")
 
 
 def unusable(cache: Path, error: OSError) -> ModelError:

@@ -31,6 +31,7 @@ from detectctl.errors import (
     ModelNotFound,
     UsageError,
 )
+from detectctl.exports import files_of, pack
 from detectctl.files import plain_path, reason, remedy
 from detectctl.registry.artifact_content import served_file
 from detectctl.registry.reference import REGISTRY_PREFIX, Artifact
@@ -179,12 +180,15 @@ def _fetch(api: Any, reference: Artifact, request: child.Message, conversation: 
     with store.lock(f"{origin.artifact} {digest}"):
         stored = store.find(origin)
         if stored is None:
-            entry = artifact.get_entry(member)
-            conversation.begin(f"downloading {version}", total=entry.size)
-            file = _download(reference, artifact, entry, Path(request["scratch"]) / "artifact")
+            root = Path(request["scratch"]) / "artifact"
+            entries = [artifact.get_entry(path) for path in files_of(member)]
+            conversation.begin(f"downloading {version}", total=sum(entry.size for entry in entries))
+            files = [_download(reference, artifact, entry, root) for entry in entries]
             conversation.received()
             conversation.begin(f"verifying {version}", here=True)
-            _verify(reference, entry, file)
+            for entry, file in zip(entries, files, strict=True):
+                _verify(reference, entry, file)
+            (file,) = files if len(files) == 1 else [pack(root / member, root / "export.zip")]
             stored = store.add(file, origin)
     return {**asdict(origin), "sha256": stored.sha256}
 
