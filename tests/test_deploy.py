@@ -40,7 +40,7 @@ def _page() -> str:
     recorder = RequestRecorder(None, about)
     found = (Detection("person", (0, 0, 1, 1), 0.5, 0),)
     recorder.answered(Answered("/detect", OK, "body", False, 0.1, {"infer": 0.1}, (9, 9), found))
-    return metrics.page("", recorder.tally, (1, 1))[0].decode()
+    return metrics.Metrics(recorder.tally).page("", (1, 1))[0].decode()
 
 
 @pytest.fixture(scope="module")

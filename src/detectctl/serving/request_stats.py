@@ -192,4 +192,4 @@ def _names(found: Iterable[Detection]) -> Iterable[str]:
 
 def read_stats(folder: Path) -> RequestStats:
     """The sum over all replicas that ever wrote into `folder`."""
-    return RequestStats.of(total(values for _, _, values in read_all(folder)))
+    return RequestStats.of(total(values for _, values in read_all(folder)))

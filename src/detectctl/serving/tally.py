@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 Key = tuple[str, ...]
 """What is counted, and the values of its labels."""
+Content = tuple[dict[str, Any], dict[Key, float]]
+"""What a tally says of its numbers, and these."""
 SUFFIX = ".tally"
 _LOOKS = 20
 
@@ -43,7 +45,7 @@ class Tally:
         self._descriptor: int | None = None
         self._start = 0
         self._failed = False
-        if path is not None and (there := _readable(path)) is not None:
+        if path is not None and (there := readable(path)) is not None:
             self._note(there[1].items())
 
     @property
@@ -100,7 +102,7 @@ class Tally:
         return os.open(path, os.O_WRONLY)
 
 
-def read(path: Path) -> tuple[dict[str, Any], dict[Key, float]]:
+def read(path: Path) -> Content:
     """What a tally's file says of its numbers, and these; OSError, ValueError, KeyError or TypeError if it is none."""
     data = path.read_bytes()
     for _ in range(_LOOKS):
@@ -113,13 +115,18 @@ def read(path: Path) -> tuple[dict[str, Any], dict[Key, float]]:
     return told["about"], dict(zip((tuple(key) for key in told["keys"]), values, strict=True))
 
 
-def read_all(folder: Path) -> list[tuple[Path, dict[str, Any], dict[Key, float]]]:
-    """Path and content of each tally in the folder; a file that cannot be understood is left out."""
-    tallies = ((path, _readable(path)) for path in folder.glob(f"*{SUFFIX}"))
-    return [(path, *content) for path, content in tallies if content is not None]
+def read_all(folder: Path) -> list[Content]:
+    """Of each tally in the folder; a file that cannot be understood is left out."""
+    return [content for path in tally_files(folder) if (content := readable(path)) is not None]
 
 
-def _readable(path: Path) -> tuple[dict[str, Any], dict[Key, float]] | None:
+def tally_files(folder: Path) -> Iterable[Path]:
+    """Those in the folder."""
+    return folder.glob(f"*{SUFFIX}")
+
+
+def readable(path: Path) -> Content | None:
+    """As `read`; None for a file that cannot be understood."""
     try:
         return read(path)
     except (OSError, ValueError, TypeError, KeyError):
