@@ -173,7 +173,7 @@ def test_the_page_is_open_small_kept_by_its_etag_and_not_counted(
         scripts = [path.name for path in Path(page_files.__file__).with_name("page").glob("*.js")]
         assert len(links) == 3
         assert not re.search(r"<style|<script(?! type=.module. src=)| style=| on[a-z]+=|https?://(?!…)", page.text)
-        for path in ("/", *(f"/{link}" for link in links), *(f"/page/{name}" for name in scripts)):
+        for path in {"/", *(f"/{link}" for link in links), *(f"/page/{name}" for name in scripts)}:
             answer = client.get(path)
             assert answer.status_code == 200, path
             assert answer.headers["content-type"].partition(";")[0] == TYPES.get(Path(path).suffix, "text/html")
