@@ -22,6 +22,7 @@ from detectctl.engine.convert import compile_checkpoint
 from detectctl.engine.detector import Detector
 from detectctl.engine.detector_settings import DetectorSettings
 from detectctl.engine.exported import describe, is_export, read
+from detectctl.engine.trained import MOST_NAME
 from detectctl.errors import CheckpointRefused
 from detectctl.exports import network_in, pack
 from detectctl.files import sha256_of
@@ -182,6 +183,10 @@ def test_onnx_of_another_program_is_refused_for_its_lack_of_metadata(tmp_path: P
         (METADATA | {"channels": 1}, [(1, 6, 84)], "pictures of 3 channels"),
         (METADATA | {"task": "segment"}, [(1, 6, 84)], "for the task segment"),
         (METADATA | {"task": "classify"}, [(1, 3)], "for the task classify"),
+        (METADATA | {"names": 2}, [(1, 6, 84)], "no attribute 'items'"),
+        (METADATA | {"args": ["nms"]}, [(1, 6, 84)], "no attribute 'get'"),
+        (METADATA | {"imgsz": [float("inf"), 64]}, [(1, 6, 84)], "infinity"),
+        (METADATA | {"stride": 100_000}, [(1, 6, 84)], "stride 100000"),
     ],
 )
 def test_metadata_that_does_not_go_with_the_network_is_refused(
@@ -190,6 +195,13 @@ def test_metadata_that_does_not_go_with_the_network_is_refused(
     with pytest.raises(CheckpointRefused) as caught:
         describe(metadata, (1, 3, 64, 64), given)
     assert why in str(caught.value.why)
+
+
+def test_a_class_keeps_a_name_as_long_as_that_of_a_checkpoint() -> None:
+    """Open-vocabulary models are served as exports only, and name their classes by sentences."""
+    sentence = "a person who " + "walks and " * 30
+    trained, _ = describe(METADATA | {"names": [sentence, sentence * 9]}, (1, 3, 64, 64), [(1, 6, 84)])
+    assert trained.labels == {0: sentence, 1: (sentence * 9)[:MOST_NAME]}
 
 
 def test_what_takes_several_pictures_at_once_is_refused() -> None:

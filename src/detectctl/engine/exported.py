@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
-from detectctl.engine.trained import Head, Trained, printable
+from detectctl.engine.trained import MOST_NAME, Head, Trained, printable
 from detectctl.errors import CheckpointRefused
 from detectctl.exports import METADATA, networks, of_another_kind, other_format, parts_of, require_parts
 
@@ -149,7 +149,10 @@ def describe(metadata: Mapping[str, Any], taken: Shape, given: Sequence[Shape]) 
             taken,
             given,
         )
-    except (TypeError, ValueError, KeyError, IndexError, SyntaxError, RecursionError, MemoryError) as error:
+    except (
+        *(AttributeError, TypeError, ValueError, KeyError, IndexError, OverflowError),
+        *(SyntaxError, RecursionError, MemoryError),
+    ) as error:
         raise CheckpointRefused(
             "the export's metadata does not go with its network", why=printable(str(error)), hint=_HINT
         ) from error
@@ -190,6 +193,8 @@ def _described(metadata: dict[str, Any], taken: Shape, given: Sequence[Shape]) -
         height, width = (side or 0 for side in sides)
     if not 1 <= min(height, width) <= max(height, width) <= 2**14:
         raise ValueError(f"imgsz {asked}")
+    if int(metadata["stride"]) > max(height, width):  # to which every picture would be padded
+        raise ValueError(f"stride {metadata['stride']} of pictures of {height}x{width}")
     keypoints, values = (int(number) for number in (metadata["kpt_shape"] if task == "pose" else (0, 0)))
     layout, head = _output(metadata, len(labels), (keypoints, values), given)
     exported: Literal["static", "dynamic"] = "static" if static else "dynamic"
@@ -232,4 +237,4 @@ def _labels(names: Any) -> dict[int, str]:
     found = {int(class_id): name for class_id, name in names.items()}
     if not 1 <= len(found) <= _MOST_CLASSES or not all(isinstance(name, str | int | float) for name in found.values()):
         raise ValueError("names of classes")
-    return {class_id: printable(str(found[class_id])) for class_id in range(len(found))}
+    return {class_id: printable(str(found[class_id]), MOST_NAME) for class_id in range(len(found))}
