@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -124,6 +124,29 @@ def test_points_of_a_letterbox_lead_back_to_where_they_came_from() -> None:
     _, _, _, centres = cv2.connectedComponentsWithStats(bright)
     found = placement.in_source(centres[1:].astype(np.float32) + 0.5)
     assert np.abs(found[:, np.newaxis] - (marks + 0.5)).max(axis=2).min(axis=1).max() < 2
+
+
+@pytest.mark.parametrize(("width", "height"), [(300_000, 2), (2, 300_000)])
+def test_of_a_narrow_picture_to_classify_only_the_middle_is_scaled(
+    width: int, height: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it would be 150,000 squares side by side, and fill the memory."""
+    kind, made, resize = Trained({0: "cat"}, Head("image"), task="classify"), [], Image.Image.resize
+
+    def watched(image: Image.Image, size: tuple[int, int], *rest: Any) -> Image.Image:
+        assert max(size) < 100_000
+        made.append(size)
+        return resize(image, size, *rest)
+
+    monkeypatch.setattr(Image.Image, "resize", watched)
+    picture = np.zeros((height, width, 3), np.uint8)
+    middle = picture[height // 2 :] if height > width else picture[:, width // 2 :]
+    middle[:] = 255
+    box, placement = fit(picture, kind, (64, 64))
+    assert (placement.width, placement.height, len(made)) == (width, height, 1)
+    half = box[0] if height > width else box[0].swapaxes(0, 1)
+    assert half[0].max() == 0
+    assert half[-1].min() == 255
 
 
 @pytest.mark.slow

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from detectctl.engine.trained import Trained
 
 _GREY = 114
+# Pixels of what is cropped to a square; all of a picture that is a million times as long as high would fill memory.
+_LONGEST = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,10 @@ def fit(image: NDArray[np.uint8], trained: Trained, imgsz: tuple[int, int]) -> t
 def _centre(image: NDArray[np.uint8], imgsz: tuple[int, int]) -> NDArray[np.uint8]:
     """The middle of the image, scaled so that its shorter side fits a square; stretched to other shapes."""
     height, width, channels = image.shape
+    beyond = (max(height, width) - _LONGEST // imgsz[0] * min(height, width)) // 2
+    if beyond > 0 and imgsz[0] == imgsz[1]:
+        image = image[:, beyond : width - beyond] if width > height else image[beyond : height - beyond]
+        height, width = image.shape[:2]
     longest = imgsz[0] * max(height, width) // min(height, width)
     scaled = (longest, imgsz[0]) if width > height else (imgsz[0], longest)
     if imgsz[0] != imgsz[1]:
