@@ -152,9 +152,8 @@ def suppress_rotated(boxes: NDArray[np.float32], iou: float, limit: int = MAX_DE
     wide, high = width**2 / 12, height**2 / 12
     a, b, c = wide * cosine**2 + high * sine**2, wide * sine**2 + high * cosine**2, (wide - high) * cosine * sine
     own = np.maximum(a * b - c**2, 0)
-    keep: list[int] = []
-    for index in range(len(x)):
-        better = slice(index)
+
+    def suppressed(index: int, better: list[int] | slice) -> bool:
         sum_a, sum_b, sum_c = a[better] + a[index], b[better] + b[index], c[better] + c[index]
         right, down = x[better] - x[index], y[better] - y[index]
         determinant = sum_a * sum_b - sum_c**2
@@ -165,7 +164,12 @@ def suppress_rotated(boxes: NDArray[np.float32], iou: float, limit: int = MAX_DE
         with np.errstate(invalid="ignore", divide="ignore"):
             distance += np.log(spread) * np.float32(0.5)
         apart = np.sqrt(1 - np.exp(-np.clip(distance, _EPSILON, 100)) + _EPSILON)
-        if not (1 - apart > iou).any():
+        return bool((1 - apart > iou).any())
+
+    keep: list[int] = []
+    for index in range(len(x)):
+        # Those that are kept first: they are few, and nearly all that is suppressed is like one of them.
+        if not suppressed(index, keep) and not suppressed(index, slice(index)):
             if len(keep) == limit:
                 return np.array(keep, np.intp), True
             keep.append(index)
