@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 import stat
+import threading
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from detectctl import files
 from detectctl.engine.compiled import MANIFEST, compiled_models
 from detectctl.errors import ModelCorrupt, ModelError
 from detectctl.registry.model_version import ModelVersion
@@ -133,6 +135,31 @@ def test_what_a_reference_is_for_outlives_its_bytes(store: Store, file: Path) ->
     assert store.task_of(other.reference, site="") is None
     store.note_task("2" * 64, "detect")
     assert store.task_of("acme/p/yolo:latest", site="") == "detect"
+
+
+def test_what_is_remembered_meanwhile_is_not_undone_by_a_note(
+    store: Store, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One process notes a task while another, which follows the same reference, pins its next version."""
+    stored = store.copy(file, FIRST)
+    model = _model(store)
+    store.remember(replace(model, version="v0"), site="")
+    other = threading.Thread(target=store.remember, args=(model,), kwargs={"site": ""})
+    write = files.write_atomically
+
+    def in_between(*args: Any, **options: Any) -> None:
+        if threading.current_thread() is not other:
+            other.start()
+            other.join(0.5)  # it waits for us, but may not
+        write(*args, **options)
+
+    monkeypatch.setattr("detectctl.registry.store.write_atomically", in_between)
+    store.note_task(stored.sha256, "pose")
+    other.join()
+    recalled = store.recall(model.reference, site="")
+    assert recalled is not None
+    assert recalled.version == model.version
+    assert store.task_of(model.reference, site="") == "pose"
 
 
 def test_a_damaged_memory_is_no_memory(store: Store, file: Path) -> None:

@@ -170,9 +170,9 @@ class Store:
 
         What its version before was for stays noted, until the new one's task is.
         """
-        pin = asdict(model) | {"task": self.task_of(model.reference, site=site)}
-        del pin["checkpoint"]
-        with self._usable():
+        with self._usable(), self.lock("store"):
+            pin = asdict(model) | {"task": self.task_of(model.reference, site=site)}
+            del pin["checkpoint"]
             write_atomically(self.record_of(model.reference, site=site), json.dumps(pin, indent=1), mode=0o600)
 
     def recall(self, reference: str, *, site: str) -> ModelVersion | None:
