@@ -13,12 +13,32 @@ from array import array
 from typing import TYPE_CHECKING
 
 from detectctl.serving.request_log import LOGGER
-from detectctl.serving.tally import Tally, read, read_all, total
+from detectctl.serving.tally import Key, Tally, read, read_all, total
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import pytest
+
+
+class _Asking(dict[Key, int]):
+    """Asks for all numbers whenever one gets its name, as another thread may."""
+
+    def __init__(self, tally: Tally) -> None:
+        super().__init__()
+        self.tally, self.seen = tally, list[dict[Key, float]]()
+
+    def __setitem__(self, key: Key, place: int) -> None:
+        self.seen.append(self.tally.values)
+        super().__setitem__(key, place)
+        self.seen.append(self.tally.values)
+
+
+def test_the_numbers_may_be_read_while_one_is_added() -> None:
+    tally = Tally(None)
+    asking = tally._places = _Asking(tally)
+    tally.add((("x",), 2.0), (("y",), 3.0))
+    assert asking.seen == [{}, {("x",): 0.0}, {("x",): 2.0}, {("x",): 2.0, ("y",): 0.0}]
 
 
 def test_each_change_is_in_the_file_at_once(tmp_path: Path) -> None:

@@ -50,8 +50,8 @@ class Tally:
 
     @property
     def values(self) -> dict[Key, float]:
-        """The numbers."""
-        return dict(zip(self._places, self._values, strict=True))
+        """The numbers; may be asked for in another thread than the one that changes them."""
+        return dict(zip(self._places, self._values, strict=False))  # one of them may be new, and not yet named
 
     def describe(self, about: dict[str, Any]) -> None:
         """Say something else of the numbers."""
@@ -87,8 +87,9 @@ class Tally:
         for key, amount in changes:
             place = self._places.get(key)
             if place is None:
-                place = self._places[key] = len(self._values)
+                place = len(self._values)
                 self._values.append(0.0)
+                self._places[key] = place  # last, for `values` in another thread
                 self.close()  # the file must say what is new
             self._values[place] += amount
 
