@@ -108,6 +108,7 @@ def test_options_become_a_query() -> None:
         ("0.4,person=0.25", 0.4, {"person": 0.25}),
         ("person=0.25, traffic light=1", None, {"person": 0.25, "traffic light": 1.0}),
         ("0.4,a=b=0.1,c, d=0.2,=0.3", 0.4, {"a=b": 0.1, "c, d": 0.2, "": 0.3}),
+        ("c, d=0.2,1,e=0.3", None, {"c, d": 0.2, "1,e": 0.3}),
         ("0.4,\n=0.1,人=0.2", 0.4, {"": 0.1, "人": 0.2}),
     ],
 )

@@ -249,7 +249,11 @@ class Thresholds:
         """As written in `text`; a name reaches to the `=` before a number. ValueError says what is wrong."""
         confidence, at = None, 0
         first = text.partition(",")[0]
-        if "=" not in first:
+        try:
+            float(first)
+        except ValueError:
+            pass  # it begins with a class, whose name may have a comma in it
+        else:
             confidence, at = _share(first), len(first) + 1
         by_class: dict[str, float] = {}
         while at <= len(text):
