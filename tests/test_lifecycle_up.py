@@ -33,6 +33,12 @@ def test_the_size_is_named_with_its_reason(imgsz: tuple[int, int] | None, asked:
     assert _summary(trained, asked, "cpu") == f"detect, 1 class, {words}"
 
 
+def test_the_size_that_is_named_is_a_multiple_of_the_stride() -> None:
+    """As the network sees it: an option can only know of the usual stride."""
+    trained = Trained({0: "disc"}, Head(strides=(8, 16, 32, 64)), (1280, 1280))
+    assert "704 px of --imgsz, trained at 1280" in _summary(trained, 672, "cpu")
+
+
 def test_a_network_of_one_size_is_not_asked_for_another_on_a_cpu() -> None:
     trained = Trained({0: "disc"}, Head("queries", one_to_one=True), (640, 640))
     with pytest.raises(UsageError, match="--imgsz 320"):

@@ -252,7 +252,7 @@ def _summary(trained: Trained, asked: int | None, device: Device) -> str:
             hint="leave `--imgsz` out",
         )
     else:
-        size = f"{asked} px of --imgsz"
+        size = f"{max(trained.size(asked))} px of --imgsz"
         if trained.imgsz is not None:
             size += f", trained at {by_default}"
     classes = len(trained.labels)
