@@ -1,4 +1,4 @@
-"""Ask the service what is in an image, print it, and save the picture with that drawn on it.
+"""Ask the service what is in an image, print it, and save the picture with it drawn.
 
 Usage: python detect_and_draw.py IMAGE [OUTPUT] [ENDPOINT], where IMAGE is a file or a URL
 """

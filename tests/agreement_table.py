@@ -36,9 +36,9 @@ HEADER = """# Agreement with Ultralytics
 Written by `make agreement`; do not edit. Tiny models of each family and task, trained on drawn shapes
 ([how](https://github.com/detectctl/detectctl/blob/main/tests/checkpoints/README.md)), answer 50 pictures that they have
 not seen, at confidence {confidence}. Each cell compares with `YOLO(checkpoint).predict` of Ultralytics {version} at
-fp32: the share of objects found by both, then the differences of these. At fp32 they are the greatest: of coordinates
-in pixels of the picture, of confidence, and for masks the least IoU. At lower precision they are medians. Models this
-small lose more by it than real ones.
+fp32: the share of objects that both find, then how far these differ: coordinates (px of the picture), confidence, and
+for masks the IoU. At fp32 the figures are the worst of all objects, at lower precision the medians. Models this small
+lose more by lower precision than real ones.
 
 | model | task | objects | OpenVINO fp32 | PyTorch fp32 | OpenVINO bf16 | OpenVINO fp16 | OpenVINO int8 |
 | --- | --- | --- | --- | --- | --- | --- | --- |

@@ -60,7 +60,7 @@ def of_another_kind(kind: str, name: str) -> CheckpointRefused:
     article = "an" if kind[0] in "AEIN" or kind.startswith(("RK", "MN")) else "a"
     return CheckpointRefused(
         f"{name} is {article} {kind} export",
-        why="of exports, those to OpenVINO and to ONNX are served",
+        why="of the formats that Ultralytics exports to, OpenVINO and ONNX are served",
         hint="give the .pt that it was made from",
     )
 

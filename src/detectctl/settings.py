@@ -145,7 +145,7 @@ def _thresholds(value: object) -> Thresholds:
     return Thresholds.parse(str(value))
 
 
-_CONF = "Minimum confidence, 0 to 1; 0.4,dog=0.2 also sets a class's own"
+_CONF = "Minimum confidence, 0 to 1; 0.4,dog=0.2 sets another for one class"
 
 
 def _line_width(value: object) -> int | None:
@@ -257,13 +257,13 @@ class UpSettings(InstanceSettings):
     imgsz: int | None = option(
         None,
         MODEL,
-        "Longer side of the image that the network sees, in pixels; as the model was trained if left out",
+        "Longer side of the image that the network sees, in pixels; the default is the size it was trained at",
         "PIXELS",
         parse=_image_size,
     )
     conf: Thresholds = option(Thresholds(detection.CONFIDENCE), MODEL, _CONF, "CONF", parse=_thresholds)
     iou: float = option(detection.IOU, MODEL, "NMS: maximum overlap of two boxes, 0 to 1", "IOU", high=1)
-    agnostic_nms: bool = option(False, MODEL, "NMS: overlap counts across classes, too")
+    agnostic_nms: bool = option(False, MODEL, "NMS: also between boxes of different classes")
     max_det: int = option(MAX_DET, MODEL, "Maximum number of detections in an image", "N", low=1, high=MOST_DET)
     host: str = option("127.0.0.1", SERVICE, "Address to listen on", "HOST")
     port: int = option(8000, SERVICE, "Port to listen on", "PORT", low=1, high=65535)
@@ -284,7 +284,7 @@ class UpSettings(InstanceSettings):
     max_image_pixels: int = option(
         detection.MAX_IMAGE_PIXELS,
         IMAGES,
-        f"Maximum number of pixels of an image, each of which may take {detection.BYTES_PER_PIXEL} bytes of memory",
+        f"Maximum number of pixels of an image; each may take {detection.BYTES_PER_PIXEL} bytes of memory",
         "COUNT",
         parse=parse_pixels,
         words=_millions,
@@ -307,10 +307,10 @@ class RequestSettings(InstanceSettings):
     conf: Thresholds | None = option(None, DETECTIONS, _CONF, "CONF", parse=_thresholds, default="the service's")
     iou: float | None = option(None, DETECTIONS, "NMS: maximum overlap, 0 to 1", "IOU", high=1, default="the service's")
     agnostic_nms: bool | None = option(
-        None, DETECTIONS, "NMS: overlap counts across classes, too", default="the service's"
+        None, DETECTIONS, "NMS: also between boxes of different classes", default="the service's"
     )
     max_det: int | None = option(
-        None, DETECTIONS, "Maximum number per image", "N", low=1, high=MOST_DET, default="the service's"
+        None, DETECTIONS, "Maximum number of detections in an image", "N", low=1, high=MOST_DET, default="the service's"
     )
     class_: tuple[str, ...] = option((), DETECTIONS, "Only this class (repeatable)", "CLASS", parse=_class_names)
     recursive: bool = option(False, REQUESTS, "Descend into subdirectories")

@@ -271,7 +271,7 @@ class Thresholds:
 
 
 _OF_A_CLASS = re.compile(r"(.*?)=([^=,]*)(?=,|\Z)", re.DOTALL)
-_THRESHOLDS = "must be a number from 0 to 1, and may go on with those of classes, as in 0.4,person=0.25"
+_THRESHOLDS = "must be a number from 0 to 1, optionally followed by those of classes, as in 0.4,person=0.25"
 
 
 def _share(text: str) -> float:

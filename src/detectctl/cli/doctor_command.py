@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @command
 def doctor(session: Session, settings: DoctorSettings, as_json: Json = False) -> int:
-    """Check this machine and the service; show what is wrong, and how to fix it."""
+    """Check this machine and the service; say how to fix what is wrong."""
     from detectctl.doctor.checkup import examine
 
     findings = []

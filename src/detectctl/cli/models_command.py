@@ -12,7 +12,7 @@ from detectctl.cli.options import Json, Session, asked, command
 from detectctl.errors import UsageError
 from detectctl.settings import OPTIONS, ModelsSettings
 
-_WHICH = "A W&B collection: entity/project/name; without it, what is stored here"
+_WHICH = "A W&B collection, entity/project/name; leave it out to list the stored models"
 Collection = Annotated[str | None, typer.Argument(metavar="[REF]", help=_WHICH, show_default=False)]
 
 
@@ -25,7 +25,7 @@ def models(
     yes: Annotated[bool, asked("With --prune: do not ask", OPTIONS, "--yes", "-y")] = False,
     as_json: Json = False,
 ) -> None:
-    """List the stored models or the versions of a W&B collection, or free the cache."""
+    """List stored models or a W&B collection's versions, or free space."""
     if prune:
         _prune(session, settings, yes=yes, as_json=as_json)
         return

@@ -168,7 +168,7 @@ def _described(metadata: dict[str, Any], taken: Shape, given: Sequence[Shape]) -
         raise CheckpointRefused(
             "the export is of a kind that is not served",
             why=f"it is for the task {printable(str(task))!r}",
-            hint="give one for one of " + ", ".join(_TASKS),
+            hint=f"give an export for one of the tasks {', '.join(_TASKS)}",
         )
     arguments = metadata.get("args") or {}
     if arguments.get("nms"):

@@ -62,7 +62,7 @@ def refuse_unserved(name: str) -> None:
     """UsageError if this is a model of Ultralytics' release that is not served, and no base model."""
     for pattern, what in _UNSERVED.items():
         if re.fullmatch(pattern, name) and name not in BASE_NAMES:
-            hint = f"serve a model for {', '.join(ENDINGS)}, such as {DEFAULT_BASE} or {DEFAULT_BASE}-seg"
+            hint = f"serve a model for one of the tasks {', '.join(ENDINGS)}, such as {DEFAULT_BASE}-seg"
             raise UsageError(f"Ultralytics' {name} is not served", why=what, hint=hint)
 
 

@@ -136,7 +136,7 @@ def _refuse_missing_file(path: Path) -> NoReturn:
     if path.name.endswith(exports.FOLDER) and path.is_dir():
         raise UsageError(
             f"{path} is not an OpenVINO export",
-            why="there is not one network with its weights, .xml and .bin, in it",
+            why="such a folder holds exactly one network: an .xml file with its .bin",
             hint="give the folder that `yolo export format=openvino` writes",
         )
     ending = path.suffix or exports.FOLDER
