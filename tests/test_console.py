@@ -179,7 +179,7 @@ def test_the_table_has_what_the_task_tells_in_80_columns(
     console = Console()
     console.detections(console.tracked(iter(outcomes), 2))
     printed = capsys.readouterr()
-    assert printed.err == "warning: 1 image with more objects than are reported: raise --max-det, or --conf\n"
+    assert printed.err == "warning: not all objects of 1 image are reported: raise --max-det or --conf\n"
     lines = printed.out.splitlines()
     assert max(map(len, lines)) <= 80
     said = [" ".join(line.split()) for line in lines]

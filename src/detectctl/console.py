@@ -228,7 +228,7 @@ class Console:
                 cut += outcome.result is not None and outcome.result.truncated
                 yield outcome
         if cut:
-            self.warning(f"{_plural(cut, 'image')} with more objects than are reported: raise --max-det, or --conf")
+            self.warning(f"not all objects of {_plural(cut, 'image')} are reported: raise --max-det or --conf")
 
     def annotated(self, outcomes: Iterator[Outcome]) -> None:
         """Which files were written."""

@@ -36,7 +36,7 @@ def processor(subject: Subject) -> Iterator[Finding]:
             f"OpenVINO does not run on this processor: {error.last_words}", "install it again, or use `--device cuda`"
         )
     else:
-        yield ok(f"computes in {answer['chosen']} here, and can in {', '.join(answer['precisions'])}")
+        yield ok(f"computes in {answer['chosen']} here; --precision may be {', '.join(answer['precisions'])}")
 
 
 def gpu(subject: Subject) -> Iterator[Finding]:
