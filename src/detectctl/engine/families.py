@@ -48,8 +48,8 @@ def describe(model: Any, args: Mapping[str, Any]) -> Trained:
         if kind in _OPEN:
             raise _refused(
                 "looks for what a text names, and its classes are not fixed",
-                hint="fix its classes with `model.set_classes([…])`, export it to OpenVINO or ONNX with `model.export`, "
-                "and serve the export",
+                hint="fix its classes with `model.set_classes([…])`, export it to OpenVINO or ONNX with `model.export` "
+                "and serve that",
             )
         if kind not in _TASKS:
             tasks = list(dict.fromkeys(task for task, _ in _TASKS.values()))
