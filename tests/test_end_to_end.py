@@ -322,7 +322,9 @@ def test_the_doctor_asks_the_service_a_picture(service: Service) -> None:
     """And finds its port taken by the right one, its processes no strangers, and letters for its classes."""
     found = json.loads(service.home.run("doctor", "--json").stdout)["findings"]
     levels = {each["check"]: each["level"] for each in found}
-    assert [levels[check] for check in ("port", "Ray", "service", "fonts")] == ["ok"] * 4
+    assert [levels[check] for check in ("port", "service", "fonts")] == ["ok"] * 3
+    (strangers,) = (each["message"] for each in found if each["check"] == "Ray")  # another test may have some
+    assert {str(process.pid) for process in service.home.processes(service.name)}.isdisjoint(strangers.split())
     assert "instance default answers a picture with yolov8n" in [each["message"] for each in found]
 
 

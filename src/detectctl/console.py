@@ -340,7 +340,9 @@ def _picture(seen: Seen, course: Course | None = None) -> Group | Table | str:
         return _card(seen, course)
     table = _table("NAME~ STATE~ ENDPOINT MODEL~ READY >REQUESTS >P50")
     for each in seen:
-        model = f"{_name_and_version(each.model)} [dim]{each.model.task}[/]" if each.model else "-"
+        model = _name_and_version(each.model) if each.model else "-"
+        if each.model and each.model.task != "detect":  # there is no room to name what nearly all are for
+            model += f" [dim]{each.model.task}[/]"
         ready = f"{each.ready}/{each.wanted}"
         counted = (str(each.requests), _milliseconds(each.p50_ms))
         table.add_row(escape(each.name), each.state, escape(each.endpoint), model, ready, *counted)
