@@ -299,8 +299,8 @@ def test_a_hang_falls_back_within_the_deadline(stocked: Site) -> None:
 
 def test_an_artifact_without_checkpoint_is_an_error(stocked: Site) -> None:
     """W&B has answered, and what it has cannot be served: no other model takes its place."""
-    stocked.server.log("acme/p/data", {"images.zip": b"x"})
-    with pytest.raises(CheckpointRefused, match=r"no \.pt checkpoint"):
+    stocked.server.log("acme/p/data", {"images.tar": b"x"})
+    with pytest.raises(CheckpointRefused, match=r"no model that is served"):
         stocked.resolve("acme/p/data:latest")
 
 
