@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import subprocess
 import sys
 import time
@@ -80,7 +81,8 @@ def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Shared]:
     home = Home(tmp_path)
     folder = InstanceFolder(home.state, "default")
     folder.create()
-    place = replace(PLACE, temp_dir=tmp_path / "dctl")
+    # Its own: what another test ends, it ends by this.
+    place = replace(PLACE, instance_id=secrets.token_hex(8), temp_dir=tmp_path / "dctl")
     place.requests_dir.mkdir(parents=True)
     locks = getattr(request, "param", "with locks")
     command = [sys.executable, "-c", _HEAD, locks, str(folder.alive_file)]
