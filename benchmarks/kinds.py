@@ -42,25 +42,34 @@ CLIENTS = 8
 OBJECTS = 10
 _MAKE = """
 import sys
+import cv2
 import torch
 from ultralytics import YOLO
 torch.manual_seed(0)
 yolo = YOLO(sys.argv[1] + ".yaml")
-if sys.argv[3:]:
+# Normalised by the picture: otherwise all places would give the same in the end.
+layers = [layer for layer in yolo.model.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+for layer in layers:
+    layer.momentum = None
+with torch.no_grad():
+    pixels = torch.from_numpy(cv2.resize(cv2.imread(sys.argv[3]), (640, 640))).permute(2, 0, 1)[None] / 255
+    yolo.model.train()(pixels.repeat(2, 1, 1, 1))
+yolo.model.eval()
+if sys.argv[4:]:
     yolo.model.end2end = True
     yolo.model.fuse()
 yolo.save(sys.argv[2])
 """
 
 
-def checkpoints(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Each model's name and checkpoint; those with random weights are made in `folder`."""
+def checkpoints(folder: Path, image: Path) -> Iterator[tuple[str, Path]]:
+    """Each model's name and checkpoint; those with random weights are made in `folder` for the image."""
     yield from ((name, path) for name, path in REAL.items() if path.exists())
     for name in RANDOM:
         config, _, one_to_one = name.partition(" ")
         path = folder / f"{name.replace(' ', '-')}.pt"
         env = os.environ | {"YOLO_OFFLINE": "1", "YOLO_CONFIG_DIR": str(folder)}
-        subprocess.run([sys.executable, "-c", _MAKE, config, path, *one_to_one.split()], env=env, check=True)
+        subprocess.run([sys.executable, "-c", _MAKE, config, path, image, *one_to_one.split()], env=env, check=True)
         yield name, path
 
 
@@ -107,7 +116,7 @@ def main() -> None:
     results: dict[str, Any] = {}
     table = Table("model", "objects", "x engine", "engine x YOLOv8n's", "replica PSS, MB")
     with tempfile.TemporaryDirectory(prefix="kinds-") as folder:
-        for name, path in checkpoints(Path(folder)):
+        for name, path in checkpoints(Path(folder), image):
             if arguments.models and name not in arguments.models:
                 continue
             done = measure(path, image, real=name in REAL, rounds=arguments.rounds, seconds=arguments.seconds)

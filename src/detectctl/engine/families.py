@@ -152,9 +152,9 @@ def raw(model: Any) -> None:
 
 
 def outputs(answer: Any) -> dict[str, Any]:
-    """What a model after `raw` answered, in its evaluation mode, by the names of `compiled.OUTPUTS`.
+    """What a model after `raw` answered in evaluation mode: tensors (B, …) by name.
 
-    A tensor (B, …) for each that it has.
+    There are always classes; of the others, boxes, extras and prototypes, those that the task has.
     """
     first = answer[0]
     if not isinstance(first, tuple):  # classes only
