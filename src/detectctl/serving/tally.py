@@ -72,7 +72,7 @@ class Tally:
         except OSError as error:  # it costs figures, not answers
             self.close()
             if not self._failed:
-                logger.warning("the counters could not be written: %s", reason(error))
+                logger.warning("the counters could not be written to %s: %s", self.path, reason(error))
             self._failed = True
         else:
             self._failed = False
