@@ -77,7 +77,7 @@ agreement: .venv/.installed  ## compare every family, task and precision with Ul
 
 fuzz: .venv/.installed .cache/.weights  ## break images for half an hour, by another seed each time; FUZZ_SEED repeats one
 	FUZZ_MUTATIONS=$${FUZZ_MUTATIONS:-500000} FUZZ_SEED=$${FUZZ_SEED:-$$(date +%s)} \
-		$(BIN)/python -m pytest -s --timeout 7200 -k mutations tests/test_edge_images.py
+		$(BIN)/python -m pytest -s --timeout 7200 -k mutations tests/edge/test_edge_images.py
 
 check: .venv/.installed  ## lint, format, types, import rules, spelling, workflows
 	$(BIN)/ruff check

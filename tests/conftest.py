@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import socket
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,19 +18,15 @@ from detectctl.engine.int8.calibration import choose
 from detectctl.engine.int8.quantise import quantise
 from detectctl.files import sha256_of
 from detectctl.progress import silent
-from edge_service import Edge, edge_up
-from installed import Home, Service, file_server, up
-from slow_upload import FORM, FORM_HEADER, upload_without_end
+from installed import Home, file_server
 from wandb_forks import Forks
 from wandb_server import WandbServer
 from wandb_site import Site
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from concurrent.futures import Future
 
     from detectctl.engine.compiled import CompiledModel
-    from slow_upload import Answer
 
 pytest_plugins = ["tiers"]
 
@@ -208,40 +203,6 @@ def fall_compiled(fall_pt: Path) -> CompiledModel:
 def converted(yolov8n_compiled: CompiledModel, fall_compiled: CompiledModel) -> tuple[CompiledModel, ...]:
     """What an earlier `up` would have left of the models that tests serve; only the demo's `up` converts one."""
     return yolov8n_compiled, fall_compiled
-
-
-@pytest.fixture(scope="session")
-def service(
-    tmp_path_factory: pytest.TempPathFactory, yolov8n_pt: Path, converted: tuple[CompiledModel, ...]
-) -> Iterator[Service]:
-    """One real instance that serves the base model, for every test that only asks it something."""
-    home = Home(tmp_path_factory.mktemp("home"))
-    home.seed(yolov8n_pt, *converted)
-    with up(home) as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
-def edge(
-    tmp_path_factory: pytest.TempPathFactory, yolov8n_pt: Path, converted: tuple[CompiledModel, ...]
-) -> Iterator[Edge]:
-    """One real instance with keys on and nothing inside allowed, for every test that attacks it."""
-    home = Home(tmp_path_factory.mktemp("edge"))
-    home.seed(yolov8n_pt, *converted)
-    with edge_up(home) as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
-def slow_uploads(edge: Edge) -> Iterator[list[Future[Answer]]]:
-    """Two callers whose images never end, a raw one and a form: from the first attack on, beside all others."""
-    port = int(edge.url.rpartition(":")[2])
-    key = f"X-API-Key: {edge.key}"
-    with ThreadPoolExecutor(2) as threads:
-        yield [
-            threads.submit(upload_without_end, port, key),
-            threads.submit(upload_without_end, port, key, FORM_HEADER, begin=FORM),
-        ]
 
 
 @pytest.fixture(scope="session")

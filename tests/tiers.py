@@ -22,18 +22,8 @@ ALL = os.environ.get("TESTS") == "all"
 BUDGET_S = 20.0
 """Seconds that the body of a test may take, its fixtures not counted, unless it is marked `slow` or `long`."""
 
-_SHARED = {
-    "service": {"test_end_to_end", "test_examples", "test_lifecycle_logs", "test_terminal"},
-    "edge": {
-        "test_edge_images",
-        "test_edge_keys",
-        "test_edge_listeners",
-        "test_edge_schema",
-        "test_edge_urls",
-        "test_corpora",
-    },
-}
-"""Files whose tests ask one running instance: they stay in one process, or it would start in each."""
+_TOGETHER = ("service", "edge")
+"""Folders whose tests ask one running instance: they stay in one process, or it would start in each."""
 
 _over_budget: list[tuple[float, str]] = []
 
@@ -55,8 +45,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _group(nodeid: str) -> str:
-    file = Path(nodeid.partition("::")[0]).stem
-    return next((name for name, files in _SHARED.items() if file in files), file)
+    file = Path(nodeid.partition("::")[0])
+    return file.parent.name if file.parent.name in _TOGETHER else file.stem
 
 
 def _in_turn(groups: list[list[pytest.Item]]) -> list[list[pytest.Item]]:

@@ -23,7 +23,7 @@ from installed import DETECTCTL, Home, Service, free_port
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def run(arguments: Sequence[object], env: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:

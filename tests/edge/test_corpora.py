@@ -24,7 +24,7 @@ from detectctl.sources import IMAGE_SUFFIXES
 if TYPE_CHECKING:
     from edge_service import Edge
 
-CORPORA = Path(__file__).resolve().parents[1] / ".cache" / "corpora"
+CORPORA = Path(__file__).resolve().parents[2] / ".cache" / "corpora"
 FILES = sorted(
     path
     for path in CORPORA.glob("[!d]*/**/*")  # not the downloads
@@ -57,7 +57,7 @@ def test_each_is_read_as_ultralytics_reads_it_or_refused_for_a_known_reason() ->
     seen: dict[str, Any] = {}
     for folder in folders:
         done = subprocess.run(
-            [sys.executable, str(Path(__file__).with_name("corpora_reference.py")), str(CORPORA / folder)],
+            [sys.executable, str(Path(__file__).parents[1] / "corpora_reference.py"), str(CORPORA / folder)],
             env={**os.environ, "YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "OPENCV_LOG_LEVEL": "SILENT"},
             capture_output=True,
             text=True,

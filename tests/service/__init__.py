@@ -1,0 +1,1 @@
+"""Tests that only ask one running instance something."""
