@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.slow
 
 # One of each way through the engine; the others are in `make test-all`, and all in `make agreement`.
-SHORT = ("v8", "26-one-to-one", "v8-seg", "26-pose", "v8-obb", "v8-cls")
+SHORT = ("26-one-to-one", "v8-seg", "26-pose", "v8-obb", "v8-cls")
 NAMES = (
     *(name for name in RECIPES if (FOLDER / f"{name}.pt").exists()),
     *(f"{name}{ONE_TO_ONE}" for name in ("26", "26-seg", "26-pose", "26-obb")),

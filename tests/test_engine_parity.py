@@ -96,7 +96,7 @@ def detector(model: CompiledModel, precision: Precision, imgsz: int = 640) -> De
 
 
 @pytest.mark.parametrize(("precision", "confidence"), [("fp32", 0.25), ("fp32", 0.06), ("bf16", 0.25)])
-@pytest.mark.parametrize("model", ["yolov8n", "fall"])
+@pytest.mark.parametrize("model", ["yolov8n", pytest.param("fall", marks=pytest.mark.long)])  # three times as large
 def test_eight_photographs_give_the_detections_of_ultralytics(
     request: pytest.FixtureRequest,
     eight_photos: list[Path],

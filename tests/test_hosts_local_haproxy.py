@@ -333,7 +333,8 @@ def test_every_address_of_a_service_passes_its_own_check(
 @pytest.mark.cluster
 @pytest.mark.slow
 # Long: what begins so ends in the same way.
-@pytest.mark.parametrize("cause", ["another Ray", pytest.param("no HAProxy", marks=pytest.mark.long)])
+@pytest.mark.long  # each of the obstacles above leads here
+@pytest.mark.parametrize("cause", ["another Ray", "no HAProxy"])
 def test_without_a_haproxy_that_is_known_serves_own_proxy_serves(
     home: Home, bus_jpg: Path, photo_server: str, tmp_path: Path, cause: str
 ) -> None:

@@ -39,6 +39,7 @@ def options() -> tuple[str, ...]:
     return ("--port", str(free_port()), "--replicas", "1")
 
 
+@pytest.mark.long  # an update that fails, in tests/faults, says its words by the same way
 def test_a_service_that_failed_to_start_has_left_its_words(
     one_home: Home, options: tuple[str, ...], yolov8n_compiled: CompiledModel
 ) -> None:
@@ -83,6 +84,7 @@ def test_a_life_in_words(one_home: Home, options: tuple[str, ...]) -> None:
     with home.start("up", *options, TMPDIR=str(temporary)) as process:
         seen = _seen_meanwhile(home, process)
     assert seen in (["starting"], ["starting", "running"])
+    assert process.returncode == 0
     assert "Traceback" not in home.run("logs", "--level", "error").stdout
     before.note()
     with home.start("up", *options, "--precision", "fp32", TMPDIR=str(temporary)) as process:

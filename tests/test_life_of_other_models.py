@@ -21,7 +21,8 @@ from wandb_site import Site, following
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
+# Long because YOLOv8n goes the same way in tests that are not.
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 
 
 def test_a_segment_and_a_yolo26_model_live_as_others_do(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def test_the_command_refuses_before_it_starts_anything(home: Home, tmp_path: Pat
 
 
 @pytest.mark.cluster
+@pytest.mark.long  # calibration; the update itself is that of any other setting
 def test_a_running_service_rolls_to_int8_and_reports_its_agreement(
     home: Home,
     yolov8n_pt: Path,

@@ -20,7 +20,7 @@ from installed import DETECTCTL, Home, free_port
 from served import served
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from detectctl.engine.compiled import CompiledModel
@@ -105,14 +105,14 @@ def test_images_larger_than_the_memory_are_an_error_at_once(empty_home: Home) ->
 
 
 def test_a_client_has_no_more_requests_in_flight_than_it_may_have_files(
-    empty_home: Home, yolov8n_compiled: CompiledModel, bus_jpg: Path
+    empty_home: Home, tiny_compiled: Callable[[str], CompiledModel], bus_jpg: Path
 ) -> None:
     """Many systems allow 1024 at first, which `--concurrency 1024` is more than."""
     folder = empty_home.path / "photos"
     folder.mkdir()
     for number in range(200):
         (folder / f"{number}.jpg").symlink_to(bus_jpg)
-    with served(yolov8n_compiled) as port:
+    with served(tiny_compiled("v8"), imgsz=128) as port:
         url = f"http://127.0.0.1:{port}"
         options = ("--url", url, "--concurrency", "200", "--format", "jsonl")
         done = _within(empty_home, "ulimit -Sn 50; ulimit -Hn 72", "detect", "photos", *options)
@@ -195,6 +195,7 @@ done
 
 @pytest.mark.cluster
 @pytest.mark.slow
+@pytest.mark.long  # half a processor
 def test_a_small_container_serves(home: Home, bus_jpg: Path) -> None:
     """On the CPU and behind HAProxy, with as many connections as its files allow, and few idle workers."""
     with _narrow(home, _SMALL_CONTAINER, "--replicas", "1..2") as (url, said):

@@ -115,6 +115,7 @@ def test_following_rolls_to_good_versions_and_leaves_bad_ones(shared: Site, fall
     assert site.model()["version"] == "v1"
 
 
+@pytest.mark.long  # as any other start and roll
 def test_following_starts_again_what_died(shared: Site) -> None:
     """The head is killed: the service comes back by itself."""
     site = shared
@@ -130,6 +131,7 @@ def test_following_starts_again_what_died(shared: Site) -> None:
         assert follower.end() == 0
 
 
+@pytest.mark.long  # tests/test_registry_resolve.py shows it without a service
 def test_with_wandb_gone_the_last_version_serves_marked_stale(shared: Site, bus_jpg: Path) -> None:
     """In every place, and only until W&B is back; with `--down-on-exit` the service ends with who follows."""
     site = shared

@@ -78,7 +78,7 @@ class Following:
             self._lines.put(line)
         self._lines.put("")
 
-    def wait_for(self, words: str, timeout: float = 120) -> None:
+    def wait_for(self, words: str, timeout: float = 240) -> None:
         """Return when a new line has these words."""
         deadline = time.monotonic() + timeout
         while True:

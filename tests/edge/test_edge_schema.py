@@ -46,6 +46,7 @@ def test_all_answers_conform_to_the_description(edge: Edge, tmp_path: Path) -> N
     assert "Authentication failed" not in done  # it says so if the key opened nothing
 
 
+@pytest.mark.long  # the same routes
 def test_so_do_the_answers_of_a_service_without_keys(yolov8n_compiled: CompiledModel, tmp_path: Path) -> None:
     """Its description has no 401, and its guard checks something else."""
     with served(yolov8n_compiled, own_host="127.0.0.1") as port:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from load import Sent
     from scrape import Samples
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
+# Long because tests/test_serving_metrics.py kills and adds up without a cluster.
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 
 MOST = 5000 if tiers.ALL else 1200
 INGRESS = {"bad_gateway", "unavailable", "gateway_timeout"}

@@ -143,10 +143,8 @@ def _interrupted(
     return process.returncode, said, state
 
 
-# Long: the earlier steps leave less to clean.
-@pytest.mark.parametrize(
-    "after", ["✓ start Ray", *(pytest.param(step, marks=pytest.mark.long) for step in ("✓ resolve", "✓ convert"))]
-)
+@pytest.mark.long  # two starts each
+@pytest.mark.parametrize("after", ["✓ resolve", "✓ convert", "✓ start Ray"])
 def test_a_killed_up_is_told_and_cleaned(idle_home: Home, options: tuple[str, ...], after: str) -> None:
     """SIGKILL at each step: `status` does not say that it starts, and the next `up` clears the remains away."""
     code, _, _ = _interrupted(idle_home, options, after, signal.SIGKILL)

@@ -148,7 +148,8 @@ def test_the_same_again_takes_under_two_seconds(running: Scene) -> None:
 
 
 # Long: to whoever reads it, a damaged file is one of another version.
-@pytest.mark.parametrize("harm", ["another version's", pytest.param("damaged", marks=pytest.mark.long)])
+@pytest.mark.long  # a start; tests/test_lifecycle_*.py tell the two without one
+@pytest.mark.parametrize("harm", ["another version's", "damaged"])
 def test_an_instance_whose_state_was_harmed_is_taken_over(running: Scene, harm: str) -> None:
     """A state file of another schema, or cut: `status` finds the instance, `up` rolls it without a failed request.
 

@@ -294,6 +294,7 @@ def _in_a_terminal_that_hangs_up(home: Home, *arguments: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.long  # tests run beside each other as it is
 def test_two_instances_live_side_by_side_and_down_ends_one(service: Service, bus_jpg: Path, fall_pt: Path) -> None:
     """Each serves its own model; taking one down leaves the other serving and none of its own processes.
 

@@ -29,7 +29,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def run(arguments: Sequence[object], env: dict[str, str], folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(argument) for argument in arguments],
-        env=env, cwd=folder, capture_output=True, text=True, timeout=120, check=False,
+        env=env, cwd=folder, capture_output=True, text=True, timeout=280, check=False,
     )  # fmt: skip
 
 
@@ -85,6 +85,7 @@ def test_the_settings_file_is_one_that_every_command_takes_and_states_the_defaul
 
 
 @pytest.mark.cluster
+@pytest.mark.long  # starts and updates that other tests look at more closely
 def test_the_units_commands_start_reload_and_stop_the_service(home: Home) -> None:
     """ExecStart, ExecReload and ExecStop as systemd would run them, but for paths, and a port that is free."""
     unit = configparser.RawConfigParser()
