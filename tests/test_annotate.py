@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageChops, ImageCms, ImageDraw, ImageFont
 
 from detectctl import coco_pose, lettering
-from detectctl.annotate import STRIP, annotated, caption_of, draw, encode
+from detectctl.annotate import STRIP, annotated, caption_of, draw, encode, fitted
 from detectctl.errors import UsageError
 from detectctl.figures import colour
 from detectctl.upright import open_upright
@@ -463,6 +463,29 @@ def test_classes_stay_above_the_caption_and_are_left_out_without_labels() -> Non
     assert area is not None
     assert area[3] <= strip[1]
     assert changed(plain, draw(plain, found, BARE, task="classify")) is None
+
+
+def test_what_is_fitted_is_brought_to_its_size_before_it_is_drawn_on() -> None:
+    """All of an object goes with the picture, and letters do not: as if the small picture had been asked about."""
+    large, small = (
+        [
+            masked((10.0 * by, 10.0 * by, 90.0 * by, 20.0 * by, 50.0 * by, 80.0 * by)),
+            Detection(
+                "person",
+                (10.0 * by, 12.0 * by, 100.0 * by, 110.0 * by),
+                0.8,
+                0,
+                keypoints=((50.0 * by, 60.0 * by, 0.9),) * 3,
+            ),
+            rotated(100.0 * by, 60.0 * by, 50.0 * by, 25.0 * by, 0.3),
+        ]
+        for by in (4, 1)
+    )
+    result = DetectionResult(tuple(large), 640, 480, ModelInfo("m", None, "sha256:00", task="segment"))
+    for options, thin in ((DrawOptions(), DrawOptions()), (DrawOptions(line_width=8), DrawOptions(line_width=2))):
+        picture = fitted(blank(640, 480), result, (1000, 120), options)
+        assert picture.tobytes() == draw(blank(160, 120), small, thin, task="segment").tobytes()
+    assert fitted(blank(640, 1), result, (100, 100), BARE).size == (100, 1)
 
 
 def test_a_caller_draws_the_bytes_that_a_service_draws() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -13,6 +14,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from PIL import Image
 
 import detectctl
 from bent_service import INFO, Request, bent
@@ -22,7 +24,9 @@ from installed import DETECTCTL, Home
 if TYPE_CHECKING:
     from pathlib import Path
 
-HEAVY = {"ray", "torch", "wandb", "httpx", "numpy", "PIL", "pydantic", "cv2", "openvino", "ultralytics", "rich"}
+HEAVY = {"ray", "torch", "wandb", "httpx", "numpy", "PIL", "pydantic", "cv2", "openvino", "ultralytics", "rich"} | {
+    "supervision"
+}
 
 
 _RUN = """
@@ -118,7 +122,7 @@ def test_exit_codes(arguments: list[str], code: int, home: Home) -> None:
         (["upp"], ["no such command 'upp'", "did you mean 'up'?", "`detectctl --help` shows every command"]),
         (["serve"], ["no such command 'serve'", "must be one of up, detect, annotate", "shows every command"]),
         (["detect"], ["missing argument 'SOURCE…'", "usage: detectctl detect", "`detectctl detect --help`"]),
-        (["annotate", "a.jpg"], ["missing option '--output'", "usage: detectctl annotate", "--help"]),
+        (["annotate", "a.jpg"], ["missing option '--output' or '--grid'", "no place is named", "`-o annotated/`"]),
         (["down", "now"], ["unexpected argument 'now'", "usage: detectctl down", "--help"]),
         (["status", "prod"], ["unexpected argument 'prod'", "--watch", "`detectctl status --name prod`"]),
     ],
@@ -326,6 +330,24 @@ def test_a_variable_that_is_an_error_is_not_a_warning_too(home: Home) -> None:
     assert "warning" not in done.stderr
     assert done.stderr.startswith("error: DETECTCTL_API_KEY_FILE no longer says")
     assert "warning: unknown environment variable DETECTCTL_X" in home.run("down", DETECTCTL_X="1").stderr
+
+
+def test_a_sheet_is_written_with_or_without_single_files(home: Home) -> None:
+    home.path.joinpath("a.bmp").write_bytes(b"")
+    image = io.BytesIO()
+    Image.new("RGB", (100, 50)).save(image, "PNG")
+    home.path.joinpath("a.png").write_bytes(image.getvalue())
+    names = [str(home.path / name) for name in ("a.png", "a.bmp")]
+    with bent(lambda request: request.found()) as asked:
+        for more in ([], ["-o", f"{home.path}/out/"]):
+            sheet = home.path / f"sheet{len(more)}.jpg"
+            done = home.run("annotate", *names, "--grid", str(sheet), *more, "--url", asked.url)
+            assert done.returncode == 6
+            assert done.stdout.splitlines()[-1] == f"{sheet}  2 images"
+            with Image.open(sheet) as drawn:
+                assert drawn.size == (2 * 644 + 4, 480 + 40 + 8)
+            assert len(asked.requests) == 1 + bool(more)
+    assert [path.name for path in (home.path / "out").iterdir()] == ["a.png"]
 
 
 def test_what_a_folder_has_beside_images_is_said_once(home: Home) -> None:

@@ -239,6 +239,10 @@ class Console:
                     found += ", more left out"
                 self.line(f"{escape(str(outcome.output))}[dim]{found}[/]")
 
+    def sheet(self, path: Path, count: int) -> None:
+        """Which file has them all."""
+        self.line(f"{escape(str(path))}[dim]  {_plural(count, 'image')}[/]")
+
     def versions(self, versions: tuple[CollectionVersion, ...]) -> None:
         """The versions of a collection, newest first."""
         table = _table("VERSION ALIASES CREATED >SIZE DIGEST STORED SERVED")

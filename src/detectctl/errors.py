@@ -7,6 +7,7 @@ parent's. The first lines of the docstrings are the table in the documents.
 ```
 DetectctlError              exit code 1
 ├── UsageError                        2
+│   └── NotInstalled
 ├── NotRunning                        3
 ├── NotReady                          4
 │   ├── DeadlineExceeded
@@ -73,6 +74,10 @@ class DetectctlError(Exception):
 
 class UsageError(DetectctlError, exit_code=2):
     """An option, a setting, a model reference or a file name is wrong."""
+
+
+class NotInstalled(UsageError, ImportError):
+    """A package that only this needs is missing, or older than it must be."""
 
 
 class NotRunning(DetectctlError, exit_code=3):

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 MIN_PX = 11
 """The smallest size that can be read."""
 
+_LONGEST_NAME = 255
+"""Letters of it that are looked at."""
+
 _WIDE_FONTS = ("NotoSansCJK-Regular.ttc", "DejaVuSans.ttf", "Arial Unicode.ttf")
 
 
@@ -52,6 +55,17 @@ def label(words: str, size: int, max_width: int, *, instead: str) -> Lines:
     if width > max_width and size > MIN_PX:
         text, font = _legible(words, max(MIN_PX, size * max_width // width), instead)
     return Lines([_shortened(text, font, max_width - 2 * pad)], font, pad)
+
+
+def file_name(name: str, size: int, max_width: int) -> Lines:
+    """One line in a font of `size` pixels; of a name that is too long the end stays, where names differ."""
+    pad = _padding(size)
+    name = "".join(letter if letter.isprintable() else "_" for letter in name[-_LONGEST_NAME:])
+    text, font = _legible(name, size, "")
+    if not text:  # it is in several scripts: as much of it as one font has
+        parts = ("".join(each if _can_write(wide, each) else "?" for each in name) for wide in ("", *_WIDE_FONTS))
+        text, font = _legible(min(parts, key=lambda part: part.count("?")), size, "?")
+    return Lines([_shortened(text[::-1], font, max_width - 2 * pad)[::-1]], font, pad)
 
 
 def caption(words: str, size: int, width: int, max_height: int) -> Lines:
@@ -122,6 +136,10 @@ def _system_font(name: str, size: int) -> ImageFont.FreeTypeFont | None:
         return ImageFont.truetype(name, size)
     except OSError:
         return None
+
+
+def _can_write(font_name: str, letter: str) -> bool:
+    return letter.isascii() or _has_letter(font_name, letter)
 
 
 @lru_cache(maxsize=1024)

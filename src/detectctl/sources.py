@@ -12,6 +12,7 @@ import re
 import stat
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from detectctl.errors import DetectctlError, SourceUnreadable
 from detectctl.files import reason
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 IMAGE_SUFFIXES = frozenset(
     {
@@ -103,6 +104,30 @@ class Source:
         raise SourceUnreadable(
             f"{self.name} is not sent", why=f"it is larger than {MAX_FILE_BYTES >> 20} MiB", hint="use a smaller image"
         )
+
+    def again(self) -> Callable[[], bytes] | None:
+        """What reads the image as it is now once more, if nobody has changed the file; None where that cannot be."""
+        if self.data is not None:
+            return partial(Source.read, self)
+        stamp = None if self.path is None else _stamp(self.path)
+        return None if stamp is None else partial(_unchanged, self, stamp)
+
+
+def _stamp(path: Path) -> tuple[int, ...] | None:
+    """What changes with a file; None for what can be read only once, or not at all."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # such as a NUL byte
+        return None
+    return (status.st_ino, status.st_size, status.st_mtime_ns) if stat.S_ISREG(status.st_mode) else None
+
+
+def _unchanged(source: Source, stamp: tuple[int, ...]) -> bytes:
+    data = source.read()
+    if source.path is not None and _stamp(source.path) != stamp:
+        why = "the file has changed since the service saw it"
+        raise SourceUnreadable(f"{source.name} is another image now", why=why, hint="detect it again")
+    return data
 
 
 def resolve(

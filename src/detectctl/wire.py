@@ -13,7 +13,7 @@ from detectctl.defaults import LABELS, MAX_DET, QUALITY
 from detectctl.errors import REQUEST_ERRORS, DetectctlError, RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 SCHEMA = 1
 """The version of these shapes, in `/info` and in what a command prints with `--json`; grows when a key goes or changes
@@ -199,9 +199,14 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class DetectionResult:
-    """The answer for one image: detections by descending confidence, and the size of the upright source in pixels.
+    """The answer for one image, which shows itself in a notebook.
 
-    `truncated` says that there are more, left out because so many are the most that were asked for.
+    Attributes:
+        detections: by descending confidence.
+        width, height: of the upright source, in pixels.
+        truncated: whether there are more, left out because so many are the most that were asked for.
+        read_image: reads the encoded image again, as the service saw it; raises SourceUnreadable if its file is gone
+            or another one now. None where the image was downloaded. An image that was given as bytes is kept for it.
     """
 
     detections: tuple[Detection, ...]
@@ -209,6 +214,7 @@ class DetectionResult:
     height: int
     model: ModelInfo
     truncated: bool = False
+    read_image: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
 
     def to_json(self) -> ResultJSON:
         """The body of a `/detect` answer."""
@@ -232,6 +238,25 @@ class DetectionResult:
             ModelInfo.from_json(data["model"]),
             bool(data.get("truncated", False)),
         )
+
+    def to_supervision(self) -> Any:
+        """The same in the types of the package `supervision`, as its own `from_ultralytics` would have it.
+
+        A `KeyPoints` of a model for poses, with the boxes as `data["xyxy"]`; a `Classifications` of one that
+        classifies; else a `Detections`. Masks are boolean arrays of the size of the image, one for each object; the
+        corners of rotated boxes are `data["xyxyxyxy"]`, names of classes `data["class_name"]`.
+
+        Raises:
+            NotInstalled: the package is missing, or too old.
+        """
+        from detectctl import for_supervision
+
+        return for_supervision.converted(self)
+
+    def _repr_html_(self) -> str:
+        from detectctl import notebook
+
+        return notebook.html_of(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ import typer
 
 from detectctl import limits
 from detectctl.cli.options import Session, asked, command
+from detectctl.errors import UsageError
 from detectctl.keys import read_keys
 from detectctl.settings import OUTPUT, AnnotateSettings, DetectSettings, RequestSettings
 from detectctl.wire import DetectOptions, Thresholds
@@ -23,7 +24,9 @@ _WHAT = "URL, file, folder, quoted glob, or - for image bytes on stdin"
 Sources = Annotated[list[str], typer.Argument(metavar="SOURCE…", help=_WHAT)]
 OneFile = Annotated[Path | None, asked("Write to FILE instead of stdout", OUTPUT, "--output", "-o", metavar="FILE")]
 _WHERE = "A .jpg, .png or .webp file for one source, a folder for several"
-FileOrFolder = Annotated[str, asked(_WHERE, OUTPUT, "--output", "-o", metavar="FILE|DIR")]
+FileOrFolder = Annotated[str | None, asked(_WHERE, OUTPUT, "--output", "-o", metavar="FILE|DIR")]
+_SHEET = "Put all images on one sheet, a .jpg, .png or .webp file; with or without -o"
+SheetFile = Annotated[Path | None, asked(_SHEET, OUTPUT, "--grid", metavar="FILE")]
 
 
 @command
@@ -44,8 +47,20 @@ def detect(session: Session, settings: DetectSettings, sources: Sources, output:
 
 
 @command
-def annotate(session: Session, settings: AnnotateSettings, sources: Sources, output: FileOrFolder) -> int:
+def annotate(
+    session: Session,
+    settings: AnnotateSettings,
+    sources: Sources,
+    output: FileOrFolder = None,
+    grid: SheetFile = None,
+) -> int:
     """Send images and write them with their detections drawn on."""
+    if output is None and grid is None:
+        raise UsageError(
+            "missing option '--output' or '--grid'",
+            why="images are written, and no place is named",
+            hint="name a folder, or one sheet for all: `-o annotated/`, `--grid sheet.jpg`",
+        )
     from PIL import Image
 
     from detectctl.client import outputs
@@ -53,12 +68,16 @@ def annotate(session: Session, settings: AnnotateSettings, sources: Sources, out
 
     Image.MAX_IMAGE_PIXELS = None  # the service's own limit counts, and it has accepted what is drawn on
     images = _images(session, sources, settings)
-    jobs = list(zip(images, outputs.plan_outputs(images, output), strict=True))
+    planned = [None] * len(images) if output is None else outputs.plan_outputs(images, output)
+    sheet = None if grid is None else outputs.plan_sheet(images, planned, grid)
     options = _options(settings)
     drawing = DrawOptions(settings.labels, settings.line_width, settings.quality)
     with _client(session, settings) as client:
-        outcomes = outputs.annotate_all(client, jobs, options, drawing)
-        session.console.annotated(session.console.tracked(outcomes, len(jobs)))
+        outcomes = outputs.annotate_all(client, zip(images, planned, strict=True), options, drawing, sheet)
+        session.console.annotated(session.console.tracked(outcomes, len(images)))
+    if grid is not None and sheet is not None:
+        outputs.write_sheet(sheet, grid, settings.quality)
+        session.console.sheet(grid, len(images))
     return outcomes.exit_code
 
 

@@ -8,20 +8,20 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from detectctl.errors import DetectctlError, NotRunning, SourceUnreadable, Unauthorized
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable
+    from pathlib import Path
 
     from detectctl.sources import Source
     from detectctl.wire import DetectionResult
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-Output = TypeVar("Output", Path, None)
+Place = TypeVar("Place")
 
 RESULTS_AHEAD = 32
 """Results (not images) kept for each thread while an earlier source is still being waited for."""
@@ -69,18 +69,18 @@ class Outcomes(Iterator[Outcome]):
 
 
 def work_on_all(
-    work: Callable[[Source, Output], DetectionResult | None], jobs: Iterable[tuple[Source, Output]], *, workers: int
+    work: Callable[[Source, Place], Outcome], jobs: Iterable[tuple[Source, Place]], *, workers: int
 ) -> Outcomes:
-    """The outcome of `work` for each source and its output.
+    """The outcome of `work` for each source and the place of what is made of it.
 
     Results wait in memory for an earlier source that is slow, images do not: a thread reads a source when it sends it,
     and forgets it with the answer.
     """
 
-    def outcome(job: tuple[Source, Output]) -> Outcome:
-        source, output = job
+    def outcome(job: tuple[Source, Place]) -> Outcome:
+        source, place = job
         try:
-            return Outcome(source, work(source, output), output=output)
+            return work(source, place)
         except DetectctlError as error:
             return Outcome(source, error=error)
 

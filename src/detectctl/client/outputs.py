@@ -10,17 +10,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, TextIO
 from urllib.parse import unquote
 
-from detectctl.client.outcomes import Outcomes, work_on_all
-from detectctl.errors import UsageError
+from detectctl.client.outcomes import Outcome, Outcomes, work_on_all
+from detectctl.errors import DetectctlError, UsageError
 from detectctl.files import reason, replacing
 from detectctl.sources import IMAGE_SUFFIXES
+from detectctl.wire import DrawOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from detectctl.client.service_client import Client
+    from detectctl.client.sheet import Sheet
     from detectctl.sources import Source
-    from detectctl.wire import DetectionResult, DetectOptions, DrawOptions
+    from detectctl.wire import DetectOptions
 
 FORMATS: dict[str, Literal["jpeg", "png", "webp"]] = {".jpg": "jpeg", ".jpeg": "jpeg", ".png": "png", ".webp": "webp"}
 """The image format of each suffix that can be written, as `annotate.encode` and `image/*` call it."""
@@ -41,19 +43,35 @@ def image_format(path: Path) -> Literal["jpeg", "png", "webp"]:
 
 def annotate_all(
     client: Client,
-    plan: Iterable[tuple[Source, Path]],
+    plan: Iterable[tuple[Source, Path | None]],
     options: DetectOptions | None = None,
     drawing: DrawOptions | None = None,
+    sheet: Sheet | None = None,
 ) -> Outcomes:
-    """The outcome of each source, whose annotated image is written to its file: what `plan_outputs` planned."""
+    """The outcome of each source, whose annotated image is written to its file: what `plan_outputs` planned.
 
-    def work(source: Source, path: Path) -> DetectionResult | None:
-        data, result = client.annotate(source, image_format(path), options, drawing)
-        with new_file(path) as file:
-            file.write(data)
-        return result
+    With a `sheet`, which has a cell for each source, it goes there too, and so does what failed.
+    """
+    drawing = drawing or DrawOptions()
 
-    return work_on_all(work, plan, workers=client.concurrency)
+    def work(source: Source, place: tuple[int, Path | None]) -> Outcome:
+        number, path = place
+        kind = "jpeg" if path is None else image_format(path)
+        try:
+            drawn = client.drawing(source, kind, options, drawing)
+            if path is not None:
+                with new_file(path) as file:
+                    file.write(drawn.encoded(kind, drawing))
+            if sheet is not None:
+                sheet.put(number, drawn.fitted(sheet.cell, drawing), short_name(source))
+        except DetectctlError as error:
+            if sheet is not None:
+                sheet.put_failure(number, error, short_name(source))
+            raise
+        return Outcome(source, drawn.result, output=path)
+
+    jobs = ((source, (number, path)) for number, (source, path) in enumerate(plan))
+    return work_on_all(work, jobs, workers=client.concurrency)
 
 
 @contextlib.contextmanager
@@ -114,6 +132,35 @@ def plan_outputs(sources: Sequence[Source], output: str) -> list[Path]:
     return [target]
 
 
+def plan_sheet(sources: Sequence[Source], outputs: Sequence[Path | None], path: Path) -> Sheet:
+    """An empty sheet for the sources, to be written to `path` beside their `outputs`.
+
+    Raises:
+        UsageError: too many sources, an unknown suffix, or a source or an output that would be overwritten.
+    """
+    from detectctl.client.sheet import MOST_CELLS, Sheet
+
+    image_format(path)
+    if len(sources) > MOST_CELLS:
+        why, hint = f"a sheet holds {MOST_CELLS}", "name fewer, or write single images: `-o annotated/`"
+        raise UsageError(f"{len(sources)} images do not fit on one sheet", why=why, hint=hint)
+    if any(source.path is not None and _is_same_file(source.path, path) for source in sources):
+        hint = "choose another file: `--grid`"
+        raise UsageError(f"{path} would be overwritten", why="it is one of the sources", hint=hint)
+    if os.path.realpath(path) in {os.path.realpath(output) for output in outputs if output is not None}:
+        why, hint = "`-o` writes there, too", "choose another file: `--grid`"
+        raise UsageError(f"{path} would be overwritten", why=why, hint=hint)
+    return Sheet(len(sources))
+
+
+def write_sheet(sheet: Sheet, path: Path, quality: int) -> None:
+    """The sheet as a file, in the format that its suffix asks for; UsageError if the place cannot be written to."""
+    from detectctl.annotate import encode
+
+    with new_file(path) as file:
+        file.write(encode(sheet.image, image_format(path), quality))
+
+
 def _is_same_file(one: Path, other: Path) -> bool:
     try:
         return one.samefile(other)
@@ -141,17 +188,20 @@ def _plan_folder(sources: Sequence[Source], folder: Path) -> list[Path]:
     return planned
 
 
-def _output_name(source: Source) -> tuple[Path, str, str]:
-    """Folder below the one for all, stem and suffix of the annotated image's file."""
+def short_name(source: Source) -> str:
+    """The end of its path, from below the folder that was searched for it, or of its URL; never a password."""
     if source.url is not None:
         # By hand, because `urlsplit` raises for a malformed URL, which is one bad source among others.
         host, _, path = re.split("[?#]", source.url.partition("://")[2])[0].partition("/")
-        name = unquote(path).rstrip("/").rpartition("/")[2] or host.rpartition("@")[2]
-    elif source.path is not None:
-        name = source.path.name
-    else:
-        name = "stdin"
-    name = _cleaned(name)
+        return unquote(path).rstrip("/").rpartition("/")[2] or host.rpartition("@")[2]
+    if source.path is not None:
+        return str(source.within or source.path.name)
+    return source.name if source.problem else "stdin"
+
+
+def _output_name(source: Source) -> tuple[Path, str, str]:
+    """Folder below the one for all, stem and suffix of the annotated image's file."""
+    name = _cleaned("stdin" if source.problem else Path(short_name(source)).name)
     suffix = Path(name).suffix
     stem = name.removesuffix(suffix) if suffix.lower() in IMAGE_SUFFIXES else name
     folders = () if source.within is None else source.within.parent.parts

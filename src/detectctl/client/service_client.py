@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import random
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 from urllib.parse import urlencode
 
 from detectctl.addresses import masked
+from detectctl.client.drawings import DrawnHere, DrawnThere
 from detectctl.client.failures import TryAgain, not_an_endpoint, not_downloaded, refused, unanswered, unexpected_answer
-from detectctl.client.outcomes import Outcomes, work_on_all
+from detectctl.client.outcomes import Outcome, Outcomes, work_on_all
 from detectctl.defaults import CONCURRENCY, RETRIES, TIMEOUT_S
 from detectctl.errors import BadUrl, DetectctlError, FetchFailed, UnsupportedImage
 from detectctl.http import BadAddress, Downloads, NoAnswer, Server
@@ -117,7 +119,7 @@ class Client:
             return False
 
     def detect(self, image: Image, options: DetectOptions | None = None) -> DetectionResult:
-        """The detections in one image.
+        """The detections in one image; the result can read the image again, and so show itself in a notebook.
 
         Raises:
             SourceUnreadable: the file cannot be read.
@@ -128,12 +130,17 @@ class Client:
         if source.url is not None and self._is_for_service(source.url):
             answer = self._ask("GET", "/detect", deadline, [("image_url", source.url), *query])
             return self._read(answer, DetectionResult.from_json)
-        return self._detect(self._bytes(source, deadline), query, deadline)
+        read_image = source.again()
+        return replace(self._detect(self._bytes(source, deadline), query, deadline), read_image=read_image)
 
     def detect_all(self, images: Iterable[Image], options: DetectOptions | None = None) -> Outcomes:
         """The outcome of each image; `concurrency` of them are in flight at a time."""
         jobs = ((Source.of(image), None) for image in images)
-        return work_on_all(lambda source, _: self.detect(source, options), jobs, workers=self.concurrency)
+
+        def work(source: Source, _: None) -> Outcome:
+            return Outcome(source, self.detect(source, options))
+
+        return work_on_all(work, jobs, workers=self.concurrency)
 
     def annotate(
         self,
@@ -151,7 +158,19 @@ class Client:
             UsageError: the format cannot hold an image of this size.
             DetectctlError: as for `detect`.
         """
-        source, drawing, deadline = Source.of(image), drawing or DrawOptions(), self._deadline()
+        drawing = drawing or DrawOptions()
+        drawn = self.drawing(Source.of(image), image_format, options, drawing)
+        return drawn.encoded(image_format, drawing), drawn.result
+
+    def drawing(
+        self,
+        source: Source,
+        image_format: Literal["jpeg", "png", "webp"],
+        options: DetectOptions | None,
+        drawing: DrawOptions,
+    ) -> DrawnHere | DrawnThere:
+        """What `annotate` encodes; raises what it raises. What the service draws has its format and look already."""
+        deadline = self._deadline()
         query = (options or DetectOptions()).parameters()
         if source.url is not None and self._is_for_service(source.url):
             media = f"image/{image_format}"
@@ -159,8 +178,7 @@ class Client:
             answer = self._ask("GET", "/annotate", deadline, query, headers={"Accept": media})
             if answer.content_type != media:
                 raise unexpected_answer(answer, self._url)
-            return answer.body, None
-        from detectctl.annotate import annotated
+            return DrawnThere(answer.body)
         from detectctl.upright import open_upright
 
         data = self._bytes(source, deadline)
@@ -173,7 +191,7 @@ class Client:
                 why=f"it has {width}x{height} pixels here, {result.width}x{result.height} in the service",
                 hint="convert it to a PNG or JPEG file first",
             )
-        return annotated(picture, result, image_format, drawing), result
+        return DrawnHere(picture, result)
 
     def _is_for_service(self, url: str) -> bool:
         """Whether the service downloads an image; raises BadUrl rather than tell it a password."""
