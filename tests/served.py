@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from detectctl.engine.compiled import CompiledModel
+    from detectctl.serving.spans import Spans
 
 
 BASE = ModelInfo("yolov8n", None, "sha256:0", reference="base")
@@ -39,6 +40,7 @@ def served(
     imgsz: int = 64,
     info: ModelInfo = BASE,
     defaults: Mapping[str, Any] | None = None,
+    spans: Spans | None = None,
     **config: Any,
 ) -> Iterator[int]:
     """A service's port; `info` is what it says of its model, `defaults` and `config` are fields of its settings."""
@@ -53,7 +55,7 @@ def served(
     made = ServiceConfig("", "0", info, settings, **config)
     detector = Detector.load(settings)
     fetcher = Fetcher(UrlPolicy(made.allow_url, made.url_input), max_bytes=max_image_bytes)
-    service = Service(made, detector, fetcher, request_id=lambda: "1", stats_file=stats_file)
+    service = Service(made, detector, fetcher, request_id=lambda: "1", stats_file=stats_file, spans=spans)
     port = free_port()
     keys = None if made.api_key_file is None else KeyRing(Path(made.api_key_file))
     server = uvicorn.Server(uvicorn.Config(create_app(service, keys), port=port, ws="none", log_config=None))

@@ -258,6 +258,15 @@ BROKEN = {
         "mount -t tmpfs none /sys/bus/pci/devices; mkdir /sys/bus/pci/devices/0; "
         "echo 0x10de > /sys/bus/pci/devices/0/vendor",
     ),
+    "no collector of traces": Broken(
+        "traces", "warning", (f"collector {_CLOSED}", "refused"), env={"OTEL_EXPORTER_OTLP_ENDPOINT": _CLOSED}
+    ),
+    "traces by gRPC": Broken(
+        "traces",
+        "warning",
+        ("grpc", "4318"),
+        env={"OTEL_EXPORTER_OTLP_ENDPOINT": _CLOSED, "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"},
+    ),
     "no way to W&B": Broken(
         "W&B", "warning", (f"{_CLOSED} cannot be reached", "refused", "WANDB_BASE_URL"), env={"WANDB_BASE_URL": _CLOSED}
     ),

@@ -49,7 +49,7 @@ def _service(detector: Any) -> Service:
 
 
 async def _request(service: Service) -> None:
-    async with service.turn("/detect", "body") as turn:
+    async with service.turn({"path": "/detect"}, "body") as turn:
         await turn.detect(b"image", DetectOptions())
 
 

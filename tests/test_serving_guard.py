@@ -51,7 +51,7 @@ def refused() -> list[tuple[str, str]]:
 
 @pytest.fixture
 def guard(file: Path, refused: list[tuple[str, str]]) -> Guard:
-    return Guard(_app, KeyRing(file), lambda route, code: refused.append((route, code)))
+    return Guard(_app, KeyRing(file), lambda scope, code: refused.append((scope["path"], code)))
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_without_a_key_ring_every_caller_is_accepted() -> None:
 )
 def test_a_keyless_local_service_accepts_its_own_names(host: str, refused: list[tuple[str, str]]) -> None:
     """Its configured host, localhost, any address, and a caller that sends no `Host`."""
-    guard = Guard(_app, None, lambda route, code: refused.append((route, code)), "my-box")
+    guard = Guard(_app, None, lambda scope, code: refused.append((scope["path"], code)), "my-box")
     assert ask(guard, "/detect", ("host", host))[0] == 200
     assert ask(guard, "/detect")[0] == 200
     assert refused == []
@@ -228,7 +228,7 @@ def test_a_keyless_local_service_accepts_its_own_names(host: str, refused: list[
 )
 def test_a_page_that_rebinds_its_name_is_refused(hosts: tuple[str, ...], refused: list[tuple[str, str]]) -> None:
     """421 before the body is read, without repeating the name; the routes for load balancers stay open."""
-    guard = Guard(_app, None, lambda route, code: refused.append((route, code)), "127.0.0.1")
+    guard = Guard(_app, None, lambda scope, code: refused.append((scope["path"], code)), "127.0.0.1")
     headers = [("host", host) for host in hosts]
     status, answered, body = ask(guard, "/detect", *headers)
     assert status == 421

@@ -110,12 +110,17 @@ def _is_of(process: psutil.Process, session: int, folder: Path | None) -> bool:
 
 def mark_of(process: psutil.Process) -> str | None:
     """The mark that it carries; None if it has none, or wrote over it. psutil.Error or OSError if it cannot be read."""
+    return variable_of(process, MARKER)
+
+
+def variable_of(process: psutil.Process, name: str) -> str | None:
+    """What it inherited as an environment variable; None and errors as `mark_of`."""
     try:
         block = Path(f"/proc/{process.pid}/environ").read_bytes()
     except FileNotFoundError:  # not Linux, or gone meanwhile
-        return process.environ().get(MARKER)
+        return process.environ().get(name)
     # Ray's processes write their title over the block's beginning, where psutil's parser gives up.
-    begin = f"{MARKER}=".encode()
+    begin = f"{name}=".encode()
     return next((os.fsdecode(each[len(begin) :]) for each in block.split(b"\0") if each.startswith(begin)), None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import io
 import json
@@ -19,6 +20,7 @@ import pytest
 from PIL import Image
 
 from installed import DETECTCTL, Home, Service, free_port, marked, wait_until
+from otlp_collector import collector
 
 pytestmark = pytest.mark.cluster
 
@@ -212,11 +214,13 @@ def test_its_head_keeps_its_files(service: Service) -> None:
 
 
 def test_a_second_up_changes_nothing(service: Service) -> None:
-    """Same request, same state: exit 0, and the replicas are the same processes."""
+    """Same request, same state: the replicas are the same processes. What cannot change any more is said."""
     before = service.home.json("status", "--json")["replicas"]
     port = service.url.rpartition(":")[2]
-    result = service.home.json("up", "--port", port, "--allow-url", "127.0.0.1", "--json")
-    assert result["action"] == "unchanged"
+    traced = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
+    done = service.home.run("up", "--port", port, "--allow-url", "127.0.0.1", "--json", **traced)
+    assert json.loads(done.stdout)["action"] == "unchanged"
+    assert "traces are not sent to http://127.0.0.1:1: the instance was started without" in done.stderr
     assert service.home.json("status", "--json")["replicas"] == before
 
 
@@ -278,12 +282,12 @@ def test_nothing_running_is_told_apart(home: Home, bus_jpg: Path) -> None:
     assert "nothing to stop" in done.stdout
 
 
-def _in_a_terminal_that_hangs_up(home: Home, *arguments: str) -> None:
+def _in_a_terminal_that_hangs_up(home: Home, *arguments: str, **env: str) -> None:
     """Run a command in a pseudo-terminal of its own, which the kernel hangs up when the command has ended."""
     script = f"import pty, sys; sys.exit(pty.spawn({[str(DETECTCTL), *arguments]!r}) >> 8)"
     done = subprocess.run(
         [sys.executable, "-c", script],
-        env=home.env,
+        env=home.env | env,
         cwd=home.path,
         capture_output=True,
         timeout=240,
@@ -298,23 +302,27 @@ def _in_a_terminal_that_hangs_up(home: Home, *arguments: str) -> None:
 def test_two_instances_live_side_by_side_and_down_ends_one(service: Service, bus_jpg: Path, fall_pt: Path) -> None:
     """Each serves its own model; taking one down leaves the other serving and none of its own processes.
 
-    The second outlives the terminal that it was started in.
+    The second outlives the terminal that it was started in, and sends traces where that one's environment says.
     """
     home, port = service.home, free_port()
     two = ("--name", "two", "--port", str(port), "--model", str(fall_pt), "--replicas", "1")
-    try:
-        _in_a_terminal_that_hangs_up(home, "up", *two)
+    with collector() as collected, contextlib.ExitStack() as after:
+        after.callback(home.run, "down", "--name", "two", "--force")
+        _in_a_terminal_that_hangs_up(home, "up", *two, OTEL_EXPORTER_OTLP_ENDPOINT=collected.url)
         assert len(home.run("status", "--all").stdout.splitlines()) == 3
         labels = httpx.get(f"http://127.0.0.1:{port}/info", timeout=30).json()["classes"]
         assert sorted(labels.values()) == ["Fall", "Normal"]
+        caller = {"traceparent": f"00-{'7' * 32}-{'8' * 16}-01"}
+        answer = httpx.post(f"http://127.0.0.1:{port}/detect", content=bus_jpg.read_bytes(), headers=caller, timeout=30)
         state = home.instance("two")
         assert state is not None
         assert home.processes("two")
         assert home.run("down", "--name", "two").returncode == 0
         assert marked(state["instance_id"]) == []
         assert not (home.path / state["temp_dir"]).exists()
-    finally:
-        home.run("down", "--name", "two", "--force")
+        spans = collected.of("7" * 32, 5)  # also if they were still to be sent: Ray has none of its own
+        assert spans["POST /detect"].parent == "8" * 16
+        assert spans["POST /detect"].attributes["detectctl.request_id"] == answer.headers["x-request-id"]
     assert home.run("detect", "--name", service.name, str(bus_jpg)).returncode == 0
     assert httpx.get(f"{service.url}/readyz", timeout=30).status_code == 200
 

@@ -70,6 +70,7 @@ ALL = (
     *_WAY,
     Check("W&B", model_sources.wandb, 20.0),
     Check("base model", model_sources.base_model),
+    Check("traces", network.traces),
     Check("service", running.service, 15.0),
     Check("fonts", running.fonts),
 )

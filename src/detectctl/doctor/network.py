@@ -18,6 +18,7 @@ from detectctl.hosts.local import haproxy, ports
 from detectctl.hosts.local.ray_head import temporary_parent
 from detectctl.http import Downloads, NoAnswer, proxy_for
 from detectctl.lifecycle.state import InstanceFolder
+from detectctl.serving import tracing
 from detectctl.waiting import Deadline
 
 if TYPE_CHECKING:
@@ -91,6 +92,22 @@ def proxies(_subject: Subject) -> Iterator[Finding]:
             )
     if not named:
         yield ok("none is set")
+
+
+def traces(subject: Subject) -> Iterator[Finding]:
+    """Whether spans can be sent, if that is wanted."""
+    wanted = tracing.endpoint(subject.variables)
+    if wanted is None:
+        yield ok(f"{tracing.ENDPOINT} is not set: none are sent")
+    elif (lack := tracing.obstacle(subject.variables)) is not None:
+        yield warning(f"none can be sent: {lack.why}", lack.hint)
+    elif proxy_for(wanted) is None and (obstacle := _obstacle_to(wanted)) is not None:
+        yield warning(
+            f"the collector {masked(wanted)} cannot be used: {obstacle}",
+            f"start one there, or correct {tracing.ENDPOINT}, and run `detectctl down` and `detectctl up`",
+        )
+    else:
+        yield ok(f"sent to {masked(wanted)}")
 
 
 def _obstacle_to(proxy: str) -> str | None:

@@ -35,6 +35,9 @@ class Host(Protocol):
         machines to see.
         """
 
+    def inherited(self, variable: str) -> str | None:
+        """The value of an environment variable that replicas there have; None if it is not set, or cannot be read."""
+
     def require_running(self, doing: str) -> None:
         """Raise NotReady, with the last words of Ray, if it ended while `doing`."""
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from detectctl import limits
+from detectctl.addresses import masked
 from detectctl.client.service_client import Client
 from detectctl.engine import devices
 from detectctl.engine.convert import compile_checkpoint
@@ -25,6 +26,7 @@ from detectctl.lifecycle.state import InstanceFolder, InstanceState, not_running
 from detectctl.progress import Progress, Report
 from detectctl.registry.resolve import resolve as resolve_reference
 from detectctl.registry.store import Store
+from detectctl.serving import tracing
 from detectctl.serving.url_policy import parse_allow
 from detectctl.signals import uninterrupted
 from detectctl.waiting import Deadline
@@ -105,6 +107,8 @@ def up(settings: UpSettings, paths: Paths, environ: Mapping[str, str], report: R
         NotReady: Ray or Serve failed, or the deadline passed; a start leaves nothing behind.
     """
     with begin(settings, paths, environ, report) as job:
+        if job.running:
+            _check_traces(job)
         model = resolve(job)
         return apply(job, lambda: deployment_of(job, model), model.served.digest)
 
@@ -144,6 +148,16 @@ def begin(
         yield UpJob(
             settings, paths, environ, report, begun, deadline, folder, state, running, device, exposed, calibration
         )
+
+
+def _check_traces(job: UpJob) -> None:
+    """Warn that they are not sent where the environment says now, because replicas have that of the first `up`."""
+    wanted = tracing.endpoint(job.environ)
+    with job.state.open_host() as host:
+        if wanted is None or wanted in {host.inherited(name) for name in tracing.ENDPOINTS}:
+            return
+    what = f"traces are not sent to {masked(wanted)}: the instance was started without that"
+    job.report(Progress("start Ray", f"{what}; run `detectctl down`, then `detectctl up` again", warning=True))
 
 
 def _can_change(state: InstanceState, folder: InstanceFolder, report: Report) -> bool:

@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 
     import numpy as np
     from numpy.typing import NDArray
+    from starlette.types import Scope
 
     from detectctl.engine.detector import Detector
     from detectctl.serving.fetch import Fetcher
     from detectctl.serving.metrics import Metrics
     from detectctl.serving.service_config import ServiceConfig
+    from detectctl.serving.spans import Spans
     from detectctl.wire import Detection
 
     Render = Callable[[bytes, NDArray[np.uint8], DetectionResult], tuple[str, bytes]]
@@ -46,19 +48,32 @@ class Turn:
     """One request's turn in the replica, and what its log line says.
 
     Attributes:
+        scope: ASGI's, of the request.
         source: where the image comes from: `url`, `body` or `form`; `none` if the request did not get that far.
         begun: seconds, as `time.perf_counter` counts.
         size: bytes and pixels of the image, once it is decoded.
+        stages: when each that it came through began and ended, in seconds as `begun`; and `wait`, for a thread.
     """
 
     service: Service
     request_id: str
-    route: str
+    scope: Scope
     source: str
     begun: float = field(default_factory=time.perf_counter)
     found: tuple[Detection, ...] = ()
     size: tuple[int, int] | None = None
-    stages_ms: dict[str, float] = field(default_factory=lambda: dict.fromkeys(_STAGES, 0.0))
+    stages: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def route(self) -> str:
+        """The path that was asked for, as far as it is logged."""
+        return str(self.scope["path"][:_LOGGED_ROUTE_CHARS])
+
+    @property
+    def stages_ms(self) -> dict[str, float]:
+        """Milliseconds of each stage; 0 of one that it did not come through."""
+        passed = {stage: self.stages.get(stage, (0.0, 0.0)) for stage in _STAGES}
+        return {stage: (ended - begun) * 1000 for stage, (begun, ended) in passed.items()}
 
     def server_timing(self) -> dict[str, str]:
         """The header that tells browsers, and whoever else asks, how long each stage took."""
@@ -82,7 +97,7 @@ class Turn:
     ) -> tuple[DetectionResult, tuple[str, bytes]]:
         """In a thread: neither decoding nor inference nor drawing blocks the event loop."""
         service = self.service
-        service.working_since[self] = since = time.perf_counter()
+        service.working_since[self] = since = self._passed("wait", self.stages["fetch"][1])
         try:
             image = service.detector.decode(data)
             since = self._passed("decode", since)
@@ -103,7 +118,7 @@ class Turn:
     def _passed(self, stage: str, since: float) -> float:
         """Note how long a stage took, and return its end, in seconds as `begun`."""
         now = time.perf_counter()
-        self.stages_ms[stage] = (now - since) * 1000
+        self.stages[stage] = since, now
         return now
 
 
@@ -121,6 +136,7 @@ class Service:
         request_id: the id of the request that is being handled.
         stats_file: where the counters are kept; None keeps them in memory only.
         replicas: how many Serve wants, and how many take requests; None if it does not say.
+        spans: what sends a trace of each request; None sends none.
     """
 
     config: ServiceConfig
@@ -129,6 +145,7 @@ class Service:
     request_id: Callable[[], str]
     stats_file: InitVar[Path | None] = None
     replicas: Callable[[], Awaitable[tuple[int, int] | None]] = _unknown
+    spans: Spans | None = None
 
     def __post_init__(self, stats_file: Path | None) -> None:
         self._name = "" if stats_file is None else stats_file.stem
@@ -139,9 +156,9 @@ class Service:
         self.working_since: dict[Turn, float] = {}  # of the threads
 
     @asynccontextmanager
-    async def turn(self, route: str, source: str) -> AsyncIterator[Turn]:
+    async def turn(self, scope: Scope, source: str) -> AsyncIterator[Turn]:
         """A place in the queue for one request, counted and logged however it ends; raises Overloaded if it is full."""
-        turn = Turn(self, self.request_id(), route, source)
+        turn = Turn(self, self.request_id(), scope, source)
         if self._admitted >= self.config.max_queue:
             self._finish(turn, Overloaded.code, admitted=False)
             why = f"a replica accepts {self.config.max_queue} at a time"
@@ -163,9 +180,9 @@ class Service:
             self._admitted -= 1
             self._finish(turn, code, admitted=True)
 
-    def refuse(self, route: str, code: str) -> None:
+    def refuse(self, scope: Scope, code: str) -> None:
         """Count and log a request that was refused, by an error's code, before anything was done for it."""
-        self._finish(Turn(self, self.request_id(), route[:_LOGGED_ROUTE_CHARS], "none"), code, admitted=False)
+        self._finish(Turn(self, self.request_id(), scope, "none"), code, admitted=False)
 
     def reconfigure(self, config: ServiceConfig) -> None:
         """Change what can change while it runs."""
@@ -212,6 +229,8 @@ class Service:
         """Let go of connections and threads."""
         await self.fetcher.close()
         self.threads.shutdown(wait=False)
+        if self.spans is not None:
+            await asyncio.to_thread(self.spans.close)
 
     def _about(self) -> dict[str, Any]:
         return {
@@ -223,12 +242,15 @@ class Service:
 
     def _finish(self, turn: Turn, code: str, *, admitted: bool) -> None:
         elapsed_ms = (time.perf_counter() - turn.begun) * 1000
-        stages = {stage: ms / 1000 for stage, ms in turn.stages_ms.items() if ms}
+        stages_ms = turn.stages_ms
+        stages = {stage: ms / 1000 for stage, ms in stages_ms.items() if ms}
         self._recorder.answered(
             Answered(turn.route, code, turn.source, admitted, elapsed_ms / 1000, stages, turn.size, turn.found)
         )
         level = logging.ERROR if code == InternalError.code else logging.INFO
         fields = {"id": turn.request_id, "source": turn.source, "status": code, "objects": len(turn.found)}
-        passed = {**turn.stages_ms, "total": elapsed_ms}
+        passed = {**stages_ms, "total": elapsed_ms}
         fields |= {f"{stage}_ms": round(ms, 1) for stage, ms in passed.items()}
         logger.log(level, turn.route, extra={"fields": fields}, exc_info=level == logging.ERROR)
+        if self.spans is not None:
+            self.spans.record(turn, code, elapsed_ms / 1000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,11 +52,12 @@ class Replica:
         from detectctl.serving.request_log import open_request_log
         from detectctl.serving.routes import create_app
         from detectctl.serving.tally import SUFFIX
+        from detectctl.serving.tracing import open_spans
         from detectctl.serving.url_policy import UrlPolicy
 
+        name = serve.get_replica_context().replica_id.unique_id
         stats_file = None
         if self._config.stats_dir is not None:
-            name = serve.get_replica_context().replica_id.unique_id
             stats_file = Path(self._config.stats_dir) / f"{name}{SUFFIX}"
             open_request_log(stats_file.with_suffix(".log"))
         policy = UrlPolicy(self._config.allow_url, self._config.url_input)
@@ -67,6 +69,7 @@ class Replica:
             request_id=_request_id,
             stats_file=stats_file,
             replicas=_replicas,
+            spans=open_spans(os.environ, name),
         )
         keys = self._config.api_key_file
         return create_app(self._service, None if keys is None else KeyRing(Path(keys)))

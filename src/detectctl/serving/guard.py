@@ -89,7 +89,7 @@ class Guard:
     Args:
         app: what is guarded.
         keys: None accepts every caller.
-        refused: called with path and error code of each refused request, for its log line.
+        refused: called with ASGI's scope and the error code of each refused request, for its log line.
         own_host: where there is no key ring, the one `Host` beside localhost and addresses that is accepted; None
             accepts any.
         open_routes: paths that anybody may ask.
@@ -99,7 +99,7 @@ class Guard:
         self,
         app: ASGIApp,
         keys: KeyRing | None,
-        refused: Callable[[str, str], None],
+        refused: Callable[[Scope, str], None],
         own_host: str | None = None,
         open_routes: frozenset[str] = OPEN_ROUTES,
     ) -> None:
@@ -118,7 +118,7 @@ class Guard:
             send = with_security_headers(send)
             error = None if scope["path"] in self._open else self._refusal(scope["headers"])
             if error is not None:
-                self._refused(scope["path"], error.code)
+                self._refused(scope, error.code)
                 scheme = {"WWW-Authenticate": 'Bearer realm="detectctl"'} if isinstance(error, Unauthorized) else None
                 answer = JSONResponse(error_body(error), error.status, scheme)
         await answer(scope, receive, send)

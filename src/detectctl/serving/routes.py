@@ -40,7 +40,7 @@ def create_app(service: Service, keys: KeyRing | None) -> Any:
         guarded,  # inside, because a browser's preflight request has no key
         allow_origins=config.cors_origin,
         allow_methods=("GET", "POST"),
-        allow_headers=("Authorization", "X-API-Key", "Content-Type"),
+        allow_headers=("Authorization", "X-API-Key", "Content-Type", "traceparent", "tracestate"),
         expose_headers=("X-Request-ID", "Retry-After", "Server-Timing"),
     )
 
@@ -66,6 +66,8 @@ def create_api(service: Service) -> FastAPI:
         openapi_url="/openapi.json" if config.docs else None,
         docs_url=None,
         redoc_url=None,
+        # Its own spans have the query, and with it the signatures of image URLs; ours are in `spans`.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     _add_error_handlers(api, service)
     _add_images(api, service)
@@ -79,21 +81,21 @@ def _add_images(api: FastAPI, service: Service) -> None:
 
     @api.get("/detect", summary="Detect on the image at a URL", **openapi.DETECT_URL)
     async def detect_url(request: Request) -> Response:
-        async with service.turn(request.scope["path"], "url") as turn:
+        async with service.turn(request.scope, "url") as turn:
             asked = query.read(request, query.DetectUrlQuery)
             result, _ = await turn.detect(await service.fetcher.fetch(asked.image_url), asked.options())
         return JSONResponse(result.to_json(), headers=turn.server_timing())
 
     @api.post("/detect", summary="Detect on the image in the body", **openapi.DETECT_BODY)
     async def detect_body(request: Request) -> Response:
-        async with service.turn(request.scope["path"], body.source(request)) as turn:
+        async with service.turn(request.scope, body.source(request)) as turn:
             asked = query.read(request, query.DetectQuery)
             result, _ = await turn.detect(await _read_image(request, service), asked.options())
         return JSONResponse(result.to_json(), headers=turn.server_timing())
 
     @api.get("/annotate", summary="Draw the detections on the image at a URL", **openapi.ANNOTATE_URL)
     async def annotate_url(request: Request) -> Response:
-        async with service.turn(request.scope["path"], "url") as turn:
+        async with service.turn(request.scope, "url") as turn:
             asked, accepted = query.read(request, query.AnnotateUrlQuery), _media_types(request)
             render = partial(_render, accepted, asked.drawing())
             _, (media, picture) = await turn.detect(
@@ -103,7 +105,7 @@ def _add_images(api: FastAPI, service: Service) -> None:
 
     @api.post("/annotate", summary="Draw the detections on the image in the body", **openapi.ANNOTATE_BODY)
     async def annotate_body(request: Request) -> Response:
-        async with service.turn(request.scope["path"], body.source(request)) as turn:
+        async with service.turn(request.scope, body.source(request)) as turn:
             asked, accepted = query.read(request, query.AnnotateQuery), _media_types(request)
             render = partial(_render, accepted, asked.drawing())
             _, (media, picture) = await turn.detect(await _read_image(request, service), asked.options(), render)
@@ -238,7 +240,7 @@ def _add_error_handlers(api: FastAPI, service: Service) -> None:
             answered = errors.BadRequest(
                 "the request cannot be understood", why=str(error.detail), hint="compare it with `/openapi.json`"
             )
-        service.refuse(path, answered.code)
+        service.refuse(request.scope, answered.code)
         return _answer(answered, {"Allow": methods} if methods else None)
 
     @api.exception_handler(ClientDisconnect)

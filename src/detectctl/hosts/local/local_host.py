@@ -7,6 +7,8 @@ import functools
 import signal
 from typing import TYPE_CHECKING, Any, Self
 
+import psutil
+
 from detectctl import processes
 from detectctl.colours import without_colours
 from detectctl.errors import DeadlineExceeded, NotReady
@@ -53,6 +55,12 @@ class LocalHost:
     def start(self, environ: Mapping[str, str], alive_file: Path, report: Report) -> ray_head.HeadRecord:
         self._record = ray_head.spawn(self._record, environ, alive_file, report)
         return self._record
+
+    def inherited(self, variable: str) -> str | None:
+        process = None if self._record.head is None else self._record.head.find()
+        with contextlib.suppress(psutil.Error, OSError):
+            return None if process is None else processes.variable_of(process, variable)
+        return None
 
     def require_running(self, doing: str) -> None:
         if self._record.head is not None:

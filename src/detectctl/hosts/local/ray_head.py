@@ -16,7 +16,7 @@ from detectctl.hosts.local import haproxy
 from detectctl.hosts.local.ports import Ports, choose, require_free
 from detectctl.paths import Paths
 from detectctl.progress import Progress
-from detectctl.serving import ingress
+from detectctl.serving import ingress, tracing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -117,6 +117,8 @@ def spawn(record: HeadRecord, environ: Mapping[str, str], alive_file: Path, repo
     if obstacle is not None:
         words = f"without HAProxy, so with lower throughput: {obstacle}"
         report(Progress("start Ray", words, warning=True))
+    if (lack := tracing.obstacle(environ)) is not None:
+        report(Progress("start Ray", f"without traces: {lack.why}; {lack.hint}", warning=True))
     record = replace(record, dashboard_url=f"http://127.0.0.1:{ports.dashboard}", haproxy=obstacle is None)
     try:
         return replace(record, head=_spawn(record, ports, environ, alive_file))
