@@ -15,7 +15,9 @@ from rich.cells import cell_len
 
 from detectctl.client.outcomes import Outcome
 from detectctl.console import Console
+from detectctl.errors import BadParameter
 from detectctl.lifecycle.course import Course
+from detectctl.lifecycle.logs import LogLine
 from detectctl.lifecycle.status import InstanceStatus
 from detectctl.lifecycle.up import UpResult
 from detectctl.serving.request_stats import OK, Answered, RequestRecorder, RequestStats
@@ -187,6 +189,24 @@ def test_the_table_has_what_the_task_tells_in_80_columns(
     assert said[1].endswith(f"a.jpg {row}")
     assert said[2] == "more left out"
     assert said[3].endswith("a.jpg nothing found")
+
+
+def test_nothing_that_a_service_names_does_anything_to_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """Somebody else may run it, and its classes may clear the screen, or turn the line around."""
+    evil = "a\x1b[2J\x9b2J\x07\u202eb"
+    model = ModelInfo(evil, evil, evil, reference=evil)
+    result = DetectionResult((Detection(evil, (1, 2, 3, 4), 0.9, 0),), 640, 480, model)
+    console = Console()
+    console.detections(iter([Outcome(Source(evil), result)]))
+    console.error(BadParameter(evil, why=evil, hint=evil), about=evil)
+    console.warning(evil)
+    console.log_line(
+        LogLine(0.0, "ERROR", evil, evil, {"objects": evil, "traceback": f"one\n\ttwo {evil}"}), as_json=False
+    )
+    printed = capsys.readouterr()
+    assert not set(printed.out + printed.err) & set("\x1b\x9b\x07\u202e")
+    assert "a?[2J?2J??b" in printed.out
+    assert "one\n" in printed.out
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from comparison import Found, apart, pairs
 from detectctl.engine.convert import compile_checkpoint
 from detectctl.engine.detector import Detector
 from detectctl.engine.detector_settings import DetectorSettings
-from detectctl.engine.exported import describe, is_export, read
+from detectctl.engine.exported import describe, is_export, metadata_of, read
 from detectctl.engine.trained import MOST_NAME
 from detectctl.errors import CheckpointRefused
 from detectctl.exports import network_in, pack
@@ -187,6 +188,8 @@ def test_onnx_of_another_program_is_refused_for_its_lack_of_metadata(tmp_path: P
         (METADATA | {"args": ["nms"]}, [(1, 6, 84)], "no attribute 'get'"),
         (METADATA | {"imgsz": [float("inf"), 64]}, [(1, 6, 84)], "infinity"),
         (METADATA | {"stride": 100_000}, [(1, 6, 84)], "stride 100000"),
+        (METADATA | {"stride": 0}, [(1, 6, 84)], "stride 0"),
+        (METADATA | {"task": ["detect"]}, [(1, 6, 84)], "task is no text"),
     ],
 )
 def test_metadata_that_does_not_go_with_the_network_is_refused(
@@ -195,6 +198,20 @@ def test_metadata_that_does_not_go_with_the_network_is_refused(
     with pytest.raises(CheckpointRefused) as caught:
         describe(metadata, (1, 3, 64, 64), given)
     assert why in str(caught.value.why)
+
+
+def test_metadata_that_grows_with_each_line_is_refused_before_it_does() -> None:
+    """By merged mappings as they are read, by aliases as they are shown: each line has ten times what the last has."""
+    names = [f"a{number}" for number in range(40)]
+    lines = ["a0: &a0 {x: 1}"]
+    lines += [f"{one}: &{one} {{<<: [{', '.join(['*' + last] * 10)}]}}" for last, one in pairwise(names)]
+    with pytest.raises(CheckpointRefused) as caught:
+        metadata_of("\n".join(lines).encode())
+    assert caught.value.why == "it merges mappings (<<)"
+    lines = ["a0: &a0 [x]", *(line.replace("{<<: ", "").replace("}", "") for line in lines[1:]), "task: *a39"]
+    grown = metadata_of("\n".join(lines).encode())
+    with pytest.raises(CheckpointRefused, match="does not go with its network"):
+        describe(METADATA | {"task": grown["task"]}, (1, 3, 64, 64), [(1, 6, 84)])
 
 
 def test_a_class_keeps_a_name_as_long_as_that_of_a_checkpoint() -> None:

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from detectctl.engine.trained import MOST_NAME, Head, Trained, printable
+from detectctl.colours import printable
+from detectctl.engine.families import describe
+from detectctl.engine.trained import MOST_NAME, Head, Trained
+from detectctl.errors import CheckpointRefused
 
 MODELS = (
     Trained({0: "disc", 1: "disc"}, Head(strides=(8, 16, 32)), (384, 640), task="segment"),
@@ -70,6 +76,56 @@ def test_long_names_are_bounded_but_not_at_a_sentence() -> None:
     sentence = "a person with a red helmet " * 10
     assert printable(sentence, MOST_NAME) == sentence
     assert len(printable(sentence * 10, MOST_NAME)) == MOST_NAME
+
+
+@pytest.mark.parametrize(
+    ("strides", "imgsz", "why"),
+    [
+        ((8, 16, 0), 64, "strides (8, 16, 0)"),
+        ((8, 16, -32), 64, "strides"),
+        ((8, 16, 1 << 20), 64, "strides"),
+        ((8, 16, float("nan")), 64, "NaN"),
+        ((8, 16, 32), 0.5, "imgsz 0.5"),
+        ((8, 16, 32), 1 << 20, "imgsz 1048576"),
+        ((8, 16, 32), [64, -64], "imgsz"),
+    ],
+)
+def test_a_checkpoint_whose_sizes_cannot_be_is_refused(strides: tuple[float, ...], imgsz: Any, why: str) -> None:
+    """Or every picture would be made so large, or divided by nothing."""
+
+    class Detect(SimpleNamespace):
+        """Known by its name."""
+
+    model = SimpleNamespace(model=[Detect(nc=1, stride=strides)], names=["a"], yaml={})
+    with pytest.raises(CheckpointRefused) as caught:
+        describe(model, {"imgsz": imgsz})
+    assert why in str(caught.value.why)
+
+
+def test_a_name_is_found_without_the_spaces_around_it() -> None:
+    """`--conf` and queries lose them, and a label may have some."""
+    trained = Trained({0: " bus", 1: "big bus "}, Head())
+    assert [trained.ids(name) for name in ("bus", " bus", "big bus", "bigbus")] == [[0], [0], [1], []]
+
+
+def test_a_few_classes_are_all_named() -> None:
+    few = Trained(dict(enumerate("abc")), Head())
+    assert few.nearest("d") == "its classes are 'a', 'b', 'c'"
+    assert Trained({0: "disc"}, Head()).nearest("d") == "its only class is 'disc'"
+
+
+def test_of_very_many_classes_the_nearest_is_found_in_a_moment() -> None:
+    """By CPU time, against one for each of a thousand: open-vocabulary models name theirs by sentences."""
+
+    def seconds(classes: int) -> float:
+        labels = {
+            number: f"{chr(97 + number % 26)} person with helmet number {number} " * 3 for number in range(classes)
+        }
+        trained, begun = Trained(labels | {classes: "zebra"}, Head()), time.process_time()
+        assert trained.nearest("zebr") == f"the nearest of its {classes + 1} classes is 'zebra'"
+        return time.process_time() - begun
+
+    assert seconds(26_000) < 10 * seconds(1000)
 
 
 def test_a_name_is_found_however_its_accents_are_written() -> None:

@@ -46,14 +46,14 @@ def test_a_network_of_one_size_is_not_asked_for_another_on_a_cpu() -> None:
     assert "320 px of --imgsz" in _summary(trained, 320, "cuda")
 
 
-def test_a_threshold_for_a_class_that_the_model_lacks_is_refused_with_the_nearest() -> None:
+def test_a_threshold_for_a_class_that_the_model_lacks_is_refused_with_what_there_is() -> None:
     """Before anything is deployed. A fallback has the classes that it has, and is no reason to serve nothing."""
     trained, reported = Trained({0: "disc", 1: "bar"}, Head(strides=STRIDES)), list[Progress]()
     _check_classes(trained, MODEL, Thresholds(0.4, {"bar": 0.2}), reported.append)
     assert reported == []
     with pytest.raises(UsageError, match="no class 'disk'") as caught:
         _check_classes(trained, MODEL, Thresholds(0.4, {"disk": 0.2}), reported.append)
-    assert caught.value.why == "the nearest of its 2 classes is 'disc'"
+    assert caught.value.why == "its classes are 'disc', 'bar'"
     _check_classes(trained, replace(MODEL, fallback=True), Thresholds(None, {"disk": 0.2}), reported.append)
     (told,) = reported
     assert told.warning

@@ -110,6 +110,8 @@ def test_options_become_a_query() -> None:
         ("0.4,a=b=0.1,c, d=0.2,=0.3", 0.4, {"a=b": 0.1, "c, d": 0.2, "": 0.3}),
         ("c, d=0.2,1,e=0.3", None, {"c, d": 0.2, "1,e": 0.3}),
         ("0.4,\n=0.1,人=0.2", 0.4, {"": 0.1, "人": 0.2}),
+        ("x=y,z=0.3", None, {"x=y,z": 0.3}),
+        ("0.4,a=b,c=,d= .5 ,e=1", 0.4, {"a=b,c=,d": 0.5, "e": 1.0}),
     ],
 )
 def test_thresholds_are_written_as_they_are_read(
@@ -125,7 +127,10 @@ def test_thresholds_are_written_as_they_are_read(
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        *((text, "0.4,person=0.25") for text in ("", "high", "0.4,", "0.4,person", "person=", "a=high")),
+        *(
+            (text, "0.4,person=0.25")
+            for text in ("", "high", "0.4,", "0.4,person", "person=", "a=high", "x=y,z", "a=0.1,")
+        ),
         *((text, "from 0 to 1") for text in ("2", "-0.1", "nan", "inf", "person=1.01", "0.4,person=nan")),
         ("0.4,person=0.1,person=0.1", "'person' one threshold"),
     ],

@@ -12,15 +12,16 @@ from datetime import datetime
 from itertools import chain, dropwhile, islice
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
+from rich import markup
 from rich.cells import cell_len
 from rich.console import Console as RichConsole
 from rich.console import Group
 from rich.filesize import decimal
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from detectctl import coco_pose
+from detectctl.colours import printable
 from detectctl.wire import versioned
 
 if TYPE_CHECKING:
@@ -46,6 +47,14 @@ if TYPE_CHECKING:
     Seen = InstanceStatus | tuple[InstanceStatus, ...] | str
 
 _BARS = "▁▂▃▄▅▆▇█"
+
+
+def escape(text: str) -> str:
+    """The text as it may stand among Rich's markup; nothing in it does anything to the terminal.
+
+    It may be of a model, or of a service that somebody else runs.
+    """
+    return markup.escape("\n".join(printable(line.expandtabs(), None) for line in text.split("\n")))
 
 
 class _Rich(RichConsole):
@@ -426,7 +435,7 @@ def _model_words(model: ModelInfo) -> str:
 
 
 def _engine_words(engine: EngineInfo) -> str:
-    return " ".join(filter(None, (engine.name, engine.precision, "on", engine.device)))
+    return escape(" ".join(filter(None, (engine.name, engine.precision, "on", engine.device))))
 
 
 def _condition(model: ModelInfo) -> str:

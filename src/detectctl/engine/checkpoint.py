@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detectctl import not_images
-from detectctl.engine.trained import printable
+from detectctl.colours import printable
 from detectctl.errors import CheckpointRefused
 
 if TYPE_CHECKING:

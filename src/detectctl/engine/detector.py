@@ -20,6 +20,7 @@ from detectctl.engine.decode import decode
 from detectctl.engine.letterbox import fit
 from detectctl.engine.nms import select
 from detectctl.engine.objects import classified, located
+from detectctl.engine.trained import LISTED
 from detectctl.errors import BadParameter, UsageError
 from detectctl.wire import DetectOptions
 
@@ -198,7 +199,9 @@ class Detector:
         trained = self._engine.trained
         if not (ids := trained.ids(name)):
             raise BadParameter(
-                f"the model has no class {name[:100]!r}", why=trained.nearest(name), hint="`/info` lists them all"
+                f"the model has no class {name[:100]!r}",
+                why=trained.nearest(name),
+                hint="use one of these names" if len(trained.labels) <= LISTED else "`/info` lists them all",
             )
         return ids
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
-from detectctl.engine.trained import MOST_NAME, Head, Trained, printable
+from detectctl.colours import printable
+from detectctl.engine.trained import MOST_NAME, MOST_SIDE, Head, Trained
 from detectctl.errors import CheckpointRefused
 from detectctl.exports import METADATA, networks, of_another_kind, other_format, parts_of, require_parts
 
@@ -124,8 +125,14 @@ def metadata_of(document: bytes) -> dict[str, Any]:
     """What `metadata.yaml` says; CheckpointRefused if it is not one."""
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        def flatten_mapping(self, node: yaml.MappingNode) -> None:
+            # A mapping that takes in others, which take in others, doubles with each line; Ultralytics writes none.
+            if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+                raise yaml.constructor.ConstructorError(None, None, "it merges mappings (<<)", node.start_mark)
+
     try:
-        found = yaml.safe_load(document)
+        found = yaml.load(document, Loader)  # noqa: S506 - a safe one
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise CheckpointRefused("metadata.yaml cannot be read", why=str(error).splitlines()[0], hint=_HINT) from error
     return found if isinstance(found, dict) else {}
@@ -164,10 +171,12 @@ def _value(key: str, value: Any) -> Any:
 
 def _described(metadata: dict[str, Any], taken: Shape, given: Sequence[Shape]) -> tuple[Trained, Layout]:
     task = metadata["task"]
+    if not isinstance(task, str):  # which, by its aliases, may be too long to be shown
+        raise TypeError("task is no text")
     if task not in _TASKS:
         raise CheckpointRefused(
             "the export is of a kind that is not served",
-            why=f"it is for the task {printable(str(task))!r}",
+            why=f"it is for the task {printable(task)!r}",
             hint=f"give an export for one of the tasks {', '.join(_TASKS)}",
         )
     arguments = metadata.get("args") or {}
@@ -191,9 +200,9 @@ def _described(metadata: dict[str, Any], taken: Shape, given: Sequence[Shape]) -
     static = None not in sides
     if any(sides):
         height, width = (side or 0 for side in sides)
-    if not 1 <= min(height, width) <= max(height, width) <= 2**14:
+    if not 1 <= min(height, width) <= max(height, width) <= MOST_SIDE:
         raise ValueError(f"imgsz {asked}")
-    if int(metadata["stride"]) > max(height, width):  # to which every picture would be padded
+    if not 1 <= int(metadata["stride"]) <= max(height, width):  # to which every picture would be padded
         raise ValueError(f"stride {metadata['stride']} of pictures of {height}x{width}")
     keypoints, values = (int(number) for number in (metadata["kpt_shape"] if task == "pose" else (0, 0)))
     layout, head = _output(metadata, len(labels), (keypoints, values), given)

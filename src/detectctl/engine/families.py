@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from detectctl.engine.trained import MOST_NAME, Head, Trained, printable
+from detectctl.colours import printable
+from detectctl.engine.trained import MOST_NAME, MOST_SIDE, Head, Trained
 from detectctl.errors import CheckpointRefused
 
 if TYPE_CHECKING:
@@ -59,8 +60,7 @@ def describe(model: Any, args: Mapping[str, Any]) -> Trained:
             )
         task, head = _TASKS[kind]
         if head.kind == "anchors":
-            strides = tuple(int(stride) for stride in model.model[-1].stride)
-            head = Head("anchors", strides, _has_one_to_one_only(model.model[-1]))
+            head = Head("anchors", _strides(model.model[-1]), _has_one_to_one_only(model.model[-1]))
         if task == "classify":
             _check_transforms(model)
         keypoints, values = model.model[-1].kpt_shape if task == "pose" else (0, 0)
@@ -92,6 +92,13 @@ def _has_one_to_one_only(head: Any) -> bool:
     return getattr(head, "one2one_cv2", None) is not None and head.cv2 is None
 
 
+def _strides(head: Any) -> tuple[int, ...]:
+    strides = tuple(int(stride) for stride in head.stride)
+    if not all(1 <= stride <= MOST_SIDE for stride in strides):
+        raise ValueError(f"strides {strides}")
+    return strides
+
+
 def _labels(model: Any) -> dict[int, str]:
     head = model.model[-1]
     names, classes = model.names, int(head.nc if hasattr(head, "nc") else head.linear.out_features)
@@ -112,7 +119,7 @@ def _imgsz(args: Mapping[str, Any]) -> tuple[int, int] | None:
         return None
     sides = [int(side) for side in (asked if isinstance(asked, list | tuple) else [asked])]
     height, width = sides[0], sides[-1]
-    if min(height, width) < 1:
+    if not 1 <= min(height, width) <= max(height, width) <= MOST_SIDE:
         raise ValueError(f"imgsz {asked}")
     return height, width
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 import unicodedata
 from dataclasses import dataclass
+from itertools import takewhile
+from operator import eq
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -19,8 +21,12 @@ CLASSIFY_IMGSZ = 224
 """Pixels; the same for models that classify and do not say."""
 MOST_NAME = 1000
 """Characters of a class's name; open-vocabulary models name theirs by whole sentences."""
-_OBEYED = {"Cc", "Cs", "Zl", "Zp"}
-_TURNING = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # the direction of what follows
+MOST_SIDE = 2**14
+"""Pixels of a side of what a network takes, and of its stride."""
+LISTED = 20
+"""So many classes are all named where there is none of a name."""
+_COMPARED = 1000
+_SHOWN = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +104,25 @@ class Trained:
     def ids(self, name: str) -> list[int]:
         """Of the classes of that name, of which there may be several, or none.
 
-        A letter with an accent is the same whether it is one character or two; keyboards and files differ in that.
+        A letter with an accent is the same whether it is one character or two; keyboards and files differ in that. If
+        there is none, spaces around it do not count: command lines lose them.
         """
-        composed = unicodedata.normalize("NFC", name)
-        return [one for one, label in self.labels.items() if unicodedata.normalize("NFC", label) == composed]
+        wanted, labels = _composed(name), {one: _composed(label) for one, label in self.labels.items()}
+        exact = [one for one, label in labels.items() if label == wanted]
+        return exact or [one for one, label in labels.items() if label.strip() == wanted.strip()]
 
     def nearest(self, name: str) -> str:
-        """Why there is no class of that name, in words."""
-        (nearest,) = difflib.get_close_matches(name[:100], self.labels.values(), n=1, cutoff=0)
-        return f"the nearest of its {len(self.labels)} classes is {nearest!r}"
+        """Why there is no class of that name, in words: what there is, or what comes nearest.
+
+        Of very many only some are compared, those that begin most like it: each takes a while.
+        """
+        labels = [label[:_SHOWN] for label in self.labels.values()]
+        if len(labels) <= LISTED:
+            return f"{'its classes are' if len(labels) > 1 else 'its only class is'} {', '.join(map(repr, labels))}"
+        wanted = name.casefold()
+        labels.sort(key=lambda label: -sum(takewhile(bool, map(eq, label.casefold(), wanted))))
+        (nearest,) = difflib.get_close_matches(name[:_SHOWN], labels[:_COMPARED], n=1, cutoff=0)
+        return f"the nearest of its {len(labels)} classes is {nearest!r}"
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Trained:
@@ -126,9 +142,5 @@ class Trained:
         )
 
 
-def printable(words: str, most: int = 100) -> str:
-    """Words of a model with nothing in them that a terminal would obey; at most so many characters.
-
-    What joins or parts letters, as in Persian and in many an emoji, stays, and so do letters later than this Python.
-    """
-    return "".join("?" if unicodedata.category(one) in _OBEYED or one in _TURNING else one for one in words[:most])
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
