@@ -24,7 +24,7 @@ import pytest
 from detectctl.doctor import model_sources
 from detectctl.doctor.checkup import ALL, Check, examine, explain
 from detectctl.doctor.finding import Subject
-from detectctl.errors import NotReady, UsageError
+from detectctl.errors import ConversionFailed, NotReady, UsageError
 from detectctl.lifecycle.state import InstanceFolder
 from detectctl.processes import Process
 from detectctl.settings import UpSettings
@@ -526,6 +526,18 @@ def test_a_failed_head_is_explained_too() -> None:
         assert f"port {port} on 127.0.0.1 is taken" in found.message
         assert explain(NotReady(found.message, why="", hint=""), subject) is None
         assert explain(UsageError("--x is wrong", why="it is", hint="leave it out"), subject) is None
+
+
+def test_a_conversion_that_crashed_is_explained_by_the_processor(bare: Home) -> None:
+    """The child that converts and the one that the doctor asks load the same OpenVINO."""
+    packages = bare.path / "packages" / "openvino"
+    packages.mkdir(parents=True)
+    (packages / "__init__.py").write_text(_OLD_PROCESSOR)
+    subject = Subject(UpSettings(port=free_port()), bare.env | {"PYTHONPATH": str(packages.parent)})
+    found = explain(ConversionFailed("yolov8n cannot be converted", why="its process ended", hint="retry"), subject)
+    assert found is not None
+    assert found.check == "OpenVINO"
+    assert "OpenVINO does not run on this processor" in found.message
 
 
 def test_wandbs_own_settings_say_where_it_is(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from detectctl.doctor import compute, folders, model_sources, neighbours, network, packages, running, system
 from detectctl.doctor.finding import Finding, Subject, failure, ok
-from detectctl.errors import DetectctlError, ModelAccessDenied, NotReady, RegistryUnreachable
+from detectctl.errors import ConversionFailed, DetectctlError, ModelAccessDenied, NotReady, RegistryUnreachable
 from detectctl.keys import read_keys
 from detectctl.lifecycle import exposure
 from detectctl.registry.reference import parse
@@ -92,7 +92,7 @@ def explain(error: DetectctlError, subject: Subject) -> Finding | None:
     """The failure that may be why `up` ended with this error; None if there is none, or if the error says it itself."""
     if isinstance(error, (RegistryUnreachable, ModelAccessDenied)):
         found = examine(subject, _WAY)
-    elif isinstance(error, NotReady):
+    elif isinstance(error, (NotReady, ConversionFailed)):
         found = chain(
             examine(subject, _HERE), examine(subject, _COMPUTE)
         )  # which takes long, if nothing else explains it
