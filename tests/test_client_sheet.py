@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from bent_service import Request, bent
-from detectctl.client.outputs import annotate_all, plan_sheet, short_name, write_sheet
+from detectctl.client.outputs import annotate_all, sheet_file, short_name
 from detectctl.client.service_client import Client
 from detectctl.client.sheet import MOST_CELLS, Sheet
 from detectctl.errors import NotRunning, SourceUnreadable, UsageError
@@ -98,11 +98,10 @@ def test_a_damaged_colour_profile_and_a_thin_picture_are_no_failure(size: tuple[
 
 
 def draw_sheet(sources: Sequence[Source], path: Path, url: str) -> tuple[Image.Image, int]:
-    sheet = plan_sheet(sources, [None] * len(sources), path)
-    with Client(url, retries=0) as client:
-        outcomes = annotate_all(client, ((source, None) for source in sources), sheet=sheet)
+    plan: list[Path | None] = [None] * len(sources)
+    with Client(url, retries=0) as client, sheet_file(sources, plan, path, 90) as sheet:
+        outcomes = annotate_all(client, zip(sources, plan, strict=True), sheet=sheet)
         assert [outcome.source for outcome in outcomes] == list(sources)
-    write_sheet(sheet, path, 90)
     with Image.open(path) as drawn:
         drawn.load()
     return drawn, outcomes.exit_code
@@ -147,22 +146,29 @@ def test_what_ends_the_work_leaves_no_sheet(tmp_path: Path, closed_port: int) ->
     assert list(tmp_path.iterdir()) == []
 
 
+def refused(sources: Sequence[Source], outputs: Sequence[Path | None], path: Path) -> str:
+    """Before any request, and with nothing written."""
+    with pytest.raises(UsageError) as caught, sheet_file(sources, outputs, path, 90):
+        raise AssertionError("the work began")
+    return caught.value.what_and_why
+
+
 def test_neither_a_source_nor_an_output_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").touch()
     (tmp_path / "same.jpg").symlink_to("a.jpg")
     sources = [Source("b.jpg", path=tmp_path / "b.jpg"), Source("a.jpg", path=tmp_path / "a.jpg")]
-    for path, outputs in ((tmp_path / "same.jpg", [None, None]), (tmp_path / "c.jpg", [tmp_path / "c.jpg", None])):
-        with pytest.raises(UsageError, match="would be overwritten"):
-            plan_sheet(sources, outputs, path)
-    assert plan_sheet(sources, [None, None], tmp_path / "c.jpg")
+    assert refused(sources, [None, None], tmp_path / "same.jpg").endswith("overwritten: it is one of the sources")
+    assert refused(sources, [tmp_path / "c.jpg", None], tmp_path / "c.jpg").endswith("`-o` writes there, too")
+    assert (tmp_path / "a.jpg").read_bytes() == b""
 
 
-def test_more_than_a_sheet_holds_and_what_is_no_image_are_refused_before_any_request(tmp_path: Path) -> None:
+def test_more_than_a_sheet_holds_what_is_no_image_and_a_closed_place_are_refused_at_once(tmp_path: Path) -> None:
     source = Source("-", data=b"")
-    with pytest.raises(UsageError, match=f"{MOST_CELLS + 1} images do not fit on one sheet"):
-        plan_sheet([source] * (MOST_CELLS + 1), [None] * (MOST_CELLS + 1), tmp_path / "a.jpg")
-    with pytest.raises(UsageError, match="cannot be written as an image"):
-        plan_sheet([source], [None], tmp_path / "a.gif")
+    assert "images do not fit on one sheet" in refused([source] * (MOST_CELLS + 1), [], tmp_path / "a.jpg")
+    assert "cannot be written as an image" in refused([source], [None], tmp_path / "a.gif")
+    (tmp_path / "file").touch()
+    assert "a.jpg cannot be written: " in refused([source], [None], tmp_path / "file" / "a.jpg")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_cell_is_called_what_tells_it_from_others_and_gives_no_secret_away() -> None:

@@ -69,14 +69,12 @@ def annotate(
     Image.MAX_IMAGE_PIXELS = None  # the service's own limit counts, and it has accepted what is drawn on
     images = _images(session, sources, settings)
     planned = [None] * len(images) if output is None else outputs.plan_outputs(images, output)
-    sheet = None if grid is None else outputs.plan_sheet(images, planned, grid)
     options = _options(settings)
     drawing = DrawOptions(settings.labels, settings.line_width, settings.quality)
-    with _client(session, settings) as client:
+    with _client(session, settings) as client, outputs.sheet_file(images, planned, grid, settings.quality) as sheet:
         outcomes = outputs.annotate_all(client, zip(images, planned, strict=True), options, drawing, sheet)
         session.console.annotated(session.console.tracked(outcomes, len(images)))
-    if grid is not None and sheet is not None:
-        outputs.write_sheet(sheet, grid, settings.quality)
+    if grid is not None:
         session.console.sheet(grid, len(images))
     return outcomes.exit_code
 

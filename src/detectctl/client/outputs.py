@@ -132,15 +132,25 @@ def plan_outputs(sources: Sequence[Source], output: str) -> list[Path]:
     return [target]
 
 
-def plan_sheet(sources: Sequence[Source], outputs: Sequence[Path | None], path: Path) -> Sheet:
-    """An empty sheet for the sources, to be written to `path` beside their `outputs`.
+@contextlib.contextmanager
+def sheet_file(
+    sources: Sequence[Source], outputs: Sequence[Path | None], path: Path | None, quality: int
+) -> Iterator[Sheet | None]:
+    """A sheet for the sources, which is at `path` when the block ends without an exception; None for None.
+
+    Whether it can be written there, beside the sources' `outputs`, is known before the block begins.
 
     Raises:
-        UsageError: too many sources, an unknown suffix, or a source or an output that would be overwritten.
+        UsageError: too many sources, an unknown suffix, a source or an output that would be overwritten, or a place
+            that cannot be written to.
     """
+    if path is None:
+        yield None
+        return
+    from detectctl.annotate import encode
     from detectctl.client.sheet import MOST_CELLS, Sheet
 
-    image_format(path)
+    kind = image_format(path)
     if len(sources) > MOST_CELLS:
         why, hint = f"a sheet holds {MOST_CELLS}", "name fewer, or write single images: `-o annotated/`"
         raise UsageError(f"{len(sources)} images do not fit on one sheet", why=why, hint=hint)
@@ -150,15 +160,10 @@ def plan_sheet(sources: Sequence[Source], outputs: Sequence[Path | None], path: 
     if os.path.realpath(path) in {os.path.realpath(output) for output in outputs if output is not None}:
         why, hint = "`-o` writes there, too", "choose another file: `--grid`"
         raise UsageError(f"{path} would be overwritten", why=why, hint=hint)
-    return Sheet(len(sources))
-
-
-def write_sheet(sheet: Sheet, path: Path, quality: int) -> None:
-    """The sheet as a file, in the format that its suffix asks for; UsageError if the place cannot be written to."""
-    from detectctl.annotate import encode
-
+    sheet = Sheet(len(sources))
     with new_file(path) as file:
-        file.write(encode(sheet.image, image_format(path), quality))
+        yield sheet
+        file.write(encode(sheet.image, kind, quality))
 
 
 def _is_same_file(one: Path, other: Path) -> bool:
