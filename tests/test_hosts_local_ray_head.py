@@ -10,7 +10,7 @@ import pytest
 
 from detectctl.errors import NotReady
 from detectctl.hosts.local import ray_head
-from detectctl.progress import silent
+from detectctl.progress import Progress, silent
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,3 +29,20 @@ def test_what_the_system_does_not_let_it_do_is_said(tmp_path: Path, monkeypatch:
     with pytest.raises(NotReady, match="could not be started") as caught:
         ray_head.spawn(record, {}, tmp_path / "alive", silent)
     assert caught.value.why == "No space left on device: /somewhere"
+
+
+def test_traces_that_cannot_be_sent_are_a_warning_and_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The head is on its way to be started; here that ends before it is."""
+    said: list[Progress] = []
+    record = ray_head.HeadRecord("0", tmp_path / "nowhere" / "new", "127.0.0.1", 8000)
+    monkeypatch.setattr("detectctl.hosts.local.haproxy.obstacle", lambda *_: None)
+    monkeypatch.setattr("detectctl.serving.tracing._PACKAGE", "a-package-that-nobody-has")
+    for environ in ({}, {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}):
+        with pytest.raises(NotReady, match="could not be started"):
+            ray_head.spawn(record, environ, tmp_path / "alive", said.append)
+    (lack,) = said
+    assert lack.warning
+    assert lack.message.startswith("without traces: a-package-that-nobody-has is not installed; ")
+    assert "pip install 'detectctl[traces]'" in lack.message
