@@ -39,6 +39,8 @@ _MAGIC = (
 
 def kind_of(data: bytes) -> str | None:
     """In words that complete `it is …`; None for what may be an image."""
+    if data.startswith(b"\xff\xd8\xff"):  # JPEG, which most are
+        return None
     if not data:
         return "empty"
     head = data[:_HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip()

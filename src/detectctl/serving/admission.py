@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
 from dataclasses import InitVar, asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from starlette.requests import ClientDisconnect
 
 from detectctl.errors import ClientClosed, InternalError, Overloaded, RequestError
 from detectctl.processes import Process
-from detectctl.serving.request_log import LOGGER
+from detectctl.serving.request_log import log_request, logger
 from detectctl.serving.request_stats import OK, Answered, RequestRecorder
 from detectctl.wire import SCHEMA, Defaults, DetectionResult, DetectOptions, Limits, ServiceInfo
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     import numpy as np
@@ -39,8 +37,6 @@ if TYPE_CHECKING:
 _STAGES = ("fetch", "decode", "infer", "render")
 _STUCK_S = 120
 _LOGGED_ROUTE_CHARS = 100
-
-logger = logging.getLogger(LOGGER)
 
 
 @dataclass(slots=True, eq=False)
@@ -74,6 +70,20 @@ class Turn:
         """Milliseconds of each stage; 0 of one that it did not come through."""
         passed = {stage: self.stages.get(stage, (0.0, 0.0)) for stage in _STAGES}
         return {stage: (ended - begun) * 1000 for stage, (begun, ended) in passed.items()}
+
+    async def __aenter__(self) -> Self:
+        self.service.admit(self)
+        return self
+
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        code = InternalError.code
+        if error is None:
+            code = OK
+        elif isinstance(error, RequestError):
+            code = error.code
+        elif isinstance(error, (asyncio.CancelledError, ClientDisconnect)):
+            code = ClientClosed.code
+        self.service.finish(self, code, error)
 
     def server_timing(self) -> dict[str, str]:
         """The header that tells browsers, and whoever else asks, how long each stage took."""
@@ -155,10 +165,12 @@ class Service:
         self._admitted = 0
         self.working_since: dict[Turn, float] = {}  # of the threads
 
-    @asynccontextmanager
-    async def turn(self, scope: Scope, source: str) -> AsyncIterator[Turn]:
+    def turn(self, scope: Scope, source: str) -> Turn:
         """A place in the queue for one request, counted and logged however it ends; raises Overloaded if it is full."""
-        turn = Turn(self, self.request_id(), scope, source)
+        return Turn(self, self.request_id(), scope, source)
+
+    def admit(self, turn: Turn) -> None:
+        """Give it its place; raises Overloaded if there is none."""
         if self._admitted >= self.config.max_queue:
             self._finish(turn, Overloaded.code, admitted=False)
             why = f"a replica accepts {self.config.max_queue} at a time"
@@ -166,19 +178,11 @@ class Service:
             raise Overloaded(f"{self._admitted} requests are waiting already", why=why, hint=hint)
         self._admitted += 1
         self._recorder.admitted()
-        code = InternalError.code
-        try:
-            yield turn
-            code = OK
-        except RequestError as error:
-            code = error.code
-            raise
-        except (asyncio.CancelledError, ClientDisconnect):
-            code = ClientClosed.code
-            raise
-        finally:
-            self._admitted -= 1
-            self._finish(turn, code, admitted=True)
+
+    def finish(self, turn: Turn, code: str, error: BaseException | None) -> None:
+        """Take its place back, and count and log it."""
+        self._admitted -= 1
+        self._finish(turn, code, admitted=True, error=error)
 
     def refuse(self, scope: Scope, code: str) -> None:
         """Count and log a request that was refused, by an error's code, before anything was done for it."""
@@ -240,17 +244,20 @@ class Service:
             "queue_limit": self.config.max_queue,
         }
 
-    def _finish(self, turn: Turn, code: str, *, admitted: bool) -> None:
+    def _finish(self, turn: Turn, code: str, *, admitted: bool, error: BaseException | None = None) -> None:
         elapsed_ms = (time.perf_counter() - turn.begun) * 1000
         stages_ms = turn.stages_ms
         stages = {stage: ms / 1000 for stage, ms in stages_ms.items() if ms}
         self._recorder.answered(
             Answered(turn.route, code, turn.source, admitted, elapsed_ms / 1000, stages, turn.size, turn.found)
         )
-        level = logging.ERROR if code == InternalError.code else logging.INFO
         fields = {"id": turn.request_id, "source": turn.source, "status": code, "objects": len(turn.found)}
-        passed = {**stages_ms, "total": elapsed_ms}
-        fields |= {f"{stage}_ms": round(ms, 1) for stage, ms in passed.items()}
-        logger.log(level, turn.route, extra={"fields": fields}, exc_info=level == logging.ERROR)
+        for stage, ms in stages_ms.items():
+            fields[f"{stage}_ms"] = round(ms, 1)
+        fields["total_ms"] = round(elapsed_ms, 1)
+        if code == InternalError.code:
+            logger.error(turn.route, extra={"fields": fields}, exc_info=error)
+        else:
+            log_request(turn.route, fields)
         if self.spans is not None:
             self.spans.record(turn, code, elapsed_ms / 1000)

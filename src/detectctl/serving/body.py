@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import Request
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from detectctl.errors import ImageTooLarge, RequestTimeout, UnsupportedImage
 from detectctl.not_images import kind_of
@@ -35,8 +36,8 @@ def _media_type(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-async def read_image(request: Request, limit: int) -> bytes:
-    """The image, of at most `limit` bytes.
+async def read_image(request: Request, source: str, limit: int) -> bytes:
+    """The image, of at most `limit` bytes; `source` is the function's of that name.
 
     Raises:
         ImageTooLarge: more than `limit`, announced or arrived.
@@ -44,15 +45,14 @@ async def read_image(request: Request, limit: int) -> bytes:
             or the like.
         RequestTimeout: it did not arrive in `UPLOAD_S` seconds.
     """
-    is_form = source(request) == "form"
+    is_form = source == "form"
     most = limit + _MULTIPART_OVERHEAD if is_form else limit
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > most:
         raise _too_long(limit)
-    bounded = Request(request.scope, _bounded(request.receive, most, limit))
     try:
         async with asyncio.timeout(UPLOAD_S):
-            data = await (_read_form if is_form else _read_body)(bounded)
+            data = await (_read_form if is_form else _read_body)(request, most, limit)
     except TimeoutError as error:
         raise RequestTimeout(
             "the image took too long to arrive",
@@ -75,16 +75,21 @@ def send_bytes(request: Request) -> str:
     return f"send the bytes as they are: `curl --data-binary @image.jpg …{request.scope['path']}`"
 
 
-async def _read_body(request: Request) -> bytes:
+async def _read_body(request: Request, most: int, limit: int) -> bytes:
+    receive = _bounded(request.receive, most, limit)
     body = bytearray()  # a list of chunks would cost several times as much if they came byte by byte
-    async for chunk in request.stream():
+    while (message := await receive())["type"] != "http.disconnect":
+        chunk: bytes = message.get("body", b"")
+        if not message.get("more_body", False):
+            return bytes(body + chunk) if body else chunk  # most come in one, which is not copied
         body += chunk
-    return bytes(body)
+    raise ClientDisconnect
 
 
-async def _read_form(request: Request) -> bytes:
+async def _read_form(request: Request, most: int, limit: int) -> bytes:
+    bounded = Request(request.scope, _bounded(request.receive, most, limit))
     try:
-        async with request.form(max_files=1, max_fields=8) as form:
+        async with bounded.form(max_files=1, max_fields=8) as form:
             file = form.get("file")
             if file is None or isinstance(file, str):
                 names = ", ".join(form)[:80]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse
@@ -16,6 +17,7 @@ from starlette.routing import Route
 from detectctl import errors
 from detectctl.serving import accept, body, docs_page, openapi, page_files, query
 from detectctl.serving.guard import METRICS, Guard, open_routes, with_security_headers
+from detectctl.serving.short_way import ShortWay
 from detectctl.wire import error_body
 
 if TYPE_CHECKING:
@@ -25,15 +27,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from starlette.types import Receive, Scope, Send
 
-    from detectctl.serving.admission import Service
+    from detectctl.serving.admission import Service, Turn
     from detectctl.serving.guard import KeyRing
     from detectctl.wire import DetectionResult, DrawOptions
+
+SHORT: Final = ("/detect", "/annotate")
+"""The paths whose requests take the short way."""
+
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+"""As `JSONResponse`, which makes an encoder for each answer."""
 
 
 def create_app(service: Service, keys: KeyRing | None) -> Any:
     """The application behind its guard, as an ASGI callable; `keys` None accepts every caller."""
     config = service.config
-    guarded: Any = Guard(create_api(service), keys, service.refuse, config.own_host, open_routes(config))
+    api = ShortWay(create_api(service), SHORT)
+    guarded: Any = Guard(api, keys, service.refuse, config.own_host, open_routes(config))
     if not config.cors_origin:
         return guarded
     with_cors = CORSMiddleware(
@@ -84,14 +93,14 @@ def _add_images(api: FastAPI, service: Service) -> None:
         async with service.turn(request.scope, "url") as turn:
             asked = query.read(request, query.DetectUrlQuery)
             result, _ = await turn.detect(await service.fetcher.fetch(asked.image_url), asked.options())
-        return JSONResponse(result.to_json(), headers=turn.server_timing())
+        return _found(result, turn)
 
     @api.post("/detect", summary="Detect on the image in the body", **openapi.DETECT_BODY)
     async def detect_body(request: Request) -> Response:
         async with service.turn(request.scope, body.source(request)) as turn:
             asked = query.read(request, query.DetectQuery)
-            result, _ = await turn.detect(await _read_image(request, service), asked.options())
-        return JSONResponse(result.to_json(), headers=turn.server_timing())
+            result, _ = await turn.detect(await _read_image(request, turn), asked.options())
+        return _found(result, turn)
 
     @api.get("/annotate", summary="Draw the detections on the image at a URL", **openapi.ANNOTATE_URL)
     async def annotate_url(request: Request) -> Response:
@@ -108,7 +117,7 @@ def _add_images(api: FastAPI, service: Service) -> None:
         async with service.turn(request.scope, body.source(request)) as turn:
             asked, accepted = query.read(request, query.AnnotateQuery), _media_types(request)
             render = partial(_render, accepted, asked.drawing())
-            _, (media, picture) = await turn.detect(await _read_image(request, service), asked.options(), render)
+            _, (media, picture) = await turn.detect(await _read_image(request, turn), asked.options(), render)
         return Response(picture, media_type=media, headers=turn.server_timing())
 
 
@@ -168,8 +177,12 @@ def _add_page(api: FastAPI, page: bool) -> None:
         api.add_route("/", there, include_in_schema=False)
 
 
-async def _read_image(request: Request, service: Service) -> bytes:
-    return await body.read_image(request, service.config.detector.max_image_bytes)
+async def _read_image(request: Request, turn: Turn) -> bytes:
+    return await body.read_image(request, turn.source, turn.service.config.detector.max_image_bytes)
+
+
+def _found(result: DetectionResult, turn: Turn) -> Response:
+    return Response(_encode(result.to_json()), headers=turn.server_timing(), media_type="application/json")
 
 
 def _media_types(request: Request) -> list[str]:
