@@ -28,6 +28,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     for handler in logger.handlers[:]:
         logger.removeHandler(handler)
         handler.close()
+    logger.propagate = True
 
 
 def test_it_is_rotated_by_size(log: Path) -> None:
