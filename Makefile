@@ -14,7 +14,7 @@ endif
 FETCH := $(INSTALL) --no-deps --only-binary=:all: --upgrade
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test-fast test test-all faults fuzz cov corpora mutants agreement check docs fix build lock bench curve clean
+.PHONY: help install demo test-fast test test-all faults fuzz cov corpora mutants agreement container-size check docs fix build lock bench curve clean
 
 # Processes that run tests side by side: those that start Ray wait more than they compute.
 JOBS ?= 2
@@ -65,6 +65,9 @@ test-all: .venv/.installed .cache/.weights .cache/.photos .cache/.corpora  ## ru
 faults: .venv/.installed .cache/.weights .cache/.photos  ## kill, fill and flood the service; print what it cost
 	TESTS=all $(BIN)/python -m pytest tests/faults
 
+container-size: .venv/.installed .cache/.weights  ## carry the Dockerfile's steps out, as root; print how large the images are
+	TESTS=all $(BIN)/python -m pytest -s tests/test_container.py
+
 cov: .venv/.installed .cache/.weights .cache/.photos  ## show which branches of src the tests leave out, in their own process
 	$(BIN)/coverage run --module pytest -m 'not cluster'
 	$(BIN)/coverage report
@@ -79,13 +82,14 @@ fuzz: .venv/.installed .cache/.weights  ## break images for half an hour, by ano
 	FUZZ_MUTATIONS=$${FUZZ_MUTATIONS:-500000} FUZZ_SEED=$${FUZZ_SEED:-$$(date +%s)} \
 		$(BIN)/python -m pytest -s --timeout 7200 -k mutations tests/edge/test_edge_images.py
 
-check: .venv/.installed  ## lint, format, types, import rules, spelling, workflows
+check: .venv/.installed  ## lint, format, types, import rules, spelling, workflows, compose file
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
 
 .venv/.docs: .venv/.installed
 	$(INSTALL) --constraint constraints.txt --editable '.[docs]'

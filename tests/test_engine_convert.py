@@ -15,7 +15,7 @@ import sys
 import time
 import zipfile
 from dataclasses import replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +183,30 @@ def test_what_an_older_version_converted_is_served_as_it_is(yolov8n_compiled: Co
     assert found.trained == replace(yolov8n_compiled.trained, imgsz=None)
     detector = Detector.load(DetectorSettings(str(folder), sha256))
     assert (detector.imgsz, detector.trained_imgsz) == ((640, 640), None)
+
+
+def test_without_torch_exports_and_what_was_converted_before_are_served(
+    yolov8n_compiled: CompiledModel, yolov8n_pt: Path, fall_pt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever torch converted it then; of another checkpoint it is said what is missing."""
+
+    def installed(package: str) -> str:
+        if package == "torch":
+            raise PackageNotFoundError
+        return version(package)
+
+    monkeypatch.setattr("detectctl.engine.convert.version", installed)
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError")
+    environ = os.environ | {"PYTHONPATH": str(tmp_path)}
+    before = tmp_path / "compiled" / "before"
+    shutil.copytree(yolov8n_compiled.directory, before)
+    assert convert(yolov8n_pt, tmp_path, environ=environ).directory == before
+    export = Path(__file__).with_name("exports") / "26.onnx"
+    assert convert(export, tmp_path, environ=environ).trained.exported
+    with pytest.raises(ConversionFailed) as caught:
+        convert(fall_pt, tmp_path, environ=environ, name="my.pt")
+    assert caught.value.what == "my.pt cannot be converted here"
+    assert str(caught.value.why).startswith("PyTorch is not installed")
 
 
 def test_other_files_are_refused_as_damaged(yolov8n_pt: Path, bus_jpg: Path, tmp_path: Path) -> None:

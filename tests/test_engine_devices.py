@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from importlib.metadata import PackageNotFoundError
 from typing import TYPE_CHECKING
 
 import pytest
@@ -146,6 +147,17 @@ def test_a_torch_for_cpus_is_not_asked_either(
 ) -> None:
     monkeypatch.setattr(devices, "version", lambda _: "2.9.0+cpu")
     assert devices.lack_of_gpu(torch_doing("pass")) == "the installed torch 2.9.0+cpu is built for CPUs only"
+
+
+@pytest.mark.usefixtures("device_file")
+def test_without_torch_there_is_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a lean image that somebody gives a GPU."""
+
+    def missing(_: str) -> str:
+        raise PackageNotFoundError
+
+    monkeypatch.setattr(devices, "version", missing)
+    assert devices.lack_of_gpu({}) == "PyTorch is not installed"
 
 
 @pytest.mark.slow

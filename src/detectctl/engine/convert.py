@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detectctl.engine.checkpoint import PACKAGE
-from detectctl.engine.compiled import CompiledModel, folder_for, load_compiled, make_once
+from detectctl.engine.compiled import CompiledModel, compiled_models, folder_for, load_compiled, make_once
 from detectctl.errors import ModelCorrupt
 from detectctl.files import reason, sha256_of
 from detectctl.progress import silent
@@ -62,7 +62,12 @@ def compile_checkpoint(
         _copy_verified(checkpoint, copy, sha256)
         return {"checkpoint": str(copy), "trust": trust_checkpoint}
 
-    versions = [version("openvino"), version(PACKAGE), version("torch")]
+    try:
+        versions = [version("openvino"), version(PACKAGE), version("torch")]
+    except PackageNotFoundError:  # a lean image: it cannot convert a checkpoint, and exports need neither
+        versions = [version("openvino")]
+        if built_in := _whoever_made_it(cache, sha256):
+            return built_in
     with contextlib.suppress(ModelCorrupt):
         before = folder_for(cache, sha256, trust_checkpoint, [*versions, _BEFORE])
         return load_compiled(before, checkpoint_sha256=sha256)
@@ -78,6 +83,15 @@ def compile_checkpoint(
         report=report,
         name=name or checkpoint.name,
     )
+
+
+def _whoever_made_it(cache: Path, sha256: str) -> CompiledModel | None:
+    """A sound model that was compiled from the checkpoint, with whatever versions; int8 is made from one of these."""
+    for directory, made_from in compiled_models(cache).items():
+        with contextlib.suppress(ModelCorrupt):
+            if made_from == sha256 and (model := load_compiled(directory, checkpoint_sha256=sha256)).agreement is None:
+                return model
+    return None
 
 
 def _copy_verified(source: Path, target: Path, sha256: str) -> None:

@@ -19,7 +19,7 @@ from detectctl.engine.exported import is_export, read
 from detectctl.engine.exported_network import described_network
 from detectctl.engine.families import describe, last_convolutions, raw
 from detectctl.engine.torchvision_operators import prepare_torchvision
-from detectctl.errors import CheckpointRefused
+from detectctl.errors import CheckpointRefused, ConversionFailed
 from detectctl.progress import Progress
 
 if TYPE_CHECKING:
@@ -66,8 +66,15 @@ def _convert(request: Message, report: Report) -> Message:
         del os.environ["ULTRALYTICS_SAFE_LOAD"]
     stage("import")
     # Import everything before the guard is set: imports may open files and start processes, a checkpoint may not.
+    try:
+        import torch  # noqa: F401 - loaded for the guard's sake
+    except ModuleNotFoundError as error:
+        raise ConversionFailed(
+            f"{request['name']} cannot be converted here",
+            why="PyTorch is not installed, and this is a checkpoint that was not converted before",
+            hint="give an export of it, such as best.onnx; or install PyTorch: `pip install torch`, or the full image",
+        ) from error
     import openvino.tools.ovc
-    import torch  # noqa: F401 - loaded for the guard's sake
     import ultralytics.engine.exporter  # noqa: F401 - loaded for the guard's sake
 
     prepare_torchvision(checkpoint)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -60,7 +60,10 @@ def lack_of_gpu(environ: Mapping[str, str]) -> str | None:
     visible = environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.split(",")[0].strip() in _HIDING:
         return f'CUDA_VISIBLE_DEVICES="{visible}" hides every GPU'
-    torch = version("torch")
+    try:
+        torch = version("torch")
+    except PackageNotFoundError:
+        return "PyTorch is not installed"
     if torch.endswith("+cpu"):
         return f"the installed torch {torch} is built for CPUs only"
     failure = _ask_torch(tuple(environ.items()))

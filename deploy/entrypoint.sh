@@ -1,0 +1,16 @@
+#!/bin/sh
+# What the image runs: detectctl, with the model that was built in, and with the W&B key that was mounted.
+set -e
+
+# The cache may be an empty volume, or one of an older image. What lies in it goes by its content.
+if [ -d /opt/models/cache/detectctl ]; then
+  mkdir -p -m 0700 "$XDG_CACHE_HOME/detectctl"
+  cp -R -u --preserve=timestamps /opt/models/cache/detectctl/. "$XDG_CACHE_HOME/detectctl/"
+fi
+
+if [ -s /run/secrets/wandb_api_key ]; then
+  WANDB_API_KEY=$(cat /run/secrets/wandb_api_key)
+  export WANDB_API_KEY
+fi
+
+exec detectctl "$@"
