@@ -126,10 +126,10 @@ def export_for_peers() -> Path:
 
 
 @contextlib.contextmanager
-def peer(who: str, model: Path, script: str, *options: str) -> Iterator[Running]:
+def peer(who: str, model: Path, script: str, *options: str, imgsz: int = 640) -> Iterator[Running]:
     """A peer from its start to its end."""
     port, marker = pictures.free_port(), secrets.token_hex(8)
-    env = os.environ | _ENVIRONMENT | {"MODEL": str(model), processes.MARKER: marker}
+    env = os.environ | _ENVIRONMENT | {"MODEL": str(model), "IMGSZ": str(imgsz), processes.MARKER: marker}
     command = [sys.executable, script, str(port), *options]
     # What they say is of interest only if they do not answer: some complain of the clients that wrk leaves waiting.
     with tempfile.TemporaryFile() as said:

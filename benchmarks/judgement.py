@@ -34,6 +34,7 @@ class Round:
         objects: contestant → image → what it finds.
         detect_many: image → the command `detect` on many files of it.
         detect_one: image → the same on one file.
+        ceiling: of the service, its version before and FastAPI, with a network that costs next to nothing.
         before: the same of an earlier version of the service, without its limit and its peers.
     """
 
@@ -48,6 +49,7 @@ class Round:
     objects: dict[str, dict[str, Any]] = field(default_factory=dict)
     detect_many: dict[str, Command] = field(default_factory=dict)
     detect_one: dict[str, Command] = field(default_factory=dict)
+    ceiling: list[Measurement] = field(default_factory=list)
     before: Round | None = None
 
     def of(self, image: str, who: str, way: str, clients: int) -> Measurement:

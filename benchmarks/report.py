@@ -22,6 +22,7 @@ def tables(rounds: Sequence[Round]) -> Iterator[Table | str]:
     """Everything to print, in order; the targets last."""
     yield _loads(rounds)
     yield _processes(rounds)
+    yield ceiling(rounds)
     steps = {step: [one.up_steps.get(step, 0) / one.bare_ray_s for one in rounds] for step in rounds[0].up_steps}
     said = ", ".join(f"{step} {statistics.median(ratios):.2f}" for step, ratios in steps.items())
     yield f"steps of `up`, as fractions of a bare `ray start --head`: {said}"
@@ -77,6 +78,30 @@ def _loads(rounds: Sequence[Round]) -> Table:
             ),
             *(f"{statistics.median(map(attrgetter(name), same)):.1f}" for name in ("p50_ms", "p99_ms", "all_cpu_ms")),
             str(refused or ""),
+        )
+    return table
+
+
+def ceiling(rounds: Sequence[Round]) -> Table:
+    """What surrounds the network, by FastAPI's, which runs Ultralytics around the same one."""
+    table = Table(
+        "contestant", "clients", "requests/s", "x FastAPI", "CPU, x FastAPI", "CPU ms by process",
+        title="The ceiling: 64 pixels, a network of 32: medians",
+    )  # fmt: skip
+    for first in rounds[0].ceiling:
+        same, peer = (
+            [next(one for one in each.ceiling if (one.who, one.clients) == (who, first.clients)) for each in rounds]
+            for who in (first.who, "FastAPI")
+        )
+        by = {kind: statistics.median(one.cpu_ms.get(kind, 0) for one in same) for kind in first.cpu_ms}
+        pairs = list(zip(same, peer, strict=True))
+        table.add_row(
+            first.who,
+            str(first.clients),
+            f"{statistics.median(one.requests_per_s for one in same):.0f}",
+            f"{statistics.median(one.requests_per_s / other.requests_per_s for one, other in pairs):.2f}",
+            f"{statistics.median(one.all_cpu_ms / other.all_cpu_ms for one, other in pairs):.2f}",
+            ", ".join(f"{kind} {ms:.2f}" for kind, ms in sorted(by.items(), key=lambda item: -item[1]) if ms >= 0.05),
         )
     return table
 

@@ -11,8 +11,9 @@ import json
 import os
 import platform
 import sys
+import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,7 @@ _PEERS = {
     "LitServe, a core each": ("litserve_openvino.py", "2", "a-core-each"),
 }
 _THREADS = (1, 2, 8)
+_CEILING_CLIENTS = (1, 8)
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,24 @@ def service(plan: Plan, done: Round) -> None:
             _whole_life(plan, done.before, url, plan.home_before, plan.before)
 
 
+def ceiling(plan: Plan, done: Round) -> None:
+    """What surrounds the network: a picture of 64 pixels, and a network of 32, which costs next to nothing."""
+    options = (*plan.options, "--imgsz", "32")
+    with tempfile.TemporaryDirectory() as folder:
+        image = pictures.resized(plan.images[0], 64 * 64 / 1e6, Path(folder))
+
+        def load(running: Running) -> None:
+            done.ceiling.extend(running.measure(image, count, plan.seconds) for count in _CEILING_CLIENTS)
+
+        with contestants.peer("FastAPI", plan.model, *_PEERS["FastAPI"], imgsz=32) as running:
+            load(running)
+        with contestants.service(plan.home, options) as (running, _):
+            load(running)
+        if plan.before is not None:
+            with contestants.service(plan.home_before, options, plan.before) as (running, _):
+                load(replace(running, who="the version before"))
+
+
 def _whole_life(plan: Plan, done: Round, url: str, home: Path, detectctl: Path) -> None:
     with contestants.service(home, plan.options, detectctl) as (running, up):
         done.up_s, done.up_steps = up.seconds, up.steps
@@ -121,6 +141,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=8, help="length of each load, after one second of warm-up")
     parser.add_argument("--quick", action="store_true", help="one round, one image, short loads: does it run?")
+    parser.add_argument("--ceiling", action="store_true", help="what surrounds the network, and nothing else")
     parser.add_argument(
         "--replicas",
         default="1",
@@ -148,11 +169,14 @@ def main() -> None:
         for number in range(arguments.rounds):
             rounds.append(Round(others_percent=psutil.cpu_percent(3)))
             print(f"round {number + 1} of {arguments.rounds}", file=sys.stderr)
-            for turn in (peers, limit, service)[:: -1 if number % 2 else 1]:
+            turns = (ceiling,) if arguments.ceiling else (peers, limit, service, ceiling)
+            for turn in turns[:: -1 if number % 2 else 1]:
                 turn(plan, rounds[-1])
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-    for part in report.tables(rounds):
+    for part in [report.ceiling(rounds)] if arguments.ceiling else report.tables(rounds):
         console.print(part)
+    if arguments.ceiling:
+        return
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     everything = {"conditions": _conditions(arguments), **report.summary(rounds)}
     arguments.output.write_text(json.dumps(everything, indent=1) + "\n")

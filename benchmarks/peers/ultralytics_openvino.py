@@ -53,11 +53,11 @@ def load(model: str) -> Callable[[bytes], list[dict[str, Any]]]:
     """A function from image bytes to boxes; may be called from several threads, which Ultralytics lets in by turns."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    yolo = YOLO(model, task="detect")
+    yolo, imgsz = YOLO(model, task="detect"), int(os.environ["IMGSZ"])
 
     def detect(data: bytes) -> list[dict[str, Any]]:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        boxes = yolo.predict(image, conf=0.25, iou=0.7, imgsz=640, verbose=False)[0].boxes
+        boxes = yolo.predict(image, conf=0.25, iou=0.7, imgsz=imgsz, verbose=False)[0].boxes
         return [
             {"class": yolo.names[int(class_id)], "coordinates": xyxy, "confidence": confidence}
             for xyxy, confidence, class_id in zip(
