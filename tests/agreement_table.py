@@ -22,7 +22,7 @@ from detectctl.engine.int8.calibration import choose
 from detectctl.engine.int8.quantise import quantise
 from detectctl.errors import DetectctlError
 from family import CONFIDENCE, ONE_TO_ONE, Family
-from train_checkpoints import FOLDER, RECIPES
+from train_checkpoints import RECIPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +49,7 @@ def main() -> None:
     """Measures the models named, or all, and rewrites their rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME")
-    known = [name for name in RECIPES if (FOLDER / f"{name}.pt").exists()]
+    known = list(RECIPES)
     known += [f"{name}{ONE_TO_ONE}" for name in known if name.startswith("26") and RECIPES[name].task != "classify"]
     rows = (
         {row.split("`")[1]: row for row in PAGE.read_text().splitlines() if row.startswith("| `")}

@@ -48,7 +48,6 @@ _CHOICES = {
     "val": False,
     "plots": False,
     "verbose": False,
-    "project": "runs",
 }
 _HEADER = """# Checkpoints
 
@@ -204,7 +203,7 @@ def _train(name: str, recipe: Recipe) -> Path:
     torch.set_num_threads(2)  # the order of its sums depends on it
     model = YOLO(str(_config(name, recipe)), task=recipe.task, verbose=False)
     choices = {"imgsz": recipe.imgsz, "epochs": recipe.epochs, "lr0": recipe.lr0, "seed": SEED, "name": name}
-    model.train(data=_data(recipe), **choices, **_CHOICES)
+    model.train(data=_data(recipe), project=str(Path.cwd() / "runs"), **choices, **_CHOICES)
     return Path(model.trainer.last)
 
 
