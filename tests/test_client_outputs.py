@@ -299,3 +299,10 @@ def test_a_place_that_cannot_be_written_to_fails_that_source_only(tmp_path: Path
     assert isinstance(first.error, UsageError)
     assert second.error is None
     assert outcomes.exit_code == 6
+
+
+def test_a_reader_who_left_meanwhile_is_no_fault_of_the_file(tmp_path: Path) -> None:
+    """As `head` does, to which a command prints what it found."""
+    with pytest.raises(BrokenPipeError), new_file(tmp_path / "sheet.jpg"):
+        raise BrokenPipeError
+    assert list(tmp_path.iterdir()) == []

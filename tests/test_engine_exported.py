@@ -38,8 +38,10 @@ if TYPE_CHECKING:
 ONNX = Path(__file__).with_name("exports") / "26.onnx"
 """Of `26.pt`, for pictures of any shape; `export_onnx.py` made it."""
 EXPORTS: dict[str, tuple[tuple[str, dict[str, Any]], ...]] = {
-    "short": (("v8", {"dynamic": True}), ("v8-seg", {}), ("26", {"nms": False})),
+    "short": (("v8-seg", {"dynamic": True}), ("26", {"nms": False})),
     "long": (
+        ("v8", {"dynamic": True}),
+        ("v8-seg", {}),
         ("v8-pose", {}),
         ("v8-obb", {"dynamic": True}),
         ("v8-cls", {}),

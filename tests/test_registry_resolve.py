@@ -159,7 +159,12 @@ def test_gone_or_forbidden_is_not_stale(stocked: Site, break_it: Any, error: typ
 
 @pytest.mark.parametrize(
     "fault",
-    [("artifact", "status", 503), ("file", "status", 429), ("artifact", "reset", 0), ("file", "hang", 0)],
+    [
+        ("artifact", "status", 503),
+        pytest.param(("file", "status", 429), marks=pytest.mark.long),
+        pytest.param(("artifact", "reset", 0), marks=pytest.mark.long),
+        ("file", "hang", 0),
+    ],
     ids=lambda fault: " ".join(map(str, fault)),
 )
 def test_a_failure_that_lasts_falls_back(stocked: Site, fault: tuple[str, FaultKind, int]) -> None:
@@ -172,7 +177,10 @@ def test_a_failure_that_lasts_falls_back(stocked: Site, fault: tuple[str, FaultK
     assert kind == "hang" or {"status": f"HTTP {status}", "reset": "reset"}[kind] in str(model.reason)
 
 
-@pytest.mark.parametrize(("task", "named"), [("segment", "yolov8n-seg"), ("classify", "yolov8n-cls")])
+# Each of these waits for its deadline, or for two.
+@pytest.mark.parametrize(
+    ("task", "named"), [("segment", "yolov8n-seg"), pytest.param("classify", "yolov8n-cls", marks=pytest.mark.long)]
+)
 def test_boxes_do_not_stand_in_for_another_task(stocked: Site, task: Task, named: str) -> None:
     """The reference meant a model for masks, and its bytes are gone: an error with the cause, and what to do."""
     store = Store(stocked.cache)

@@ -48,3 +48,15 @@ def test_a_callers_text_cannot_forge_a_line(log: Path) -> None:
     logging.getLogger(request_log.LOGGER).info('/x\n{"level": "ERROR"}', extra={"fields": {"id": "a\nb"}})
     (line,) = log.read_text().splitlines()
     assert json.loads(line)["id"] == "a\nb"
+
+
+def test_a_line_that_a_full_disk_cut_does_not_begin_the_next(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    request_log.log_request("/detect", {"id": "a"})
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:20]))
+    request_log.log_request("/detect", {"id": "b"})
+    monkeypatch.undo()
+    request_log.log_request("/detect", {"id": "c"})
+    first, cut, last = log.read_text().splitlines()
+    assert len(cut) == 20
+    assert [json.loads(line)["id"] for line in (first, last)] == ["a", "c"]

@@ -253,3 +253,13 @@ def test_a_wrong_variable_of_opentelemetrys_is_told(
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "1")
     assert open_spans(os.environ, "replica") is None
     assert "max_export_batch_size" in caplog.text
+
+
+def test_headers_for_the_collector_that_cannot_be_read_are_not_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are its credentials; a colon is easily written for the equals sign."""
+    monkeypatch.setattr(logging.getLogger("opentelemetry"), "propagate", True)
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "Authorization: Bearer a-secret")
+    _Exporter().shutdown()
+    assert "a-secret" not in caplog.text

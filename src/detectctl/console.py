@@ -190,7 +190,7 @@ class Console:
         clock = datetime.fromtimestamp(line.time).astimezone().strftime("%H:%M:%S.%f")[:-3]
         details = " ".join(f"{key}={value}" for key, value in line.fields.items() if key != "traceback")
         self.line(
-            f"[dim]{clock}[/] [{style}]{line.level:<7}[/] [dim]{escape(line.origin):<10}[/] "
+            f"[dim]{clock}[/] [{style}]{escape(line.level):<7}[/] [dim]{escape(line.origin):<10}[/] "
             f"{escape(line.message)} [dim]{escape(details)}[/]"
         )
         if "traceback" in line.fields:

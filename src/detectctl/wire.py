@@ -295,7 +295,7 @@ class Thresholds:
         return ",".join(general + [f"{name}={value}" for name, value in self.by_class.items()])
 
 
-_OF_A_CLASS = re.compile(r"(.*?)=(\s*[+-]?(?:\.?\d|nan|inf)[^=,]*)(?=,|\Z)", re.DOTALL | re.IGNORECASE)
+_OF_A_CLASS = re.compile(r"(.*?)=(\s*[+-]?(?:\.?\d[^=,]*|(?:nan|inf(?:inity)?)\s*))(?=,|\Z)", re.DOTALL | re.IGNORECASE)
 _THRESHOLDS = "must be a number from 0 to 1, optionally followed by those of classes, as in 0.4,person=0.25"
 
 

@@ -45,7 +45,7 @@ main()
         ("thresholds", ["--conf", "0.4,person=0.2", "--max-det", "7", "--agnostic-nms"]),
         ("more replicas", ["--replicas", "2"]),
         ("fewer replicas", []),
-        ("precision", ["--precision", "fp32"]),
+        pytest.param("precision", ["--precision", "fp32"], marks=pytest.mark.long),  # as the model
         ("model", ["--model", "FALL"]),
     ],
     ids=["thresholds", "more", "fewer", "precision", "model"],

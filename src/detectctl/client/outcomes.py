@@ -24,7 +24,7 @@ Result = TypeVar("Result")
 Place = TypeVar("Place")
 
 RESULTS_AHEAD = 32
-"""Results (not images) kept for each thread while an earlier source is still being waited for."""
+"""Results kept for each thread while an earlier source is still being waited for; images only if given as bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +73,8 @@ def work_on_all(
 ) -> Outcomes:
     """The outcome of `work` for each source and the place of what is made of it.
 
-    Results wait in memory for an earlier source that is slow, images do not: a thread reads a source when it sends it,
-    and forgets it with the answer.
+    Results wait in memory for an earlier source that is slow. Images do not, unless they were given as bytes: a thread
+    reads a source when it sends it, and forgets it with the answer.
     """
 
     def outcome(job: tuple[Source, Place]) -> Outcome:

@@ -87,8 +87,12 @@ def text_file(path: Path | None) -> Iterator[TextIO | None]:
 
 
 @contextlib.contextmanager
-def new_file(path: Path) -> Iterator[BinaryIO]:
+def new_file(path: Path, *, option: str = "-o") -> Iterator[BinaryIO]:
     """A file that appears at `path` whole when the block ends without an exception; the folder is made if missing.
+
+    Args:
+        path: may be of a device or a pipe, which is written to as it is.
+        option: what named it.
 
     Raises:
         UsageError: the place cannot be written to.
@@ -102,8 +106,12 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
         else:
             with replacing(target, mode=0o666) as file:
                 yield file
+    except BrokenPipeError:  # of whoever reads what the command prints meanwhile
+        raise
     except OSError as error:
-        raise UsageError(f"{path} cannot be written", why=reason(error), hint="choose another place: `-o`") from error
+        raise UsageError(
+            f"{path} cannot be written", why=reason(error), hint=f"choose another place: `{option}`"
+        ) from error
 
 
 def plan_outputs(sources: Sequence[Source], output: str) -> list[Path]:
@@ -161,7 +169,7 @@ def sheet_file(
         why, hint = "`-o` writes there, too", "choose another file: `--grid`"
         raise UsageError(f"{path} would be overwritten", why=why, hint=hint)
     sheet = Sheet(len(sources))
-    with new_file(path) as file:
+    with new_file(path, option="--grid") as file:
         yield sheet
         file.write(encode(sheet.image, kind, quality))
 

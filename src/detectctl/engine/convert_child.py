@@ -69,6 +69,8 @@ def _convert(request: Message, report: Report) -> Message:
     try:
         import torch  # noqa: F401 - loaded for the guard's sake
     except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise  # it is there, and lacks something
         raise ConversionFailed(
             f"{request['name']} cannot be converted here",
             why="PyTorch is not installed, and this is a checkpoint that was not converted before",

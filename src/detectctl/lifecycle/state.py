@@ -266,7 +266,7 @@ def names(state_home: Path) -> list[str]:
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise _unreadable("the state of the instances", state_home, error) from error
+        raise _unreadable("the state of the instances", Path(error.filename or state_home), error) from error
 
 
 def _unreadable(what: str, folder: Path, error: OSError) -> NotReady:

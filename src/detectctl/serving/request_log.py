@@ -31,6 +31,7 @@ class _JsonLines(RotatingFileHandler):
     def __init__(self, path: Path) -> None:
         super().__init__(path, maxBytes=_MAX_BYTES, backupCount=_BACKUPS, encoding="utf-8")
         self._size = path.stat().st_size
+        self._between = b""
         self._traceback = logging.Formatter().formatException
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -49,7 +50,10 @@ class _JsonLines(RotatingFileHandler):
                 self.doRollover()
                 self._size = 0
             self.stream = self.stream or self._open()  # the last attempt to begin a new file may have failed
-            self._size += os.write(self.stream.fileno(), line)
+            written = os.write(self.stream.fileno(), self._between + line)
+            self._size += written
+            # On a full disk it may have been a part, which must not begin the next line.
+            self._between = b"" if written == len(self._between + line) else b"\n"
         except OSError:
             pass
         finally:

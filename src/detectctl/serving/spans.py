@@ -81,7 +81,7 @@ class Spans:
                 span.set_attribute("error.type", code)
                 span.set_status(StatusCode.ERROR)
             below = set_span_in_context(span)
-            for stage, (begun, ended) in turn.stages.items():
+            for stage, (begun, ended) in list(turn.stages.items()):  # a caller who left may have left a thread at work
                 self._tracer.start_span(stage, below, start_time=at(begun)).end(at(ended))
         span.end(at(turn.begun + elapsed_s))
 
@@ -97,12 +97,13 @@ class _Exporter(SpanExporter):
     """Says once, in the request log, that the collector does not take spans, and once that it does again."""
 
     def __init__(self) -> None:
-        self._otlp = OTLPSpanExporter()
-        self._failing = False
-        # What it says of every batch, in the process's own log, would fill the disk while the collector is away.
+        # What it says of every batch, in the process's own log, would fill the disk while the collector is away; and of
+        # headers that it cannot read, it says the whole.
         library = logging.getLogger("opentelemetry")
         library.propagate = False
         library.addHandler(logging.NullHandler())
+        self._otlp = OTLPSpanExporter()
+        self._failing = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         result = self._otlp.export(spans)

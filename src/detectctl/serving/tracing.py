@@ -19,6 +19,7 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", ENDPOINT)
 """The variables that name the collector, the one that wins first."""
 _PACKAGE = "opentelemetry-exporter-otlp-proto-http"
 _PROTOCOL = "http/protobuf"
+_PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 
 logger = logging.getLogger(LOGGER)
 
@@ -43,14 +44,15 @@ def obstacle(environ: Mapping[str, str]) -> Obstacle | None:
     where = endpoint(environ)
     if where is None:
         return None
-    protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
-    if (protocol or _PROTOCOL) != _PROTOCOL:
+    named = next((name for name in _PROTOCOLS if environ.get(name)), None)
+    if named is not None and environ[named] != _PROTOCOL:
         return Obstacle(
-            f"OTEL_EXPORTER_OTLP_PROTOCOL is {protocol}, and only {_PROTOCOL} is spoken",
+            f"{named} is {environ[named]}, and only {_PROTOCOL} is spoken",
             "unset it, and name the collector's port for HTTP, usually 4318",
         )
     if not is_url(where):
-        return Obstacle(f"{ENDPOINT} is no http(s) URL", "set it to one, such as `http://localhost:4318`")
+        named = next(name for name in ENDPOINTS if environ.get(name))
+        return Obstacle(f"{named} is no http(s) URL", "set it to one, such as `http://localhost:4318`")
     try:
         metadata.version(_PACKAGE)
     except metadata.PackageNotFoundError:
