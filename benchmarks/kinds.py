@@ -1,7 +1,7 @@
 """How near to its own engine the service comes with models of other families and tasks, and what a replica takes.
 
 All are n-sized, at 640 px. Those without real weights have random ones, with the threshold set so that they find ten
-objects. For each the service starts once; in every round the engine in one process and the service follow each other.
+objects, whose masks fill their boxes. For each the service starts once; in every round the engine in one process and the service follow each other.
 """
 
 from __future__ import annotations
@@ -55,6 +55,16 @@ with torch.no_grad():
     pixels = torch.from_numpy(cv2.resize(cv2.imread(sys.argv[3]), (640, 640))).permute(2, 0, 1)[None] / 255
     yolo.model.train()(pixels.repeat(2, 1, 1, 1))
 yolo.model.eval()
+head = yolo.model.model[-1]
+if hasattr(head, "proto"):
+    # Masks that fill their boxes: those of random weights are noise, whose outlines have a thousand times the points.
+    norm = [layer for layer in head.proto.modules() if isinstance(layer, torch.nn.BatchNorm2d)][-1]
+    torch.nn.init.zeros_(norm.weight)
+    torch.nn.init.ones_(norm.bias)
+    for name in ("cv4", "one2one_cv4"):
+        for level in getattr(head, name, None) or ():
+            torch.nn.init.zeros_(level[-1].weight)
+            torch.nn.init.ones_(level[-1].bias)
 if sys.argv[4:]:
     yolo.model.end2end = True
     yolo.model.fuse()
