@@ -1,7 +1,8 @@
 """How near to its own engine the service comes with models of other families and tasks, and what a replica takes.
 
 All are n-sized, at 640 px. Those without real weights have random ones, with the threshold set so that they find ten
-objects, whose masks fill their boxes. For each the service starts once; in every round the engine in one process and the service follow each other.
+objects, whose masks fill their boxes. For each the service starts once; in every round the engine in one process and
+the service follow each other.
 """
 
 from __future__ import annotations
