@@ -65,8 +65,9 @@ def _listened_at(home: Home) -> set[int]:
 
 
 def _files(home: Home) -> set[Path]:
-    """The state folder's, and the machine's shared memory, where Ray keeps its object store."""
-    return {*home.state.rglob("*"), *Path("/dev/shm").iterdir()}  # noqa: S108 - listed, not written
+    """The state folder's but for locks, which stay, and the shared memory's, where Ray keeps its object store."""
+    states = {path for path in home.state.rglob("*") if path.is_file() and path.name != "lock"}
+    return {*states, *Path("/dev/shm").iterdir()}  # noqa: S108 - listed, not written
 
 
 def _in_use() -> str:

@@ -196,7 +196,7 @@ def test_without_torch_exports_and_what_was_converted_before_are_served(
         return version(package)
 
     monkeypatch.setattr("detectctl.engine.convert.version", installed)
-    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError")
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError(name='torch')")
     environ = os.environ | {"PYTHONPATH": str(tmp_path)}
     before = tmp_path / "compiled" / "before"
     shutil.copytree(yolov8n_compiled.directory, before)

@@ -141,15 +141,15 @@ def test_an_export_is_the_same_wherever_it_lies_and_however_it_is_zipped(short: 
     """The digest covers every file; a zipped folder has that of its own bytes, and the same network."""
     folder = short[0].folder
     renamed = shutil.copytree(folder, tmp_path / "renamed")
-    for file in renamed.glob("v8.*"):
+    for file in renamed.glob("v8-seg.*"):
         file.rename(renamed / f"best{file.suffix}")
-    first = sha256_of(pack(folder / "v8.xml", tmp_path / "first"))
+    first = sha256_of(pack(folder / "v8-seg.xml", tmp_path / "first"))
     assert sha256_of(pack(renamed / "best.xml", tmp_path / "second")) == first
     with (renamed / "metadata.yaml").open("a") as metadata:
         metadata.write("# touched\n")
     assert sha256_of(pack(renamed / "best.xml", tmp_path / "second")) != first
     zipped = Path(shutil.make_archive(str(tmp_path / "zipped"), "zip", tmp_path, "renamed"))
-    assert read(zipped).network == (folder / "v8.xml").read_bytes()
+    assert read(zipped).network == (folder / "v8-seg.xml").read_bytes()
 
 
 @pytest.mark.slow
