@@ -55,7 +55,7 @@ install: .venv/.installed  ## make .venv, with what development needs
 test-fast: .venv/.installed .cache/.weights .cache/.photos  ## run what needs no Ray and takes no time: under 90 s
 	$(PYTEST) -m 'not cluster and not slow'
 
-test: .venv/.installed .cache/.weights .cache/.photos  ## run what a change must pass: under 10 minutes on two cores
+test: .venv/.installed .cache/.weights .cache/.photos  ## run what a change must pass: some 12 minutes on two cores
 	$(PYTEST)
 
 # The faults have the machine to themselves: their goals are seconds.

@@ -77,7 +77,7 @@ class UsageError(DetectctlError, exit_code=2):
 
 
 class NotInstalled(UsageError, ImportError):
-    """A package that only this needs is missing, or older than it must be."""
+    """A package that only this needs is not installed, or does not load."""
 
 
 class NotRunning(DetectctlError, exit_code=3):

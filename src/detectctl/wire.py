@@ -247,7 +247,7 @@ class DetectionResult:
         corners of rotated boxes are `data["xyxyxyxy"]`, names of classes `data["class_name"]`.
 
         Raises:
-            NotInstalled: the package is missing, or too old.
+            NotInstalled: the package is not installed, or does not load.
         """
         from detectctl import for_supervision
 
