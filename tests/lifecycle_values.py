@@ -32,4 +32,5 @@ STATE = InstanceState("default", PLACE, created_at=1.0)
 
 def with_head(state: InstanceState, head: Process | None) -> InstanceState:
     """The state of an instance whose Ray head is this process."""
+    assert isinstance(state.place, HeadRecord)
     return replace(state, place=replace(state.place, head=head))

@@ -29,7 +29,7 @@ from detectctl.lifecycle.state import InstanceFolder
 from detectctl.processes import Process
 from detectctl.settings import UpSettings
 from installed import Home, file_server, free_port
-from lifecycle_values import STATE, with_head
+from lifecycle_values import PLACE, STATE, with_head
 from served import served
 from test_cli import HEAVY, modules_after
 from wandb_server import API_KEY, WandbServer
@@ -394,8 +394,7 @@ def _remember(home: Home, head: Process | None, port: int = 8000) -> InstanceFol
     """An instance whose head is this process, which listens at this port."""
     folder = InstanceFolder(home.state, "default")
     folder.create()
-    state = with_head(STATE, head)
-    folder.write(replace(state, place=replace(state.place, port=port, dashboard_url=_CLOSED)))
+    folder.write(with_head(replace(STATE, place=replace(PLACE, port=port, dashboard_url=_CLOSED)), head))
     return folder
 
 

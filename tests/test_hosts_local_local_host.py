@@ -12,8 +12,9 @@ import pytest
 
 from bent_service import Request, bent
 from detectctl.errors import DeadlineExceeded, NotReady
+from detectctl.hosts.dashboard import ServeApiError
 from detectctl.hosts.local.local_host import LocalHost
-from detectctl.hosts.serve_rest import Replica, ServeApiError, ServeStatus
+from detectctl.hosts.serve_rest import Replica, ServeStatus
 from detectctl.lifecycle.deployment import plan
 from detectctl.processes import Process
 from detectctl.settings import UpSettings
@@ -71,7 +72,7 @@ def test_a_deployment_is_completed_with_what_only_the_host_knows(tmp_path: Path,
     application = plan(UpSettings(), MODEL, COMPILED, "cpu", None).application()
     assert application["args"]["stats_dir"] is None
     with host_at(tmp_path, json_of(None), haproxy=haproxy) as (host, dashboard):
-        host.deploy(application)
+        host.deploy(application, {})
     (request,) = dashboard.requests
     assert (request.method, request.headers["authorization"]) == ("PUT", "Bearer secret")
     sent = json.loads(request.body)

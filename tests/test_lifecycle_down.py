@@ -55,7 +55,7 @@ def test_force_does_not_wait_for_another_command_but_names_it(tmp_path: Path, mo
     begun = time.monotonic()
     try:
         with pytest.raises(DeadlineExceeded) as caught:
-            down("default", paths, timeout_s=30, force=True, report=silent)
+            down(folder, timeout_s=30, force=True, report=silent)
     finally:
         done.set()
         holder.join()

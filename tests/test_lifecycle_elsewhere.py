@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from detectctl.hosts.local.ray_head import HeadRecord
 from detectctl.lifecycle.elsewhere import this_machine
 from detectctl.lifecycle.state import InstanceFolder, InstanceState
 from detectctl.processes import MARKER, Process
@@ -121,6 +122,7 @@ def test_what_lives_elsewhere_is_told_and_not_touched(shared: Shared, place: str
         assert "Traceback" not in done.stderr
     assert shared.folder.read() == shared.state
     assert shared.head.poll() is None
+    assert isinstance(shared.state.place, HeadRecord)
     assert shared.state.place.requests_dir.exists()
     assert {file.name for file in shared.folder.path.iterdir()} == before
 

@@ -17,8 +17,8 @@ import pytest
 from bent_rollout import BAD, GOOD, BentHost, planned, rollout_on, state_of
 from bent_service import INFO
 from detectctl.errors import DeadlineExceeded, ModelError, NotReady
+from detectctl.hosts.dashboard import ServeApiError
 from detectctl.hosts.local.local_host import LocalHost
-from detectctl.hosts.serve_rest import ServeApiError, ServeStatus
 from detectctl.lifecycle import up
 from detectctl.lifecycle.rollout import Rollout
 from detectctl.lifecycle.state import InstanceFolder, InstanceState
@@ -33,11 +33,13 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Mapping
 
+    from detectctl.hosts.serve_rest import ServeStatus
+
 
 class DeadHost(LocalHost):
     """Its head was killed a moment ago."""
 
-    def deploy(self, application: Mapping[str, Any]) -> None:
+    def deploy(self, application: Mapping[str, Any], record: Mapping[str, Any]) -> None:
         pass
 
     def status(self, deadline: Deadline | None = None) -> ServeStatus:

@@ -46,7 +46,7 @@ SERVING = ServeStatus("RUNNING", "HEALTHY", "", 1, (REPLICA,), "good")
 )
 def test_the_word(word: str, state: Any, served: ServeStatus, trouble: str, command: str | None) -> None:
     with state.open_host() as host:
-        found, message = _judge(state, served, command, alive=host.alive, trouble=trouble)
+        found, message = _judge(state, served, command, trouble=trouble, gone="" if host.alive else host.gone)
     assert found == word, message
 
 
@@ -54,7 +54,7 @@ def test_the_word(word: str, state: Any, served: ServeStatus, trouble: str, comm
 def test_a_failed_update_names_its_model_once(what: str) -> None:
     state = replace(ALIVE, last_failure=Failure("a/b/c:d", None, what, None, 1.0))
     with state.open_host() as host:
-        _, message = _judge(state, SERVING, None, alive=host.alive, trouble="")
+        _, message = _judge(state, SERVING, None, trouble="", gone="" if host.alive else host.gone)
     assert message.count("a/b/c:d") == 1
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import secrets
@@ -42,6 +43,11 @@ def read_keys(path: Path) -> tuple[str, ...]:
     if not keys:
         raise _bad(path, "it has no key in it")
     return tuple(keys.values())
+
+
+def key_digests(path: Path) -> tuple[str, ...]:
+    """SHA-256, hex, of each key in a file, which tell no key of some length; raises as `read_keys`."""
+    return tuple(hashlib.sha256(key.encode()).hexdigest() for key in read_keys(path))
 
 
 def is_private(path: Path) -> bool:

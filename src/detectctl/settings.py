@@ -99,6 +99,15 @@ def _origins(value: object) -> tuple[str, ...]:
     return tuple(_match(origin, pattern, wanted)[0] for origin in _strings(value))
 
 
+def _dashboard(value: object) -> str:
+    pattern = r"https?://([A-Za-z0-9_.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?(/[!-~]*)?"
+    return _match(value, pattern, "must be the URL of a Ray dashboard, such as http://head:8265")[0].rstrip("/")
+
+
+def _route_prefix(value: object) -> str:
+    return _match(value, r"/|(/[A-Za-z0-9_.~-]+)+", "must be / or a path such as /yolo, without a slash at its end")[0]
+
+
 def _image_size(value: object) -> int:
     size = _number(value, int, 32, 4096)
     if size % 32:
@@ -199,6 +208,7 @@ GROUPS = (
     DETECTIONS := "Detections",
     REQUESTS := "Requests",
     SERVICE := "Service",
+    CLUSTER := "Cluster",
     IMAGES := "Images and URLs",
     ACCESS := "Access",
     FOLLOWING := "Following",
@@ -232,7 +242,23 @@ class InstanceSettings(Settings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UpSettings(InstanceSettings):
+class PlacedSettings(InstanceSettings):
+    """What every command about one instance needs that may run on a cluster."""
+
+    address: str | None = option(
+        None,
+        CLUSTER,
+        "Dashboard of an existing Ray cluster, to use that instead of this machine",
+        "URL",
+        parse=_dashboard,
+    )
+    ray_token_file: Path | None = option(
+        None, CLUSTER, "File with the cluster's token", "FILE", default="where Ray looks for it", guards=True
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpSettings(PlacedSettings):
     command: ClassVar[str] = "up"
     model: str = option(
         "base",
@@ -274,6 +300,16 @@ class UpSettings(InstanceSettings):
     docs: bool = option(True, SERVICE, "Serve the pages /docs and /openapi.json")
     page: bool = option(True, SERVICE, "Serve a page at / to try the service on")
     metrics_public: bool = option(False, SERVICE, "Answer /metrics without a key")
+    route_prefix: str = option(
+        "/", CLUSTER, "Path on the cluster's ingress below which the service answers", "PATH", parse=_route_prefix
+    )
+    cpus: int | None = option(
+        None, CLUSTER, "CPUs that a replica reserves and uses", "N", low=1, high=1024, default="1"
+    )
+    gpus: float = option(0.0, CLUSTER, "GPUs that a replica reserves; with any, it runs on the GPU", "N", high=64)
+    spread: bool = option(
+        False, CLUSTER, "Keep replicas evenly on the nodes; an update then replaces one at a time, in place"
+    )
     url_input: bool = option(True, IMAGES, "Accept image URLs, which the service then downloads")
     allow_url: tuple[str, ...] = option(
         (), IMAGES, "Also allow image URLs on this private host or network (repeatable)", "HOST|CIDR"
@@ -343,12 +379,12 @@ class AnnotateSettings(RequestSettings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StatusSettings(InstanceSettings):
+class StatusSettings(PlacedSettings):
     command: ClassVar[str] = "status"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LogsSettings(InstanceSettings):
+class LogsSettings(PlacedSettings):
     command: ClassVar[str] = "logs"
     level: Literal["debug", "info", "warning", "error"] = option("info", SERVICE, "Minimum level of the lines shown")
     tail: int = option(100, SERVICE, "Number of lines shown, counted from the end", "N")
@@ -361,13 +397,13 @@ class ModelsSettings(Settings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DownSettings(InstanceSettings):
+class DownSettings(PlacedSettings):
     command: ClassVar[str] = "down"
     timeout: float = option(30.0, SERVICE, "Seconds that accepted requests may take", "SECONDS", high=_DAY_S)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DoctorSettings(InstanceSettings):
+class DoctorSettings(PlacedSettings):
     command: ClassVar[str] = "doctor"
 
 

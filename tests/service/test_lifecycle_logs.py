@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from detectctl.hosts.host import NewLines
+from detectctl.hosts.log_files import new_lines
 from detectctl.lifecycle import logs
 from detectctl.lifecycle.logs import LogFilter, LogLine
 from detectctl.lifecycle.state import InstanceFolder
@@ -141,7 +143,7 @@ def test_following_without_a_tail_shows_only_what_is_new(tmp_path: Path, monkeyp
     place.head_log.write_text("old\n")
     later = iter((lambda: place.head_log.write_text("old\nnew\n"), folder.forget))
     monkeypatch.setattr(time, "sleep", lambda _: next(later)())
-    shown = logs.lines("default", paths, LogFilter(), 0, follow=True)
+    shown = logs.lines(folder, LogFilter(), 0, follow=True)
     assert [line.message for line in shown] == ["new"]
 
 
@@ -166,20 +168,25 @@ def test_the_heads_words_have_no_colours_and_rays_greeting_is_only_for_debugging
         b"2026-01-02 03:04:05,678\tINFO scripts.py:1143 -- \x1b[1m  ray stop\x1b[22m",
         b"\x1b[31mout of memory\x1b[39m",
     ]
-    lines = list(logs._parsed(file, said))
+    lines = list(logs._parsed(NewLines(file.name, 0.0, said)))
     assert [line.level for line in lines] == ["DEBUG", "INFO"]
     assert lines[1].message == "out of memory"
     assert not any("\x1b" in line.message for line in lines)
 
 
+def added(file: Path, reached: dict[Any, Any]) -> list[bytes]:
+    [found] = new_lines([file], reached)
+    return found.lines
+
+
 def test_a_line_that_is_half_written_waits_for_its_end(tmp_path: Path) -> None:
     file = tmp_path / "replica_Detector_abc.log"
-    seen: dict[int, int] = {}
+    seen: dict[Any, Any] = {}
     file.write_bytes(b'{"half": ')
-    assert logs._raw_lines(file, seen) == []
+    assert added(file, seen) == []
     with file.open("ab") as stream:
         stream.write(b"1}\nnext")
-    assert logs._raw_lines(file, seen) == [b'{"half": 1}']
+    assert added(file, seen) == [b'{"half": 1}']
 
 
 def test_a_new_file_with_an_old_ones_inode_is_read_from_its_beginning(tmp_path: Path) -> None:
@@ -187,5 +194,5 @@ def test_a_new_file_with_an_old_ones_inode_is_read_from_its_beginning(tmp_path: 
     file = tmp_path / "replica_Detector_abc.log"
     file.write_bytes(b"new\n")
     seen = {file.stat().st_ino: 10_000_000}
-    assert logs._raw_lines(file, seen) == [b"new"]
-    assert logs._raw_lines(file, seen) == []
+    assert added(file, seen) == [b"new"]
+    assert added(file, seen) == []

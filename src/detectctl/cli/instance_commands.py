@@ -48,7 +48,8 @@ def up(session: Session, settings: UpSettings, as_json: Json = False) -> None:
             Follower(settings, session.paths, session.environ, report).run()
     finally:
         if settings.down_on_exit:
-            session.console.down(_take_down(session, DownSettings(name=settings.name)))
+            there = DownSettings(name=settings.name, address=settings.address, ray_token_file=settings.ray_token_file)
+            session.console.down(_take_down(session, there))
 
 
 _WATCH_S = 2.0
@@ -124,11 +125,12 @@ def _look(
 ) -> tuple[InstanceStatus | tuple[InstanceStatus, ...], dict[str, Any]]:
     """What runs now, and the same as JSON."""
     from detectctl.lifecycle import status as statuses
+    from detectctl.lifecycle.state import InstanceFolder
 
     if every:
         found = statuses.all_statuses(session.paths)
         return found, {"instances": [one.to_json() for one in found]}
-    one = statuses.status(settings.name, session.paths)
+    one = statuses.status(InstanceFolder.named(settings, session.paths.state))
     return one, one.to_json()
 
 
@@ -142,9 +144,11 @@ def logs(
 ) -> None:
     """Show the service's log lines, even if it failed to start."""
     from detectctl.lifecycle import logs as log_files
+    from detectctl.lifecycle.state import InstanceFolder
 
     wanted = log_files.LogFilter(replica, settings.level.upper())
-    for line in log_files.lines(settings.name, session.paths, wanted, settings.tail, follow=follow):
+    folder = InstanceFolder.named(settings, session.paths.state)
+    for line in log_files.lines(folder, wanted, settings.tail, follow=follow):
         session.console.log_line(line, as_json=as_json)
 
 
@@ -187,6 +191,8 @@ def down(
 
 def _take_down(session: Session, settings: DownSettings, *, force: bool = False) -> DownResult:
     from detectctl.lifecycle.down import down as stop
+    from detectctl.lifecycle.state import InstanceFolder
 
+    folder = InstanceFolder.named(settings, session.paths.state)
     with session.console.progress() as report:
-        return stop(settings.name, session.paths, timeout_s=settings.timeout, force=force, report=report)
+        return stop(folder, timeout_s=settings.timeout, force=force, report=report)

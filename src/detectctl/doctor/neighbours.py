@@ -14,6 +14,7 @@ import psutil
 from detectctl import processes
 from detectctl.doctor.finding import Finding, Subject, ok, warning
 from detectctl.errors import DetectctlError
+from detectctl.hosts.cluster.place import ClusterPlace
 from detectctl.hosts.local.keeper import TOUCH_EVERY_S
 from detectctl.hosts.local.ray_head import FOLDER_PREFIX, temporary_parent
 from detectctl.lifecycle.elsewhere import elsewhere
@@ -62,6 +63,8 @@ def leftovers(subject: Subject) -> Iterator[Finding]:
             found.append(Finding.of(error))
             continue
         if state is None:
+            continue
+        if isinstance(state.place, ClusterPlace):  # nothing of it is on this machine
             continue
         known.add(state.place.temp_dir)
         with state.open_host() as host:

@@ -10,7 +10,7 @@ from detectctl.client.service_client import Client
 from detectctl.doctor.finding import Finding, Subject, failure, ok, warning
 from detectctl.errors import NotRunning
 from detectctl.keys import read_keys
-from detectctl.lifecycle.state import reach
+from detectctl.lifecycle.state import InstanceFolder, reach
 from detectctl.lifecycle.status import status
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def service(subject: Subject) -> Iterator[Finding]:
     """Whether it answers a picture, with the model that was asked for."""
     name = subject.settings.name
     try:
-        seen = status(name, subject.paths)
+        seen = status(InstanceFolder.named(subject.settings, subject.paths.state))
     except NotRunning:
         yield ok(f"instance {name} is not running")
         return

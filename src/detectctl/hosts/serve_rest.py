@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detectctl.colours import without_colours
-from detectctl.http import NoAnswer, Server
 from detectctl.serving.service_config import APPLICATION, DEPLOYMENT
-from detectctl.waiting import Deadline
+
+if TYPE_CHECKING:
+    from detectctl.hosts.dashboard import Dashboard
+    from detectctl.waiting import Deadline
 
 _PATH = "/api/serve/applications/"
-_PATIENCE_S = 60.0  # the first PUT starts Serve's controller
-
-
-class ServeApiError(Exception):
-    """The dashboard did not answer in time, or reported an error: in Serve's own words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,44 +61,41 @@ class ServeStatus:
 
 
 class ServeApi:
-    """A client of the dashboard of one head; close it. Its methods raise ServeApiError."""
+    """A client of Serve on one head; close it. Its methods raise ServeApiError.
 
-    def __init__(self, dashboard_url: str, token: str) -> None:
-        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
-        self._server = Server(dashboard_url, headers=headers)
-        self.close = self._server.close
+    Args:
+        application: the one that `status` is about.
+    """
+
+    def __init__(self, dashboard: Dashboard, application: str = APPLICATION) -> None:
+        self._dashboard = dashboard
+        self._application = application
+
+    def details(self, deadline: Deadline | None = None) -> dict[str, Any]:
+        """All that Serve says."""
+        return self._dashboard.json("GET", _PATH, deadline)
 
     def status(self, deadline: Deadline | None = None) -> ServeStatus:
         """What runs now."""
-        data = self._ask("GET", deadline)
-        return _parse(data.get("applications", {}).get(APPLICATION) or {})
+        return parse((self.details(deadline).get("applications") or {}).get(self._application) or {})
 
     def put(self, config: dict[str, Any], deadline: Deadline | None = None) -> None:
         """Declare what should run; applications left out are deleted."""
-        self._ask("PUT", deadline, json.dumps(config).encode())
-
-    def _ask(self, method: str, deadline: Deadline | None, body: bytes | None = None) -> dict[str, Any]:
-        # One second at least: the last look of a wait should say what it saw, not that there was no time to look.
-        left_s = _PATIENCE_S if deadline is None else min(_PATIENCE_S, max(1.0, deadline.left_s))
-        try:
-            answer = self._server.ask(method, _PATH, Deadline.after(left_s), body=body)
-        except NoAnswer as error:
-            raise ServeApiError(str(error)) from error
-        if answer.status != 200:
-            raise ServeApiError(f"HTTP {answer.status}: {_cause(answer.body.decode(errors='replace'))}")
-        data = answer.json()
-        return data if isinstance(data, dict) else {}
+        self._dashboard.json("PUT", _PATH, deadline, config)
 
 
-def _cause(text: str) -> str:
-    """Serve's own words on one line; of a traceback, the error that it ends with."""
-    error = re.search(r'(?s).*^  File "[^\n]*\n(?:  [^\n]*\n)*(.+)', text, re.MULTILINE)
-    return " ".join((error[1] if error else text).split())[-500:]
+def user_config(application: dict[str, Any]) -> dict[str, Any]:
+    """What its deployment was last given; empty if there is none."""
+    declared = (application.get("deployed_app_config") or {}).get("deployments") or ()
+    # Of an application that a program has deployed, Serve keeps no declaration.
+    found = (application.get("deployments") or {}).get(DEPLOYMENT) or {}
+    configs = [*declared, found.get("deployment_config") or {}]
+    return next((one["user_config"] for one in configs if isinstance(one.get("user_config"), dict)), {})
 
 
-def _parse(application: dict[str, Any]) -> ServeStatus:
+def parse(application: dict[str, Any]) -> ServeStatus:
+    """What Serve says of one application; {} if there is none."""
     deployment = (application.get("deployments") or {}).get(DEPLOYMENT) or {}
-    config = application.get("deployed_app_config") or {}
     return ServeStatus(
         application=application.get("status") or "",
         deployment=deployment.get("status") or "",
@@ -113,8 +105,5 @@ def _parse(application: dict[str, Any]) -> ServeStatus:
             Replica(str(item.get("replica_id", "")), str(item.get("state", "")), item.get("pid"), item.get("node_ip"))
             for item in deployment.get("replicas") or ()
         ),
-        fingerprint=next(
-            (item["user_config"]["fingerprint"] for item in config.get("deployments") or () if item.get("user_config")),
-            "",
-        ),
+        fingerprint=user_config(application).get("fingerprint", ""),
     )

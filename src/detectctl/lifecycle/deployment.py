@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import detectctl
 from detectctl.engine.compiled import read_agreement
 from detectctl.engine.detector_settings import CONFIDENCE, DetectorSettings
+from detectctl.keys import key_digests
 from detectctl.serving.service_config import APPLICATION, DEPLOYMENT, IMPORT_PATH, MAX_QUEUE, ServiceConfig
 from detectctl.wire import Device, EngineInfo
 
@@ -29,6 +30,23 @@ _REPLICA_SHARE = 0.001
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """Where replicas run, and what of it is theirs.
+
+    Attributes:
+        cpus: that each reserves and uses; None for a machine of our own, which they share.
+        gpus: that each reserves.
+        spread: whether each node should have as many as another.
+        route_prefix: below which the service answers.
+    """
+
+    cpus: int | None = None
+    gpus: float = 0.0
+    spread: bool = False
+    route_prefix: str = "/"
+
+
+@dataclass(frozen=True, slots=True)
 class Deployment:
     """A configuration that can be handed to Serve, compared, and restored: from `minimum` to `maximum` replicas.
 
@@ -36,6 +54,7 @@ class Deployment:
         config: what each replica is given.
         source: where the model came from: `base`, `file` or `wandb`.
         artifact: the exact one on W&B; see `ModelVersion`.
+        placement: what replicas are given.
     """
 
     config: ServiceConfig
@@ -44,6 +63,7 @@ class Deployment:
     device: Device
     source: str
     artifact: str | None = None
+    placement: Placement = Placement()
 
     @property
     def fingerprint(self) -> str:
@@ -61,7 +81,8 @@ class Deployment:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Deployment:
         """The inverse of `asdict`; TypeError or KeyError on another shape."""
-        return cls(**{**data, "config": ServiceConfig.from_json(data["config"])})
+        placement = Placement(**data.get("placement", {}))  # earlier versions had no clusters
+        return cls(**{**data, "config": ServiceConfig.from_json(data["config"]), "placement": placement})
 
     def application(self, running: int = 0) -> dict[str, Any]:
         """As one application of Serve's REST interface, for any host; `running`: replicas that it has already."""
@@ -76,8 +97,10 @@ class Deployment:
             "graceful_shutdown_timeout_s": 150,  # more than a replica may take for a request; `down` has its own limit
             "health_check_period_s": 1,  # a killed replica is noticed at the next look
             "health_check_timeout_s": 15,
-            "ray_actor_options": {"num_cpus": _REPLICA_SHARE},
+            "ray_actor_options": {"num_cpus": self.placement.cpus or _REPLICA_SHARE},
         }
+        if self.placement.gpus:
+            deployment["ray_actor_options"]["num_gpus"] = self.placement.gpus
         if self.minimum == self.maximum:
             deployment["num_replicas"] = self.minimum
         else:
@@ -92,14 +115,28 @@ class Deployment:
                 # Serve goes to this number at each change, and otherwise stays at what the load has asked for. Without
                 # it a new model would not be loaded before the first request, and `up` could not say whether it loads.
                 deployment["autoscaling_config"]["initial_replicas"] = min(max(1, running), self.maximum)
-        application = {"name": APPLICATION, "route_prefix": "/", "import_path": IMPORT_PATH}
+        if self.placement.spread:
+            deployment["spread"] = True  # how many that is on a node, the host knows
+        application = {"name": APPLICATION, "route_prefix": self.placement.route_prefix, "import_path": IMPORT_PATH}
         return {**application, "args": args, "deployments": [deployment]}
 
 
 def plan(
-    settings: UpSettings, model: ModelVersion, compiled: CompiledModel, device: Device, api_key_file: Path | None
+    settings: UpSettings,
+    model: ModelVersion,
+    compiled: CompiledModel,
+    device: Device,
+    api_key_file: Path | None,
+    *,
+    remote: bool = False,
 ) -> Deployment:
-    """The deployment that `settings` ask for with this model; below this, nothing knows the command line's settings."""
+    """The deployment that `settings` ask for with this model; below this, nothing knows the command line's settings.
+
+    `remote`: for a host of whose disk replicas see nothing, so that keys travel as digests.
+    """
+    placement = Placement()
+    if remote:
+        placement = Placement(settings.cpus or 1, settings.gpus, settings.spread, settings.route_prefix)
     on_gpu = device == "cuda"
     detector = DetectorSettings(
         model=str(model.checkpoint if on_gpu else compiled.directory),
@@ -113,6 +150,7 @@ def plan(
         iou=settings.iou,
         max_det=settings.max_det,
         agnostic_nms=settings.agnostic_nms,
+        threads=placement.cpus,
         trust_checkpoint=settings.trust_checkpoint,
         max_image_bytes=settings.max_image_bytes,
         max_image_pixels=settings.max_image_pixels,
@@ -125,8 +163,9 @@ def plan(
         allow_url=settings.allow_url,
         url_input=settings.url_input,
         api_key_file=None if api_key_file is None else str(api_key_file),
+        key_digests=key_digests(api_key_file) if remote and api_key_file is not None else (),
         # Neither keys nor --no-auth: the service listens on loopback, for the users of this machine.
-        own_host=settings.host if api_key_file is None and not settings.no_auth else None,
+        own_host=settings.host if api_key_file is None and not settings.no_auth and not remote else None,
         cors_origin=settings.cors_origin,
         docs=settings.docs,
         page=settings.page,
@@ -136,5 +175,8 @@ def plan(
     # The wording of a reason is not a change; everything else is.
     told = replace(config, model=replace(config.model, reason=None))
     compared = {**asdict(told), "replicas": [minimum, maximum], "device": device}
+    if remote:
+        compared["placement"] = asdict(placement)
     fingerprint = hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:16]
-    return Deployment(replace(config, fingerprint=fingerprint), minimum, maximum, device, model.source, model.artifact)
+    config = replace(config, fingerprint=fingerprint)
+    return Deployment(config, minimum, maximum, device, model.source, model.artifact, placement)

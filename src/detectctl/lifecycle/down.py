@@ -36,7 +36,7 @@ class DownResult:
     seconds: float
 
 
-def down(name: str, paths: Paths, *, timeout_s: float, force: bool, report: Report) -> DownResult:
+def down(folder: InstanceFolder, *, timeout_s: float, force: bool, report: Report) -> DownResult:
     """Take the instance down; it is not an error if there is none.
 
     Accepted requests may take `timeout_s`; `force` waits for none.
@@ -45,7 +45,7 @@ def down(name: str, paths: Paths, *, timeout_s: float, force: bool, report: Repo
         DeadlineExceeded: another command held the instance's lock.
     """
     begun = time.monotonic()
-    folder = InstanceFolder(paths.state, name)
+    name = folder.name
     if not folder.exists():
         return DownResult(name, "nothing", drained=True, seconds=0.0)
     lock_s = _FORCED_LOCK_S if force else timeout_s + _LOCK_GRACE_S
@@ -73,6 +73,6 @@ def down_all(
     """`down` for every instance, one after another: its name, and what was done or why that failed."""
     for name in names(paths.state):
         try:
-            yield name, down(name, paths, timeout_s=timeout_s, force=force, report=report)
+            yield name, down(InstanceFolder(paths.state, name), timeout_s=timeout_s, force=force, report=report)
         except DetectctlError as error:
             yield name, error

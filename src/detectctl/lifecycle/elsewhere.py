@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from detectctl import processes
 from detectctl.errors import NotReady
+from detectctl.hosts.cluster.place import ClusterPlace
 from detectctl.hosts.local.keeper import HEARTBEAT_S
 
 if TYPE_CHECKING:
@@ -36,14 +37,15 @@ def this_machine() -> str:
 
 def elsewhere(folder: InstanceFolder, state: InstanceState) -> str | None:
     """Where the instance lives, if that is not here: `host A`. None if it lives here, or nowhere."""
+    place = state.place
     with state.open_host() as host:
-        if host.alive:
+        if isinstance(place, ClusterPlace) or host.alive:
             return None
-    head = state.place.head
+    head = place.head
     same_name = state.machine in {"", this_machine()}
     same_kernel = head is not None and head.boot == processes.boot_id()
     if _is_locked(folder.alive_file):
-        if (same_name or same_kernel) and processes.seen(state.place.instance_id):
+        if (same_name or same_kernel) and processes.seen(place.instance_id):
             return None  # it is here, and its state says something else
     elif same_name or same_kernel:
         return None  # whoever had locked it has ended with the machine or the container

@@ -45,7 +45,7 @@ def check(settings: UpSettings) -> None:
         UsageError: options that exclude each other; a host that is unknown; or other machines reach the service, and
             nothing says who may.
     """
-    only_this_machine = _only_this_machine(settings.host)
+    only_this_machine = settings.address is None and _only_this_machine(settings.host)
     answers = {
         "--api-key-file": settings.api_key_file is not None,
         "--generate-api-key": settings.generate_api_key,
@@ -57,8 +57,9 @@ def check(settings: UpSettings) -> None:
             f"{' and '.join(given)} exclude each other", why="only one can say who may ask", hint="give one of them"
         )
     if not given and not only_this_machine:
+        where = f"--host {settings.host}" if settings.address is None else f"--address {settings.address}"
         raise UsageError(
-            f"--host {settings.host} exposes the service to other machines without authentication",
+            f"{where} exposes the service to other machines without authentication",
             why="everybody who reaches it could use it",
             hint="require a key: `--api-key-file FILE` or `--generate-api-key`; or allow everybody: `--no-auth`",
         )

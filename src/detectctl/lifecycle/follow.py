@@ -93,7 +93,7 @@ class Follower:
 
     @property
     def _folder(self) -> InstanceFolder:
-        return InstanceFolder(self.paths.state, self.settings.name)
+        return InstanceFolder.named(self.settings, self.paths.state)
 
     def _update(self, state: InstanceState | None) -> None:
         """Bring the instance to what the reference means now, unless that was rejected."""
@@ -155,7 +155,7 @@ class Follower:
         usual = trial.before.errors.get(_BLAMED, 0) / max(1, trial.before.requests)
         if errors >= _LEAST_ERRORS and errors / max(1, requests) > usual + _MORE_ERRORS:
             return f"{errors} of {requests} requests failed"
-        current = status(self.settings.name, self.paths)
+        current = status(self._folder)
         self._degraded = self._degraded + 1 if current.state == "degraded" else 0
         return f"its replicas do not stay up: {current.message}" if self._degraded >= _DEGRADED_LOOKS else None
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import time
 from dataclasses import dataclass, field
@@ -17,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 
 from detectctl.colours import without_colours
 from detectctl.errors import NotRunning
+from detectctl.hosts.log_files import new_lines
 from detectctl.lifecycle.elsewhere import require_here
-from detectctl.lifecycle.state import InstanceFolder, not_running
+from detectctl.lifecycle.state import not_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from pathlib import Path
 
-    from detectctl.paths import Paths
+    from detectctl.hosts.host import NewLines
+    from detectctl.lifecycle.state import InstanceFolder
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _POLL_S = 0.3
@@ -68,18 +68,17 @@ class LogFilter:
         return its and LEVELS.index(line.level) >= LEVELS.index(self.level)
 
 
-def lines(name: str, paths: Paths, wanted: LogFilter, tail: int, *, follow: bool) -> Iterator[LogLine]:
+def lines(folder: InstanceFolder, wanted: LogFilter, tail: int, *, follow: bool) -> Iterator[LogLine]:
     """The last `tail` lines of the instance, oldest first; of the last failed start if none is running.
 
     With `follow`, then lines as they are written, until the instance is gone. NotRunning if there is no such instance,
     and none failed to start; NotReady if it runs on another machine.
     """
-    folder = InstanceFolder(paths.state, name)
-    reached: dict[int, int] = {}
-    yield from _last(_new_lines(folder, wanted, reached, unfinished=not follow), tail)
+    reached: dict[Any, Any] = {}
+    yield from _last(_lines(folder, wanted, reached, unfinished=not follow), tail)
     while follow and folder.read() is not None:
         with contextlib.suppress(NotRunning):  # `down` was quicker
-            yield from sorted(_new_lines(folder, wanted, reached))
+            yield from sorted(_lines(folder, wanted, reached))
         time.sleep(_POLL_S)
 
 
@@ -89,58 +88,37 @@ def _last(lines: Iterable[LogLine], tail: int) -> list[LogLine]:
     return ordered[-tail:] if tail else []
 
 
-def _new_lines(
-    folder: InstanceFolder, wanted: LogFilter, reached: dict[int, int], *, unfinished: bool = False
+def _lines(
+    folder: InstanceFolder, wanted: LogFilter, reached: dict[Any, Any], *, unfinished: bool = False
 ) -> Iterator[LogLine]:
-    for file in _files(folder):
-        yield from filter(wanted.accepts, _parsed(file, _raw_lines(file, reached, unfinished=unfinished)))
+    for found in _read(folder, reached, unfinished=unfinished):
+        yield from filter(wanted.accepts, _parsed(found))
 
 
-def _raw_lines(file: Path, reached: dict[int, int], *, unfinished: bool = False) -> list[bytes]:
-    """The lines that were added since the last look; with `unfinished` also one whose end is not written yet.
-
-    `reached` says how far each inode was read, for a rotated file keeps nothing else; it is brought up to date.
-    """
-    try:
-        with file.open("rb") as stream:
-            inode = os.fstat(stream.fileno()).st_ino
-            begun = reached.get(inode, 0)
-            if begun > os.fstat(stream.fileno()).st_size:  # the inode of a removed file was reused
-                begun = 0
-            stream.seek(begun)
-            data = stream.read()
-    except FileNotFoundError:  # rotated away since it was listed
-        return []
-    if not unfinished:
-        data = data[: data.rfind(b"\n") + 1]
-    reached[inode] = begun + len(data)
-    return data.splitlines()
-
-
-def _files(folder: InstanceFolder) -> list[Path]:
+def _read(folder: InstanceFolder, reached: dict[Any, Any], *, unfinished: bool) -> Iterator[NewLines]:
     state = folder.read()
     if state is None:
         if not folder.failed_logs.is_dir():
             raise not_running(folder.name)
-        return sorted(file for file in folder.failed_logs.iterdir() if file.is_file())
+        files = sorted(file for file in folder.failed_logs.iterdir() if file.is_file())
+        yield from new_lines(files, reached, unfinished=unfinished)
+        return
     require_here(folder, state)
     with state.open_host() as host:
-        return host.log_files()
+        yield from host.new_log_lines(reached, unfinished=unfinished)
 
 
-def _parsed(file: Path, lines: list[bytes]) -> Iterator[LogLine]:
-    origin = _origin(file.name)
-    last = time.time()
-    with contextlib.suppress(FileNotFoundError):
-        last = file.stat().st_mtime
-    for raw in lines:
+def _parsed(found: NewLines) -> Iterator[LogLine]:
+    origin = _origin(found.file_name)
+    for raw in found.lines:
         text = without_colours(raw.decode(errors="replace")).rstrip()
         try:
             data = json.loads(text)
             yield _request_line(origin, data) if "time" in data else _serve_line(origin, data)
         except (ValueError, KeyError, TypeError):  # plain text: the head's own words
             if text:
-                yield LogLine(last, "DEBUG" if _GREETING.match(text) else "INFO", origin, text, {})
+                level = "DEBUG" if _GREETING.match(text) else "INFO"
+                yield LogLine(found.modified, level, origin, text, {})
 
 
 def _request_line(origin: str, data: dict[str, Any]) -> LogLine:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from detectctl.client.service_client import Client
 from detectctl.errors import DetectctlError, ModelError, NotReady
-from detectctl.hosts.serve_rest import ServeApiError, ServeStatus
+from detectctl.hosts.dashboard import ServeApiError
+from detectctl.hosts.serve_rest import ServeStatus
 from detectctl.lifecycle.state import Failure, InstanceFolder, InstanceState
 from detectctl.progress import Progress, Report, silent
 from detectctl.signals import uninterrupted
@@ -44,7 +45,7 @@ class Rollout:
         state = replace(state, deployed=deployment, unknown=False)
         self.folder.write(state)
         try:
-            self.host.deploy(deployment.application(running))
+            self.host.deploy(deployment.application(running), state.to_json())
         except ServeApiError as error:
             raise NotReady(
                 "Serve did not accept the application", why=str(error), hint="`detectctl logs` may show more"
@@ -117,11 +118,12 @@ class Rollout:
             with uninterrupted():
                 # First, for a command that is killed in the middle of this: Serve can be asked what it has, the file
                 # cannot.
+                state = replace(state, deployed=good or state.deployed)
                 with contextlib.suppress(NotReady):
-                    self.folder.write(replace(state, deployed=good or state.deployed))
+                    self.folder.write(state)
                 if good is None:
                     return False
-                self.host.deploy(good.application(self.host.status().target_replicas))
+                self.host.deploy(good.application(self.host.status().target_replicas), state.to_json())
             self._wait_running(good, max(self.deadline, Deadline.after(_RESTORE_S)))
             return True
         return False

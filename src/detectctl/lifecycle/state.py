@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from detectctl.errors import NotReady, NotRunning
 from detectctl.files import reason, remedy, write_atomically
+from detectctl.hosts import places
+from detectctl.hosts.cluster.place import ClusterPlace
+from detectctl.hosts.dashboard import ServeApiError
 from detectctl.hosts.local import ray_head
 from detectctl.lifecycle.deployment import Deployment
 from detectctl.lifecycle.elsewhere import require_here, this_machine
-from detectctl.processes import Process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from detectctl.hosts.host import Host
+    from detectctl.settings import PlacedSettings, UpSettings
 
 SCHEMA = 3
 """Of the state file; another number when what was deployed is written in another way."""
-
-# Enough to find an instance, to roll it to what this version deploys, and to stop it: every schema has these.
-_PLACE = ("instance_id", "head", "temp_dir", "dashboard_url", "host", "port")
 
 UNKNOWN = "its state was written by another version of detectctl"
 """Why it is not known what an instance has deployed."""
@@ -63,7 +63,7 @@ class InstanceState:
     """
 
     name: str
-    place: ray_head.HeadRecord
+    place: places.Place
     created_at: float
     machine: str = ""
     deployed: Deployment | None = None
@@ -72,9 +72,10 @@ class InstanceState:
     unknown: bool = False
 
     @classmethod
-    def new(cls, name: str, host: str, port: int, environ: Mapping[str, str]) -> InstanceState:
-        """Of an instance that is to be started, to listen at this address; raises as `ray_head.plan`."""
-        return cls(name, ray_head.plan(host, port, environ), time.time(), this_machine())
+    def new(cls, settings: UpSettings, environ: Mapping[str, str]) -> InstanceState:
+        """Of an instance that is to be started where the settings say; raises as `ray_head.plan`."""
+        place = cluster_place(settings) or ray_head.plan(settings.host, settings.port, environ)
+        return cls(settings.name, place, time.time(), this_machine())
 
     @property
     def api_key_file(self) -> Path | None:
@@ -84,16 +85,54 @@ class InstanceState:
 
     def open_host(self) -> Host:
         """Where it runs, or is to be started; a context manager."""
-        from detectctl.hosts.local.local_host import LocalHost
+        return places.open_host(self.place)
 
-        return LocalHost(self.place)
+    def to_json(self) -> dict[str, Any]:
+        """All but the place."""
+        data = asdict(self)
+        del data["place"]
+        return {"schema": SCHEMA, **data}
+
+    @classmethod
+    def from_json(cls, place: places.Place, data: dict[str, Any]) -> InstanceState:
+        """The inverse of `to_json`; KeyError, TypeError or AttributeError on another shape.
+
+        If another version of detectctl wrote it, what is deployed is not known: `up` then rolls to what this version
+        deploys.
+        """
+        # Earlier versions did not say on which machine.
+        state = cls(data["name"], place, data["created_at"], data.get("machine", ""), unknown=True)
+        if data["schema"] != SCHEMA or data.get("unknown", False):
+            return state
+        with contextlib.suppress(KeyError, TypeError, AttributeError):  # another version, although it says the same
+            return replace(
+                state,
+                deployed=None if data["deployed"] is None else Deployment.from_json(data["deployed"]),
+                last_good=None if data["last_good"] is None else Deployment.from_json(data["last_good"]),
+                last_failure=None if data["last_failure"] is None else Failure(**data["last_failure"]),
+                unknown=False,
+            )
+        return state
+
+
+def cluster_place(settings: PlacedSettings) -> ClusterPlace | None:
+    """Where on a cluster the settings look for the instance; None if they name none."""
+    if settings.address is None:
+        return None
+    token_file = settings.ray_token_file
+    return ClusterPlace.of(settings.name, settings.address, None if token_file is None else str(token_file.absolute()))
 
 
 class InstanceFolder:
-    """One instance's folder under the state home; what it says is checked, never trusted."""
+    """One instance's folder under the state home; what it says is checked, never trusted.
 
-    def __init__(self, state_home: Path, name: str) -> None:
+    Args:
+        place: where to look for the instance, whatever the folder says; None for where it says.
+    """
+
+    def __init__(self, state_home: Path, name: str, place: ClusterPlace | None = None) -> None:
         self.name = name
+        self._place = place
         self.path = state_home / name
         self.state_file = self.path / "instance.json"
         # Read if the other is damaged: an instance must not be lost to a slip of an editor or a bad disk.
@@ -101,6 +140,11 @@ class InstanceFolder:
         self.alive_file = self.path / "alive"  # locked and touched by what runs; see `elsewhere`
         self.api_key_file = self.path / "api-key"  # made by `up --generate-api-key`; it stays, because its callers do
         self.failed_logs = self.path / "failed-logs"  # of the last start that failed
+
+    @classmethod
+    def named(cls, settings: PlacedSettings, state_home: Path) -> InstanceFolder:
+        """That of the instance that the settings are about."""
+        return cls(state_home, settings.name, cluster_place(settings))
 
     def create(self) -> None:
         """Make the folder, 0700; NotReady if that is not possible."""
@@ -115,6 +159,8 @@ class InstanceFolder:
 
     def exists(self) -> bool:
         """Whether an instance of this name ever was; NotReady if that cannot be seen."""
+        if self._place is not None:
+            return True
         try:
             self.path.stat()
         except FileNotFoundError:
@@ -124,18 +170,40 @@ class InstanceFolder:
         return True
 
     def read(self) -> InstanceState | None:
-        """The state; None if there is no instance.
-
-        If another version of detectctl wrote it, what is deployed is not known: `up` then rolls to what this version
-        deploys.
+        """The state; None if there is no instance. A host that keeps it for everybody to read is believed first.
 
         Raises:
             NotReady: both the file and its copy are damaged; they are set aside, and the next call gives None. Or this
-                user may not read them.
+                user may not read them. Or a cluster does not answer of which nothing else is known.
+            UsageError: the application of this name on the cluster is somebody else's.
         """
+        noted = self.noted()
+        place = self._place or (noted.place if noted is not None else None)
+        if not isinstance(place, ClusterPlace):
+            return noted
+        if noted is not None and noted.place != place:
+            noted = None  # another instance of this name
+        with places.open_host(place) as host:
+            try:
+                told = host.recall()
+            except ServeApiError as error:
+                if noted is not None:
+                    return noted
+                raise NotReady(
+                    f"the cluster at {place.address} does not answer",
+                    why=str(error),
+                    hint="check the address of its dashboard, such as http://head:8265, and its token",
+                ) from error
+        if told is not None:
+            return InstanceState.from_json(place, told)
+        return noted if noted is not None and noted.deployed is None else None  # `up` may be about to deploy it
+
+    def noted(self) -> InstanceState | None:
+        """What the state file says."""
         for file in (self.state_file, self.state_copy):
             try:
-                return _parse(json.loads(file.read_text(errors="replace")))
+                data = json.loads(file.read_text(errors="replace"))
+                return InstanceState.from_json(places.from_json(data), data)
             except FileNotFoundError:
                 if file == self.state_file:
                     return None
@@ -154,9 +222,7 @@ class InstanceFolder:
 
     def write(self, state: InstanceState) -> None:
         """Atomically: a reader sees the old state or the new one. NotReady if the folder cannot be written."""
-        data = asdict(state)
-        place = data.pop("place")
-        text = json.dumps({"schema": SCHEMA, **place, "temp_dir": str(state.place.temp_dir), **data}, indent=1)
+        text = json.dumps({**places.to_json(state.place), **state.to_json()}, indent=1)
         try:
             for file in (self.state_copy, self.state_file):
                 write_atomically(file, text, mode=0o600, durable=True)
@@ -168,29 +234,12 @@ class InstanceFolder:
             ) from error
 
     def forget(self) -> None:
-        """Remove the state; logs of a failed start stay."""
+        """Remove the state; logs of a failed start stay, and so does what is known of an instance elsewhere."""
+        noted = self.noted()
+        if self._place is not None and noted is not None and noted.place != self._place:
+            return
         for file in (self.state_file, self.state_copy, self.alive_file):
             file.unlink(missing_ok=True)
-
-
-def _parse(data: dict[str, Any]) -> InstanceState:
-    place = {key: data[key] for key in _PLACE}
-    place["head"] = None if place["head"] is None else Process(**place["head"])
-    place["temp_dir"] = Path(place["temp_dir"])
-    place["haproxy"] = data.get("haproxy", True)  # earlier versions had no other ingress
-    record, machine = ray_head.HeadRecord(**place), data.get("machine", "")  # earlier versions did not say where
-    state = InstanceState(data["name"], record, data["created_at"], machine, unknown=True)
-    if data["schema"] != SCHEMA or data.get("unknown", False):
-        return state
-    with contextlib.suppress(KeyError, TypeError, AttributeError):  # another version, although it says the same
-        return replace(
-            state,
-            deployed=None if data["deployed"] is None else Deployment.from_json(data["deployed"]),
-            last_good=None if data["last_good"] is None else Deployment.from_json(data["last_good"]),
-            last_failure=None if data["last_failure"] is None else Failure(**data["last_failure"]),
-            unknown=False,
-        )
-    return state
 
 
 def not_running(name: str, why: str = "it was not started, or was taken down") -> NotRunning:

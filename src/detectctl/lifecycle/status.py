@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from detectctl.client.service_client import Client
 from detectctl.errors import DetectctlError
-from detectctl.hosts.serve_rest import Replica, ServeApiError, ServeStatus
+from detectctl.hosts.dashboard import ServeApiError
+from detectctl.hosts.serve_rest import Replica, ServeStatus
 from detectctl.keys import read_keys
 from detectctl.lifecycle.elsewhere import elsewhere
 from detectctl.lifecycle.lock import holder
@@ -73,21 +74,20 @@ class InstanceStatus:
         return self.state in {"running", "updating"}
 
 
-def status(name: str, paths: Paths) -> InstanceStatus:
-    """One instance; NotRunning if none has this name."""
-    state = InstanceFolder(paths.state, name).read()
+def status(folder: InstanceFolder) -> InstanceStatus:
+    """One instance; NotRunning if there is none."""
+    state = folder.read()
     if state is None:
-        raise not_running(name)
-    return _status_of(state, paths)
+        raise not_running(folder.name)
+    return _status_of(state, folder)
 
 
 def all_statuses(paths: Paths) -> tuple[InstanceStatus, ...]:
     """Every instance that has a state file, by name."""
-    return tuple(_status_of(state, paths) for state in all_states(paths.state))
+    return tuple(_status_of(state, InstanceFolder(paths.state, state.name)) for state in all_states(paths.state))
 
 
-def _status_of(state: InstanceState, paths: Paths) -> InstanceStatus:
-    folder = InstanceFolder(paths.state, state.name)
+def _status_of(state: InstanceState, folder: InstanceFolder) -> InstanceStatus:
     changed_by, other_place = holder(folder), elsewhere(folder, state)
     with state.open_host() as host:
         alive, served, trouble = host.alive, ServeStatus(), ""
@@ -97,7 +97,7 @@ def _status_of(state: InstanceState, paths: Paths) -> InstanceStatus:
             except ServeApiError as error:
                 trouble = f"Ray does not answer: {error}"
         command = changed_by.command if changed_by else None
-        word, message = _judge(state, served, command, alive=alive, trouble=trouble)
+        word, message = _judge(state, served, command, trouble=trouble, gone="" if alive else host.gone)
         if other_place is not None:
             word, message = "elsewhere", f"it runs on {other_place}: run this command there"
         stats = host.stats()
@@ -147,20 +147,19 @@ def _engine(endpoint: str, served: ServeStatus, deployment: Deployment) -> Engin
 
 
 def _judge(
-    state: InstanceState, served: ServeStatus, command: str | None, *, alive: bool, trouble: str
+    state: InstanceState, served: ServeStatus, command: str | None, *, trouble: str, gone: str
 ) -> tuple[State, str]:
     """The word for what an instance does, and why it is not simply running.
 
-    `command` is changing it now; `trouble` says why Serve says nothing although Ray is `alive`.
+    `command` is changing it now; `trouble` says why Serve says nothing although Ray lives, `gone` why Ray does not.
     """
     again = "`detectctl up` starts it again, `detectctl down` cleans up"
     if command == "down":
         return "stopping", ""
     if state.last_good is None and command == "up":
         return "starting", served.message
-    if not alive:
-        what = "it never started" if state.place.head is None else "its head process is gone"
-        return ("starting", "") if command == "up" else ("dead", f"{what}; {again}")
+    if gone:
+        return ("starting", "") if command == "up" else ("dead", f"{gone}; {again}")
     if trouble:
         return "degraded", trouble
     if state.last_good is None and served.application != "RUNNING":

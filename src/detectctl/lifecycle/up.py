@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import shutil
 import time
 from dataclasses import dataclass, field, replace
@@ -17,7 +18,8 @@ from detectctl.engine.convert import compile_checkpoint
 from detectctl.engine.detector_settings import BYTES_PER_PIXEL, MAX_IMAGE_PIXELS
 from detectctl.engine.int8.quantise import prepare, quantise
 from detectctl.errors import DetectctlError, ModelError, NotReady, UsageError
-from detectctl.hosts.serve_rest import ServeApiError
+from detectctl.hosts import places
+from detectctl.hosts.dashboard import ServeApiError
 from detectctl.lifecycle import exposure
 from detectctl.lifecycle.deployment import plan
 from detectctl.lifecycle.lock import locked
@@ -56,6 +58,7 @@ class UpResult:
         action: `started`, `updated` or `unchanged`.
         replicas: how many Serve wants now.
         seconds: from the command to the answer.
+        endpoints: `endpoint`, and others that answer now, on a cluster those of its other nodes.
         api_key_file: the file of the keys that callers need; None if they need none.
         api_key: the key that was made now; never shown again.
     """
@@ -69,6 +72,7 @@ class UpResult:
     seconds: float
     api_key_file: str | None = None
     api_key: str | None = field(default=None, repr=False)
+    endpoints: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,28 +129,62 @@ def begin(
     begun = time.monotonic()
     exposure.check(settings)
     parse_allow(settings.allow_url)
-    if settings.max_image_pixels > MAX_IMAGE_PIXELS:
-        limits.require_memory(settings.max_image_pixels * BYTES_PER_PIXEL)
-    device = devices.choose(settings.device, settings.precision, environ, report)
-    folder = InstanceFolder(paths.state, settings.name)
+    device = _chosen_device(settings, environ, report)
+    folder = InstanceFolder.named(settings, paths.state)
     with locked(folder, "up", settings.timeout, report), exposure.prepared(settings, folder, report) as exposed:
         deadline = Deadline.after(settings.timeout)
+        _require_place(settings, folder.noted())
         state = folder.read()
         if state is None and not may_start:
             raise not_running(settings.name)
         running = state is not None and _can_change(state, folder, report)
         if state is None or not running:
-            state = InstanceState.new(settings.name, settings.host, settings.port, environ)
-        place = state.place
-        if (settings.host, settings.port) != (place.host, place.port):
-            raise UsageError(
-                f"instance {state.name} listens on {place.host}:{place.port}, not {settings.host}:{settings.port}",
-                why="the address of a running service cannot change",
-                hint=f"run `detectctl down --name {state.name}`, then `detectctl up` again; or choose another `--name`",
-            )
+            state = InstanceState.new(settings, environ)
+        with state.open_host() as host:
+            host.require(settings.route_prefix)
         calibration = prepare(settings.precision, settings.calibrate, report)
         yield UpJob(
             settings, paths, environ, report, begun, deadline, folder, state, running, device, exposed, calibration
+        )
+
+
+def _chosen_device(settings: UpSettings, environ: Mapping[str, str], report: Report) -> Device:
+    """Where replicas compute; raises as `up` if this machine, where that matters, has not what they need."""
+    if settings.address is None:
+        for option, given in {
+            "--cpus": settings.cpus is not None,
+            "--gpus": settings.gpus > 0,
+            "--spread": settings.spread,
+            "--route-prefix": settings.route_prefix != "/",
+        }.items():
+            if given:
+                raise UsageError(
+                    f"{option} is of no use on this machine",
+                    why="it says how to share a cluster with others",
+                    hint="name the cluster: `--address http://HEAD:8265`; or leave it out",
+                )
+        if settings.max_image_pixels > MAX_IMAGE_PIXELS:
+            limits.require_memory(settings.max_image_pixels * BYTES_PER_PIXEL)
+        return devices.choose(settings.device, settings.precision, environ, report)
+    if settings.device == "cuda" and not settings.gpus:
+        raise UsageError(
+            "--device cuda needs a GPU for each replica",
+            why="on a cluster, a replica sees only the GPUs that it reserves",
+            hint="add `--gpus 1`",
+        )
+    return "cuda" if settings.gpus and settings.device != "cpu" else "cpu"
+
+
+def _require_place(settings: UpSettings, noted: InstanceState | None) -> None:
+    """UsageError if this machine knows an instance of the name that is somewhere else."""
+    wanted = f"{settings.host}:{settings.port}"
+    if settings.address is not None:
+        wanted = f"the cluster {settings.address}"
+    if noted is not None and (place := places.described(noted.place)) != wanted:
+        raise UsageError(
+            f"instance {noted.name} listens on {place}, not {wanted}",
+            why="the address of a running service cannot change",
+            hint=f"run `detectctl down --name {noted.name}`, then `detectctl up` again; or choose another `--name`",
         )
 
 
@@ -230,7 +268,8 @@ def deployment_of(job: UpJob, model: ModelVersion) -> Deployment:
             report=job.report,
             name=model.reference,
         )
-    return plan(job.settings, model, compiled, device, job.exposure.key_file)
+    with job.state.open_host() as host:
+        return plan(job.settings, model, compiled, device, job.exposure.key_file, remote=host.remote)
 
 
 def _device(trained: Trained, job: UpJob) -> Device:
@@ -249,7 +288,7 @@ def _device(trained: Trained, job: UpJob) -> Device:
             why="it is an export, whose network only the engine for CPUs runs",
             hint="give the .pt that it was made from, or use `--device cpu`",
         )
-    return devices.choose("cpu", job.settings.precision, job.environ, job.report)
+    return devices.choose("cpu", job.settings.precision, job.environ, job.report) if job.device == "cuda" else "cpu"
 
 
 def _summary(trained: Trained, asked: int | None, device: Device) -> str:
@@ -348,6 +387,7 @@ def _result(job: UpJob, host: Host, action: str, state: InstanceState) -> UpResu
     return UpResult(
         name=state.name,
         endpoint=host.endpoint,
+        endpoints=host.endpoints,
         action=action,
         model=model,
         engine=engine,
@@ -372,7 +412,9 @@ def _info(endpoint: str, key: str | None, deadline: Deadline) -> ServiceInfo:
 def _keep_logs(host: Host, folder: InstanceFolder) -> None:
     """Save what a failed start said, for `detectctl logs`."""
     shutil.rmtree(folder.failed_logs, ignore_errors=True)
-    for file in host.log_files():
-        with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ServeApiError):
+        for name, modified, lines in host.new_log_lines({}, unfinished=True):
             folder.failed_logs.mkdir(exist_ok=True)
-            shutil.copy(file, folder.failed_logs)
+            file = folder.failed_logs / name
+            file.write_bytes(b"".join(line + b"\n" for line in lines))
+            os.utime(file, (modified, modified))

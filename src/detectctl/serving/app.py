@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detectctl.serving.service_config import APPLICATION, DEPLOYMENT, ServiceConfig
+from detectctl.serving.service_config import DEPLOYMENT, ServiceConfig
 
 if TYPE_CHECKING:
     from detectctl.serving.admission import Service
+    from detectctl.serving.guard import KeyDigests
 
 _CONTROLLER_S = 1.0
 
@@ -30,10 +33,13 @@ class Replica:
     def __init__(self, config: ServiceConfig) -> None:
         from detectctl.engine.detector import Detector
 
+        if config.carried is not None:
+            config = replace(config, detector=replace(config.detector, model=str(config.carried.unpack())))
         self._config = config
         self._detector = Detector.load(config.detector)
         self._detector.warm_up()
         self._service: Service | None = None
+        self._keys: KeyDigests | None = None
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Serve calls it once after the constructor, and again when `up` changes what a running replica can change."""
@@ -41,6 +47,8 @@ class Replica:
         self._detector.settings = self._config.detector
         if self._service is not None:
             self._service.reconfigure(self._config)
+        if self._keys is not None and self._config.key_digests:
+            self._keys.replace(self._config.key_digests)
 
     def __serve_build_asgi_app__(self) -> Any:
         """The FastAPI application around the loaded detector, behind its guard."""
@@ -48,18 +56,20 @@ class Replica:
 
         from detectctl.serving.admission import Service
         from detectctl.serving.fetch import Fetcher
-        from detectctl.serving.guard import KeyRing
+        from detectctl.serving.guard import KeyDigests, KeyRing
         from detectctl.serving.request_log import open_request_log
         from detectctl.serving.routes import create_app
         from detectctl.serving.tally import SUFFIX
         from detectctl.serving.tracing import open_spans
         from detectctl.serving.url_policy import UrlPolicy
 
-        name = serve.get_replica_context().replica_id.unique_id
-        stats_file = None
+        context = serve.get_replica_context()
+        name, stats_file = context.replica_id.unique_id, None
         if self._config.stats_dir is not None:
             stats_file = Path(self._config.stats_dir) / f"{name}{SUFFIX}"
             open_request_log(stats_file.with_suffix(".log"))
+        elif (folder := _serves_logs()) is not None:
+            open_request_log(folder / f"replica_{context.app_name}_requests_{name}.log")
         policy = UrlPolicy(self._config.allow_url, self._config.url_input)
         fetcher = Fetcher(policy, max_bytes=self._config.detector.max_image_bytes)
         self._service = Service(
@@ -71,8 +81,11 @@ class Replica:
             replicas=_replicas,
             spans=open_spans(os.environ, name),
         )
-        keys = self._config.api_key_file
-        return create_app(self._service, None if keys is None else KeyRing(Path(keys)))
+        if self._config.key_digests:
+            self._keys = KeyDigests(self._config.key_digests)
+        elif self._config.api_key_file is not None:
+            self._keys = KeyRing(Path(self._config.api_key_file))
+        return create_app(self._service, self._keys)
 
     def check_health(self) -> None:
         """Serve replaces the replica if this raises."""
@@ -86,15 +99,27 @@ def _request_id() -> str:
     return str(_get_serve_request_context().request_id)
 
 
+def _serves_logs() -> Path | None:
+    """The folder on this node whose files Ray's dashboard shows; None if Serve does not log to files."""
+    for handler in logging.getLogger("ray.serve").handlers:
+        # Serve collects lines in memory before they go into its file.
+        file = getattr(getattr(handler, "target", handler), "baseFilename", None)
+        if file is not None:
+            return Path(file).parent
+    return None
+
+
 async def _replicas() -> tuple[int, int] | None:
     """How many replicas Serve's controller wants, and how many run; None if it does not say so at once."""
     import ray
+    from ray import serve
     from ray.serve._private.constants import SERVE_CONTROLLER_NAME, SERVE_NAMESPACE
 
     try:
         controller = ray.get_actor(SERVE_CONTROLLER_NAME, SERVE_NAMESPACE)
         details = await asyncio.wait_for(controller.get_serve_instance_details.remote(), _CONTROLLER_S)
-        deployment = details["applications"][APPLICATION]["deployments"][DEPLOYMENT]
+        application = serve.get_replica_context().app_name
+        deployment = details["applications"][application]["deployments"][DEPLOYMENT]
         ready = sum(one["state"] == "RUNNING" for one in deployment["replicas"])
         return deployment["target_num_replicas"], ready
     except (ray.exceptions.RayError, ValueError, TimeoutError, LookupError, TypeError):

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Final
 from starlette.responses import JSONResponse
 
 from detectctl.errors import HostNotKnown, RequestError, Unauthorized, UsageError
-from detectctl.keys import read_keys
+from detectctl.keys import key_digests
 from detectctl.serving import page_files
 from detectctl.serving.request_log import LOGGER
 from detectctl.wire import error_body
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -46,24 +46,39 @@ _HEADERS: Final = {
 logger = logging.getLogger(LOGGER)
 
 
-class KeyRing:
-    """The keys that are accepted now: those in the file, which is read again whenever it has changed.
+class KeyDigests:
+    """The keys that are accepted now, of which only digests are known."""
+
+    def __init__(self, digests: Iterable[str]) -> None:
+        self.replace(digests)
+
+    def replace(self, digests: Iterable[str]) -> None:
+        """Accept these keys from now on: SHA-256, hex."""
+        self._digests = tuple(bytes.fromhex(digest) for digest in digests)
+
+    def accepts(self, key: bytes) -> bool:
+        """Whether this is one of the keys; takes the same time for every key that is not one."""
+        digest = hashlib.sha256(key).digest()
+        # All are compared, as digests of one length: the time reveals nothing of how much of which key was right.
+        return sum([hmac.compare_digest(digest, known) for known in self._digests]) > 0
+
+
+class KeyRing(KeyDigests):
+    """The keys in a file, which is read again whenever it has changed.
 
     While the file is missing or malformed, no key is accepted; so replace it in one step (mv). Only digests of the keys
     are kept in memory.
     """
 
     def __init__(self, path: Path) -> None:
+        super().__init__(())
         self._path = path
         self._seen: tuple[int, ...] | None = None
-        self._digests: tuple[bytes, ...] = ()
 
     def accepts(self, key: bytes) -> bool:
-        """Whether this is one of the keys; takes the same time for every key that is not one."""
+        """See `KeyDigests.accepts`."""
         self._refresh()
-        digest = hashlib.sha256(key).digest()
-        # All are compared, as digests of one length: the time reveals nothing of how much of which key was right.
-        return sum([hmac.compare_digest(digest, known) for known in self._digests]) > 0
+        return super().accepts(key)
 
     def _refresh(self) -> None:
         try:
@@ -74,7 +89,7 @@ class KeyRing:
         if seen == self._seen:
             return
         try:
-            self._digests = tuple(hashlib.sha256(key.encode()).digest() for key in read_keys(self._path))
+            self.replace(key_digests(self._path))
         except UsageError as error:
             self._digests = ()
             logger.error("no key is accepted: %s: %s", error.what, error.why)  # noqa: TRY400 - no traceback is needed
@@ -98,7 +113,7 @@ class Guard:
     def __init__(
         self,
         app: ASGIApp,
-        keys: KeyRing | None,
+        keys: KeyDigests | None,
         refused: Callable[[Scope, str], None],
         own_host: str | None = None,
         open_routes: frozenset[str] = OPEN_ROUTES,

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from detectctl.serving.admission import Service, Turn
-    from detectctl.serving.guard import KeyRing
+    from detectctl.serving.guard import KeyDigests
     from detectctl.wire import DetectionResult, DrawOptions
 
 SHORT: Final = ("/detect", "/annotate")
@@ -38,7 +38,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",",
 """As `JSONResponse`, which makes an encoder for each answer."""
 
 
-def create_app(service: Service, keys: KeyRing | None) -> Any:
+def create_app(service: Service, keys: KeyDigests | None) -> Any:
     """The application behind its guard, as an ASGI callable; `keys` None accepts every caller."""
     config = service.config
     api = ShortWay(create_api(service), SHORT)

@@ -13,16 +13,19 @@ from detectctl import processes
 from detectctl.colours import without_colours
 from detectctl.errors import DeadlineExceeded, NotReady
 from detectctl.files import reason, remove
+from detectctl.hosts.dashboard import Dashboard, ServeApiError
 from detectctl.hosts.local import haproxy, ray_head
-from detectctl.hosts.serve_rest import ServeApi, ServeApiError, ServeStatus
+from detectctl.hosts.log_files import new_lines
+from detectctl.hosts.serve_rest import ServeApi, ServeStatus
 from detectctl.serving.request_stats import UPDATES, RequestStats, read_stats
 from detectctl.serving.tally import SUFFIX, Tally
 from detectctl.waiting import NotYet, until
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from detectctl.hosts.host import NewLines
     from detectctl.progress import Report
     from detectctl.waiting import Deadline
 
@@ -31,6 +34,8 @@ _INGRESS_GRACE_S = 1.0
 
 class LocalHost:
     """See `hosts.host.Host`; its head may live or not."""
+
+    remote = False
 
     def __init__(self, record: ray_head.HeadRecord) -> None:
         self._record = record
@@ -49,8 +54,22 @@ class LocalHost:
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     @property
+    def endpoints(self) -> tuple[str, ...]:
+        return (self.endpoint,)
+
+    def require(self, route_prefix: str) -> None:
+        """Nobody else is here; the plan of its record has looked at the machine."""
+
+    def recall(self) -> dict[str, Any] | None:
+        raise ServeApiError("the state file is all there is")
+
+    @property
     def alive(self) -> bool:
         return self._record.head is not None and self._record.head.find() is not None
+
+    @property
+    def gone(self) -> str:
+        return "it never started" if self._record.head is None else "its head process is gone"
 
     def start(self, environ: Mapping[str, str], alive_file: Path, report: Report) -> ray_head.HeadRecord:
         self._record = ray_head.spawn(self._record, environ, alive_file, report)
@@ -96,12 +115,14 @@ class LocalHost:
             token = self._record.token_file.read_text()
         except OSError as error:
             raise ServeApiError(f"its token cannot be read: {reason(error)}") from error
-        return self._connections.enter_context(contextlib.closing(ServeApi(self._record.dashboard_url, token)))
+        dashboard = contextlib.closing(Dashboard(self._record.dashboard_url, token))
+        return ServeApi(self._connections.enter_context(dashboard))
 
     def status(self, deadline: Deadline | None = None) -> ServeStatus:
         return self._serve.status(deadline)
 
-    def deploy(self, application: Mapping[str, Any]) -> None:
+    def deploy(self, application: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+        del record  # the state file has it
         # Replicas run on this machine: the paths that the application names are right for them as they are.
         args = {**application["args"], "stats_dir": str(self._record.requests_dir)}
         self._put([{**application, "args": args}])
@@ -136,9 +157,10 @@ class LocalHost:
         with contextlib.closing(Tally(self._record.requests_dir / f"updates{SUFFIX}")) as tally:
             tally.add(((UPDATES, outcome), 1.0))
 
-    def log_files(self) -> list[Path]:
+    def new_log_lines(self, reached: dict[Any, Any], *, unfinished: bool = False) -> Iterator[NewLines]:
         serve = self._record.temp_dir.glob("ray/session_2*/logs/serve/*.log*")  # the link to it ends with the head
-        return sorted([*serve, *self._record.requests_dir.glob("*.log*"), self._record.head_log])
+        files = sorted([*serve, *self._record.requests_dir.glob("*.log*"), self._record.head_log])
+        return new_lines(files, reached, unfinished=unfinished)
 
     def stop(self) -> None:
         family = (self._record.instance_id, self._record.head, self._record.temp_dir)

@@ -1,0 +1,1 @@
+"""A service on somebody's Ray cluster, reached by its dashboard's HTTP interface alone."""

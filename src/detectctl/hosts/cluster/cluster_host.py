@@ -1,0 +1,349 @@
+"""A service as one application on a Ray cluster that others use too: nothing of theirs is touched.
+
+Everything goes through the dashboard's HTTP interface. What Serve cannot be told there without declaring everybody's
+applications again is done by a job, whose program (`deploy_child`) travels with our code.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import functools
+import json
+import os
+import shlex
+import zlib
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
+
+from detectctl.errors import DeadlineExceeded, NotReady, UsageError
+from detectctl.files import reason
+from detectctl.hosts.cluster import packages
+from detectctl.hosts.cluster.probe import needs
+from detectctl.hosts.cluster.replica_logs import new_lines
+from detectctl.hosts.cluster.token import token
+from detectctl.hosts.dashboard import Dashboard, ServeApiError, TokenRefused
+from detectctl.hosts.serve_rest import ServeApi, ServeStatus, parse, user_config
+from detectctl.progress import Progress
+from detectctl.serving import tracing
+from detectctl.serving.request_stats import RequestStats
+from detectctl.waiting import Deadline, NotYet, until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from detectctl.hosts.cluster.place import ClusterPlace
+    from detectctl.hosts.host import NewLines
+    from detectctl.progress import Report
+
+OLDEST_RAY = (2, 60)
+"""What an older one does not know of an application it leaves out without a word."""
+_CHILD = "detectctl.hosts.cluster.deploy_child"
+_JOB_S = 120.0
+_ASK_S = 10.0
+# HAProxy waits half a minute for a replica that leaves, unless the application says how long is enough.
+_ENVIRONMENT = {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1"}
+_SERVE = {"proxy_location": "EveryNode", "http_options": {"host": "0.0.0.0", "port": 8000}, "applications": []}  # noqa: S104 - a cluster is there to be reached; without a key `up` refuses
+RECORD = "detectctl"
+"""In the user configuration of an application of ours: what any client has to know of it."""
+
+
+class ClusterHost:
+    """See `hosts.host.Host`."""
+
+    remote = True
+
+    def __init__(self, place: ClusterPlace) -> None:
+        self._place = place
+        self._connections = contextlib.ExitStack()
+        self._prefix = "/"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connections.close()
+
+    # --- what is there -----------------------------------------------------------------------------------------------
+
+    @property
+    def endpoint(self) -> str:
+        return self.endpoints[0]
+
+    @property
+    def endpoints(self) -> tuple[str, ...]:
+        # The head's stays; a worker's is there while it has a replica.
+        try:
+            details = self._serve.details(Deadline.after(_ASK_S))
+        except ServeApiError:
+            details = {}
+        port = (details.get("http_options") or {}).get("port") or 8000
+        prefix = (self._application(details).get("route_prefix") or self._prefix).rstrip("/")
+        head = urlsplit(self._place.address).hostname or ""
+        others = sorted(str(proxy.get("node_ip", "")) for proxy in _healthy(details))
+        return tuple(f"http://{_bracketed(host)}:{port}{prefix}" for host in dict.fromkeys((head, *others)) if host)
+
+    @property
+    def alive(self) -> bool:
+        with contextlib.suppress(ServeApiError):
+            return bool(self._application(self._serve.details(Deadline.after(_ASK_S))))
+        return True  # nobody knows; whoever asks for more is told why
+
+    @property
+    def gone(self) -> str:
+        return f"its application is not on {self._place.address}"
+
+    def recall(self) -> dict[str, Any] | None:
+        try:
+            details = self._serve.details(Deadline.after(_ASK_S))
+        except TokenRefused as error:
+            raise self._refused(error) from error
+        application = self._application(details)
+        if not application or application.get("status") == "DELETING":
+            return None
+        told: dict[str, Any] = user_config(application).get(RECORD) or {}
+        if not told:
+            self._refuse_others(application)
+        status = parse(application)
+        if status.application == "RUNNING" and told.get("deployed") and not _same(told["deployed"], told["last_good"]):
+            told = {**told, "last_good": told["deployed"], "last_failure": None}
+        return told
+
+    def status(self, deadline: Deadline | None = None) -> ServeStatus:
+        details = self._serve.details(deadline)
+        application = self._application(details)
+        status = parse(application)
+        if status.application == "RUNNING" and (closed := _closed(details, status)):
+            waits = f"the ingress of {', '.join(sorted(closed))} is not ready"
+            return replace(status, application="DEPLOYING", message=status.message or waits)
+        if status.application == "UNHEALTHY" and status.message.startswith("A deployment actor"):
+            return replace(status, application="RUNNING")  # it keeps packages; requests do not need it
+        return status
+
+    def _application(self, details: Mapping[str, Any]) -> dict[str, Any]:
+        return (details.get("applications") or {}).get(self._place.application) or {}
+
+    @functools.cached_property
+    def _dashboard(self) -> Dashboard:
+        dashboard = Dashboard(self._place.address, token(self._place.token_file, os.environ))
+        return self._connections.enter_context(contextlib.closing(dashboard))
+
+    @functools.cached_property
+    def _serve(self) -> ServeApi:
+        return ServeApi(self._dashboard, self._place.application)
+
+    # --- what is changed ---------------------------------------------------------------------------------------------
+
+    def require(self, route_prefix: str) -> None:
+        address = self._place.address
+        try:
+            version = str(self._dashboard.json("GET", "/api/version", Deadline.after(_ASK_S)).get("ray_version", ""))
+            details = self._serve.details(Deadline.after(_ASK_S))
+        except TokenRefused as error:
+            raise self._refused(error) from error
+        except ServeApiError as error:
+            raise NotReady(
+                f"the cluster at {address} does not answer",
+                why=str(error),
+                hint="check the address of its dashboard, such as http://head:8265",
+            ) from error
+        if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < OLDEST_RAY:
+            oldest = ".".join(map(str, OLDEST_RAY))
+            raise NotReady(
+                f"the cluster at {address} runs Ray {version or 'of an unknown version'}",
+                why=f"detectctl needs Ray {oldest}: an older one drops requests at an update, without a word",
+                hint=f"upgrade the cluster to Ray {oldest} or later",
+            )
+        self._refuse_others(self._application(details))
+        for name, other in (details.get("applications") or {}).items():
+            if name != self._place.application and other.get("route_prefix") == route_prefix:
+                raise UsageError(
+                    f"--route-prefix {route_prefix} is taken",
+                    why=f"the application {name} of this cluster answers there",
+                    hint="choose another, such as `--route-prefix /yolo`",
+                )
+        self._prefix = route_prefix
+
+    def _refused(self, error: TokenRefused) -> UsageError:
+        return UsageError(
+            f"the cluster at {self._place.address} does not accept the token",
+            why=str(error),
+            hint="name the file of its token: `--ray-token-file FILE`, or RAY_AUTH_TOKEN_PATH",
+        )
+
+    def _refuse_others(self, application: Mapping[str, Any]) -> None:
+        if application and not user_config(dict(application)).get(RECORD) and application.get("deployments"):
+            raise UsageError(
+                f"the application {self._place.application} on {self._place.address} is not detectctl's",
+                why="somebody else deployed it under this name",
+                hint="choose another `--name`",
+            )
+
+    def start(self, environ: Mapping[str, str], alive_file: Path, report: Report) -> ClusterPlace:
+        del environ, alive_file
+        details = self._serve.details()
+        if not details.get("controller_info"):
+            report(Progress("start Ray", "starting Serve on the cluster"))
+            self._serve.put(_SERVE)
+        return self._place
+
+    def inherited(self, variable: str) -> str | None:
+        return os.environ.get(variable)  # see `_environment`
+
+    def require_running(self, doing: str) -> None:
+        """The cluster is not ours; `status` says why it does not answer."""
+
+    def wait_until_up(self, deadline: Deadline) -> str:
+        def answer() -> str | NotYet:
+            try:
+                self._serve.details(deadline)
+            except ServeApiError as error:
+                return NotYet(str(error))
+            return f"the cluster at {self._place.address}"
+
+        return until(answer, deadline, f"the cluster at {self._place.address} did not answer in time")
+
+    def deploy(self, application: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+        [deployment] = application["deployments"]
+        fingerprint = deployment["user_config"]["fingerprint"]
+        known = self._known(fingerprint)
+        if known is None:
+            known = self._upload(Path(application["args"]["detector"]["model"]))
+        args = {**application["args"], "carried": known["carried"], "api_key_file": None}
+        args["detector"] = {**args["detector"], "model": ""}
+        told = {**record, "packages": {**self._packages(), fingerprint: known}}
+        keep = {fingerprint, *(one["config"]["fingerprint"] for one in (record["last_good"],) if one)}
+        told["packages"] = {key: value for key, value in told["packages"].items() if key in keep}
+        spec = {
+            "name": self._place.application,
+            "route_prefix": application["route_prefix"],
+            "args": args,
+            "deployment": {**deployment, "user_config": {**deployment["user_config"], RECORD: told}},
+        }
+        asked = deployment["ray_actor_options"]
+        running = parse(self._application(self._serve.details())).target_replicas
+        if not running:
+            room = deployment.get("num_replicas") or max(1, deployment["autoscaling_config"]["min_replicas"])
+        else:
+            room = 0 if deployment.get("spread") else 1
+        self._run("deploy", {**spec, "needs": needs(on_gpu=bool(asked.get("num_gpus"))), "room": room}, known["uris"])
+
+    def _known(self, fingerprint: str) -> dict[str, Any] | None:
+        """The packages of a deployment that the cluster has had, if it has them still."""
+        known: dict[str, Any] | None = self._packages().get(fingerprint)
+        return known if known is not None and all(map(self._has, known["uris"])) else None
+
+    def _packages(self) -> dict[str, Any]:
+        told = user_config(self._application(self._serve.details())).get(RECORD) or {}
+        found: dict[str, Any] = told.get("packages") or {}
+        return found
+
+    def _has(self, uri: str) -> bool:
+        """Whether the cluster has a package; if it has, it keeps it for some minutes from now."""
+        path = f"/api/packages/gcs/{uri.removeprefix('gcs://')}"
+        return self._dashboard.ask("GET", path, may_lack=True).status == 200
+
+    def _upload(self, path: Path) -> dict[str, Any]:
+        try:
+            carried, parts = packages.model(path)
+        except OSError as error:
+            raise ServeApiError(f"its model is not on this machine: {path}: {reason(error)}") from error
+        sent = [packages.code(), *parts]
+        for package in sent:
+            if not self._has(package.uri):
+                self._dashboard.ask("PUT", f"/api/packages/gcs/{package.file_name}", None, package.data)
+        return {"carried": asdict(carried), "uris": [package.uri for package in sent]}
+
+    def _run(self, command: str, spec: Mapping[str, Any], uris: list[str], deadline: Deadline | None = None) -> None:
+        """A job on the cluster that runs `deploy_child`; ServeApiError in its words if it fails."""
+        deadline = deadline or Deadline.after(_JOB_S)
+        packed = base64.urlsafe_b64encode(zlib.compress(json.dumps(spec).encode())).decode()
+        submission = {
+            "entrypoint": f"python -m {_CHILD} {command} {shlex.quote(packed)}",
+            "entrypoint_num_cpus": 0,
+            "runtime_env": {"py_modules": uris, "env_vars": _environment()},
+            "metadata": {"application": self._place.application, "by": "detectctl"},
+        }
+        job = str(self._dashboard.json("POST", "/api/jobs/", deadline, submission).get("submission_id"))
+
+        def ended() -> dict[str, Any] | NotYet:
+            state = self._dashboard.json("GET", f"/api/jobs/{job}", deadline)
+            done = state.get("status") in {"SUCCEEDED", "FAILED", "STOPPED"}
+            return state if done else NotYet(f"job {job}: {state.get('status')}")
+
+        try:
+            state = until(ended, deadline, f"the job {job} on {self._place.address} did not end in time")
+        except DeadlineExceeded as error:
+            with contextlib.suppress(ServeApiError):
+                self._dashboard.json("POST", f"/api/jobs/{job}/stop")
+            raise ServeApiError(error.what_and_why) from error
+        if state["status"] != "SUCCEEDED":
+            logs = str(self._dashboard.json("GET", f"/api/jobs/{job}/logs", deadline).get("logs", ""))
+            said = [line for line in logs.splitlines() if line.startswith(f"{RECORD}: ")]
+            raise ServeApiError(said[-1].removeprefix(f"{RECORD}: ") if said else _last_line(state, logs))
+
+    def drain(self, deadline: Deadline) -> bool:
+        def gone() -> bool | NotYet:
+            status = self.status(deadline)
+            return NotYet(str(status)) if status.application or status.replicas else True
+
+        try:
+            self._delete(deadline)
+            return until(gone, deadline, "replicas were still at work")
+        except (ServeApiError, DeadlineExceeded):
+            return False
+
+    def _delete(self, deadline: Deadline) -> None:
+        if self._application(self._serve.details(deadline)):
+            code = packages.code()
+            if not self._has(code.uri):
+                self._dashboard.ask("PUT", f"/api/packages/gcs/{code.file_name}", deadline, code.data)
+            self._run("delete", {"name": self._place.application}, [code.uri], deadline)
+
+    def stop(self) -> None:
+        with contextlib.suppress(ServeApiError):
+            self._delete(Deadline.after(_JOB_S))
+
+    # --- what it says of itself --------------------------------------------------------------------------------------
+
+    def stats(self) -> RequestStats:
+        return RequestStats()
+
+    def note_update(self, outcome: str) -> None:
+        """Replicas count their own."""
+
+    def new_log_lines(self, reached: dict[Any, Any], *, unfinished: bool = False) -> Iterator[NewLines]:
+        del unfinished
+        return new_lines(self._dashboard, self._place.application, reached)
+
+
+def _same(deployed: Mapping[str, Any], good: Mapping[str, Any] | None) -> bool:
+    return good is not None and bool(deployed["config"]["fingerprint"] == good["config"]["fingerprint"])
+
+
+def _environment() -> dict[str, str]:
+    wanted = {name: os.environ[name] for name in tracing.ENDPOINTS if name in os.environ}
+    return {**_ENVIRONMENT, **wanted}
+
+
+def _healthy(details: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [proxy for proxy in (details.get("proxies") or {}).values() if proxy.get("status") == "HEALTHY"]
+
+
+def _closed(details: Mapping[str, Any], status: ServeStatus) -> set[str]:
+    """Nodes that have a replica and should have an ingress, and have none that answers."""
+    if details.get("proxy_location") != "EveryNode":
+        return set()
+    running = {replica.node_ip for replica in status.replicas if replica.state == "RUNNING" and replica.node_ip}
+    return running - {proxy.get("node_ip") for proxy in _healthy(details)}
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _last_line(state: Mapping[str, Any], logs: str) -> str:
+    lines = (logs or str(state.get("message", ""))).strip().splitlines()
+    return lines[-1] if lines else "the job failed without a word"

@@ -1,0 +1,95 @@
+"""A job on a cluster: what Serve can only be asked by a program there. It comes with our code, and runs on the head.
+
+`python -m detectctl.hosts.cluster.deploy_child deploy|delete SPEC`, where SPEC is JSON, compressed, in base64. What
+fails is the last line, after the name of what failed.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import sys
+import zlib
+from typing import Any
+
+from detectctl.hosts.cluster.probe import Lacking, probe
+from detectctl.serving.keeper import KEEPER, keeper_class
+from detectctl.serving.service_config import ServiceConfig
+
+
+def main() -> int:
+    """What the job does; exit code 1 if that failed."""
+    import ray
+
+    command, packed = sys.argv[1:]
+    spec = json.loads(zlib.decompress(base64.urlsafe_b64decode(packed)))
+    ray.init(address="auto", namespace="serve", log_to_driver=False)
+    try:
+        deploy(spec) if command == "deploy" else delete(spec["name"])
+    except Exception as error:  # noqa: BLE001 - whoever waits for the job reads its last line
+        named = "" if isinstance(error, Lacking) else f"{type(error).__name__}: "
+        sys.stdout.write(f"detectctl: {named}{' '.join(str(error).split())[-2000:]}\n")
+        return 1
+    return 0
+
+
+def deploy(spec: dict[str, Any]) -> None:
+    """Hand Serve the application, in place of an older version; returns when it has begun to.
+
+    Raises:
+        Lacking: a node has not what replicas need; nothing was changed.
+    """
+    from ray import serve
+    from ray.serve.config import DeploymentActorConfig
+
+    from detectctl.serving.app import Replica
+
+    asked = spec["deployment"]["ray_actor_options"]
+    nodes = probe(spec["needs"], cpus=asked["num_cpus"], gpus=asked.get("num_gpus", 0), replicas=spec["room"])
+    options = _options(spec["deployment"], nodes)
+    keeper = DeploymentActorConfig(
+        name=KEEPER,
+        actor_class=keeper_class(),
+        # On the head: Serve's state ends with it anyway, and it may stand without a replica.
+        actor_options={"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}},
+    )
+    deployment = serve.deployment(deployment_actors=[keeper], **options)(serve.ingress()(Replica))
+    # Otherwise each call replaces all replicas, whatever has changed.
+    deployment._version = _version(spec, options)
+    application = deployment.bind(ServiceConfig.from_json(spec["args"]))
+    serve.run_many(
+        [serve.RunTarget(application, spec["name"], spec["route_prefix"])],
+        wait_for_ingress_deployment_creation=False,
+        wait_for_applications_running=False,
+    )
+
+
+def _options(deployment: dict[str, Any], nodes: int) -> dict[str, Any]:
+    options = {key: value for key, value in deployment.items() if key != "spread"}
+    if deployment.get("spread"):
+        most = options.get("num_replicas") or options["autoscaling_config"]["max_replicas"]
+        options["max_replicas_per_node"] = -(-most // nodes)
+        # Old and new ones count together, so that a surge would wait for room for ever.
+        options["max_surge_percent"] = 0
+    return options
+
+
+def _version(spec: dict[str, Any], options: dict[str, Any]) -> str:
+    import ray
+
+    kept = {key: value for key, value in options.items() if key != "user_config"}
+    environment = dict(ray.get_runtime_context().runtime_env)
+    told = json.dumps([spec["args"], kept["ray_actor_options"], environment], sort_keys=True, default=str)
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
+
+
+def delete(name: str) -> None:
+    """Take the application down; returns when its replicas have answered what they had accepted."""
+    from ray import serve
+
+    serve.delete(name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
