@@ -180,7 +180,16 @@ def test_helps_headings_and_metavars_say_what_is_wanted(home: Home) -> None:
     """`up` has too many options for one list."""
     shown = home.run("up", "--help", COLUMNS="80").stdout
     headings = re.findall(r"^([A-Z].*):$", shown, re.MULTILINE)
-    assert headings == ["Model", "Service", "Images and URLs", "Access", "Following", "Output", "Global options"]
+    assert headings == [
+        "Model",
+        "Service",
+        "Cluster",
+        "Images and URLs",
+        "Access",
+        "Following",
+        "Output",
+        "Global options",
+    ]
     for words in ("--host HOST", "--timeout SECONDS", "--calibrate DIR", "--device auto|cpu|cuda"):
         assert words in shown
     assert "TEXT" not in shown

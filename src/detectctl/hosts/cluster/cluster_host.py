@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from detectctl.errors import DeadlineExceeded, NotReady, UsageError
 from detectctl.files import reason
-from detectctl.hosts.cluster import packages
+from detectctl.hosts.cluster import carrier
 from detectctl.hosts.cluster.probe import needs
 from detectctl.hosts.cluster.replica_logs import new_lines
 from detectctl.hosts.cluster.token import token
@@ -247,10 +247,10 @@ class ClusterHost:
 
     def _upload(self, path: Path) -> dict[str, Any]:
         try:
-            carried, parts = packages.model(path)
+            carried, parts = carrier.model(path)
         except OSError as error:
             raise ServeApiError(f"its model is not on this machine: {path}: {reason(error)}") from error
-        sent = [packages.code(), *parts]
+        sent = [carrier.code(), *parts]
         for package in sent:
             if not self._has(package.uri):
                 self._dashboard.ask("PUT", f"/api/packages/gcs/{package.file_name}", None, package.data)
@@ -297,7 +297,7 @@ class ClusterHost:
 
     def _delete(self, deadline: Deadline) -> None:
         if self._application(self._serve.details(deadline)):
-            code = packages.code()
+            code = carrier.code()
             if not self._has(code.uri):
                 self._dashboard.ask("PUT", f"/api/packages/gcs/{code.file_name}", deadline, code.data)
             self._run("delete", {"name": self._place.application}, [code.uri], deadline)

@@ -14,7 +14,7 @@ import zlib
 from typing import Any
 
 from detectctl.hosts.cluster.probe import Lacking, probe
-from detectctl.serving.keeper import KEEPER, keeper_class
+from detectctl.serving.package_keeper import KEEPER, keeper_class
 from detectctl.serving.service_config import ServiceConfig
 
 
