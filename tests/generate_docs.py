@@ -1,4 +1,4 @@
-"""What the documents say of commands, settings and errors, made from the code: `python tests/generate_docs.py`."""
+"""What the documents say of commands, settings, errors, sizes, made from code: `python tests/generate_docs.py`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 
 from detectctl.cli.program import app
 from detectctl.errors import REQUEST_ERRORS
-from detectctl.settings import COMMANDS, GlobalSettings, Settings, settings_of
+from detectctl.lifecycle import sizing
+from detectctl.settings import COMMANDS, GlobalSettings, Replicas, Settings, settings_of
 
 DOCS = Path(__file__).parent.parent / "docs"
 WRITE = "python tests/generate_docs.py"
@@ -57,7 +58,18 @@ def errors_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-MADE = {"settings": settings_table, "commands": help_pages, "errors": errors_table}
+def sizes_table() -> str:
+    """What `--replicas auto` chooses where memory is no limit."""
+    lines = ["| cores | replicas | images at a time in each | its lock is held |", "|---|---|---|---|"]
+    for cores in (2, 4, 8, 16, 32, 64):
+        size = sizing.chosen(cores, 1 << 40)
+        assert size.streams is not None
+        replicas = str(Replicas(size.minimum, size.maximum))
+        lines.append(f"| {cores} | {replicas} | {size.streams} | {size.streams * sizing.LOCK_SHARE:.0%} of the time |")
+    return "\n".join(lines) + "\n"
+
+
+MADE = {"settings": settings_table, "commands": help_pages, "errors": errors_table, "performance": sizes_table}
 """By page; the text goes between the page's marks, and the rest of it is written by hand."""
 
 

@@ -79,10 +79,11 @@ def test_up_and_status_name_the_task(
     engine = EngineInfo("openvino", "cpu", "bf16")
     console = Console()
     console.status(
-        InstanceStatus("i", "running", "", "http://h", model, engine, 1, 1, 1, 1, (), 0, {}, None, None, 1.0)
+        InstanceStatus("i", "running", "", "http://h", model, engine, 1, 1, 1, 2, (), 0, {}, None, None, 1.0, "its why")
     )
     card = capsys.readouterr().out.splitlines()
     assert ["task", task] in [line.split() for line in card]
+    assert "replicas  1/1 ready, may be 1..2; auto: its why" in card
     assert max(map(len, card)) <= 80
     for action in ("started", "unchanged"):
         console.up(UpResult("i", "http://h", action, model, engine, 1, 2.0))

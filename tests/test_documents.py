@@ -20,6 +20,9 @@ import pytest
 import yaml
 
 import site_links
+from detectctl.engine.cpus import available_cpus
+from detectctl.lifecycle import sizing
+from detectctl.limits import whole_memory
 from documents import DOCUMENTS, ROOT, Block, blocks, prose
 from installed import DETECTCTL, Home, file_server, free_port
 from processor import default_precision
@@ -343,5 +346,8 @@ def _normal(lines: list[str]) -> list[str]:
 
 
 def _on_this_processor(shown: list[str]) -> list[str]:
-    """The documents were written where `--precision auto` means bf16."""
-    return [line.replace("openvino bf16 on", f"openvino {default_precision()} on") for line in shown]
+    """The documents were written where `--precision auto` means bf16, on two cores."""
+    here = sizing.chosen(available_cpus(), whole_memory())
+    scales = "" if here.maximum == 1 else f", may be {here.minimum}..{here.maximum}"
+    text = "\n".join(shown).replace("openvino bf16 on", f"openvino {default_precision()} on")
+    return text.replace("ready; auto: one keeps 2 cores busy", f"ready{scales}; auto: {here.why}").split("\n")

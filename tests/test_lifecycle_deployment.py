@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from detectctl.engine.cpus import available_cpus
 from detectctl.lifecycle.deployment import plan
 from detectctl.serving.service_config import ServiceConfig
 from detectctl.settings import Replicas, UpSettings
@@ -52,6 +53,15 @@ def test_a_change_does_not_take_away_what_the_load_has_asked_for(
     planned = plan(UpSettings(replicas=replicas), MODEL, COMPILED, "cpu", None)
     (deployment,) = planned.application(running)["deployments"]
     assert deployment["autoscaling_config"].get("initial_replicas") == initial
+
+
+def test_a_replica_is_added_for_requests_that_the_others_cannot_work_on_now() -> None:
+    """What Serve counts against is the number of images at a time; on a GPU, whose requests share batches, it is 8."""
+    planned = plan(UpSettings(replicas=Replicas(1, 4)), MODEL, COMPILED, "cpu", None)
+    target = planned.application()["deployments"][0]["autoscaling_config"]["target_ongoing_requests"]
+    assert target == planned.config.detector.streams == available_cpus()
+    on_gpu = plan(UpSettings(), MODEL, COMPILED, "cuda", None).application()["deployments"][0]
+    assert on_gpu["autoscaling_config"]["target_ongoing_requests"] == 8
 
 
 def test_what_requests_may_change_for_themselves_changes_without_replacing_a_replica() -> None:

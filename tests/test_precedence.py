@@ -137,9 +137,10 @@ def test_a_tilde_in_a_path_is_the_home_folder(tmp_path: Path, monkeypatch: pytes
     assert "must not begin with ~" in str(caught.value.why)
 
 
-def test_line_width_auto_is_the_default_spelled_out() -> None:
-    """`--line-width auto` is what no flag means."""
+def test_auto_is_the_default_spelled_out() -> None:
+    """`--line-width auto` and `--replicas auto` are what no flag means."""
     assert _load(AnnotateSettings, {"line_width": "auto"}).line_width is None
+    assert _up({"replicas": "auto"}, environ={"DETECTCTL_REPLICAS": "3"}).replicas is None
 
 
 def test_global_options_are_settings_of_the_files_top(tmp_path: Path) -> None:

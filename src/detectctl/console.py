@@ -395,7 +395,8 @@ def _card_lines(status: InstanceStatus) -> Iterator[tuple[str, str]]:
         if status.engine.agreement is not None:
             yield "", str(status.engine.agreement)
     scales = "" if status.minimum == status.maximum else f", may be {status.minimum}..{status.maximum}"
-    yield "replicas", f"{status.ready}/{status.wanted} ready{scales}"
+    sized = f"; auto: {status.sizing}" if status.sizing else ""
+    yield "replicas", f"{status.ready}/{status.wanted} ready{scales}{sized}"
     latency = f"; p50 {_milliseconds(status.p50_ms)}, p99 {_milliseconds(status.p99_ms)}"
     failed = f"{sum(status.errors.values())} failed"
     yield "requests", f"{status.requests}, {failed}{latency if status.p50_ms is not None else ''}"

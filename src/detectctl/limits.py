@@ -5,9 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+from typing import TYPE_CHECKING
 
 from detectctl.cgroups import pairs
 from detectctl.errors import NotReady
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _ENOUGH_FILES = 65_536  # what Ray's own drivers raise it to
 _LEAST_FILES = 512
@@ -101,12 +105,21 @@ def memory() -> tuple[int, str]:
     import psutil  # here, because it takes time that commands without a service do not have
 
     free = psutil.virtual_memory().available + psutil.swap_memory().free
-    limits = (
-        *pairs("memory", "memory.max", "memory.current"),
-        *pairs("memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
-    )
-    allowed = [(limit, "that is the limit of its control group") for limit, _ in limits]
+    allowed = [(limit, "that is the limit of its control group") for limit in _memory_limits()]
     return min([(free, "the machine has no more available"), *allowed])
+
+
+def whole_memory() -> int:
+    """How many bytes this process could use if nothing else did: the same at every time, unlike `memory`."""
+    import psutil
+
+    return min([psutil.virtual_memory().total, *_memory_limits()])
+
+
+def _memory_limits() -> Iterator[int]:
+    """Of the control groups."""
+    for files in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):
+        yield from (limit for limit, _ in pairs("memory", *files))
 
 
 def _open_files() -> int:

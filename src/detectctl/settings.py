@@ -133,9 +133,12 @@ def _with_unit(value: object, units: dict[str, int], wanted: str) -> int:
     return int(float(match[1]) * units[match[2]])
 
 
-def parse_replicas(value: object) -> Replicas:
-    """`2`, or `1..3`; ValueError otherwise."""
-    match = _match(value, r"(\d{1,3})(?:\.\.(\d{1,3}))?", "must be a number such as 2, or a range such as 1..3")
+def parse_replicas(value: object) -> Replicas | None:
+    """`2`, or `1..3`, or None for `auto`; ValueError otherwise."""
+    if value == "auto":
+        return None
+    wanted = "must be auto, a number such as 2, or a range such as 1..3"
+    match = _match(value, r"(\d{1,3})(?:\.\.(\d{1,3}))?", wanted)
     minimum, maximum = int(match[1]), int(match[2] or match[1])
     if minimum > maximum or maximum == 0:
         raise ValueError("must allow at least one replica, and a range must not shrink, as in 0..2")
@@ -293,8 +296,13 @@ class UpSettings(PlacedSettings):
     max_det: int = option(MAX_DET, MODEL, "Maximum number of detections in an image", "N", low=1, high=MOST_DET)
     host: str = option("127.0.0.1", SERVICE, "Address to listen on", "HOST")
     port: int = option(8000, SERVICE, "Port to listen on", "PORT", low=1, high=65535)
-    replicas: Replicas = option(
-        Replicas(1, 2), SERVICE, "Number of replicas; a range scales with the load", "N|MIN..MAX", parse=parse_replicas
+    replicas: Replicas | None = option(
+        None,
+        SERVICE,
+        "Number of replicas; a range scales with the load, and auto chooses one that fits the machine",
+        "auto|N|MIN..MAX",
+        parse=parse_replicas,
+        default="auto",
     )
     timeout: float = option(180.0, SERVICE, "Seconds until the service must answer", "SECONDS", low=1, high=_DAY_S)
     docs: bool = option(True, SERVICE, "Serve the pages /docs and /openapi.json")

@@ -101,7 +101,9 @@ class Detector:
                 hint="run `detectctl up` again: it makes a model for that precision",
             )
         precision = None if settings.precision == "auto" else settings.precision
-        return cls(OpenVINOEngine(model, precision=precision, threads=threads), settings)
+        return cls(
+            OpenVINOEngine(model, precision=precision, threads=threads, streams=settings.streams or threads), settings
+        )
 
     @property
     def workers(self) -> int:

@@ -39,6 +39,7 @@ class DetectorSettings:
         max_det: default of the most detections in an image.
         agnostic_nms: whether boxes of different classes suppress each other by default.
         threads: CPU threads; None for as many as this process may use.
+        streams: `openvino` only: images at a time, when several wait; None for as many as there are threads.
         trust_checkpoint: `torch` only: load it even if that runs code it brings along.
         max_image_bytes: of an encoded image.
         max_image_pixels: of a decoded image.
@@ -56,6 +57,7 @@ class DetectorSettings:
     max_det: int = MAX_DET
     agnostic_nms: bool = False
     threads: int | None = None
+    streams: int | None = None
     trust_checkpoint: bool = False
     max_image_bytes: int = MAX_IMAGE_BYTES
     max_image_pixels: int = MAX_IMAGE_PIXELS

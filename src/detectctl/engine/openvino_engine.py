@@ -40,13 +40,14 @@ class OpenVINOEngine:
     Args:
         model: verified.
         precision: None for bf16 where the processor computes in it, else fp32; int8 needs a model made for it.
-        threads: CPU threads to use in total.
+        threads: CPU threads that work on an image that is alone.
+        streams: images that are worked on at the same time, one thread each, when they are not.
 
     Raises:
         UsageError: the processor does not compute in that precision.
     """
 
-    def __init__(self, model: CompiledModel, *, precision: Precision | None, threads: int) -> None:
+    def __init__(self, model: CompiledModel, *, precision: Precision | None, threads: int, streams: int) -> None:
         import openvino
 
         # Its table of types is built on first use. Two threads that use it first at the same time deadlock: one waits
@@ -57,10 +58,10 @@ class OpenVINOEngine:
         chosen = choose_precision(precision)
         network = core.read_model(model.network)
         self.trained = model.trained
-        self.info = EngineInfo("openvino", "cpu", chosen, threads, streams=threads, batch=1, agreement=model.agreement)
-        compile_for = partial(_Pool, core, network, chosen, model.trained, threads=threads)
-        self._crowded = compile_for(streams=threads)
-        self._alone = compile_for(streams=1) if threads > 1 else self._crowded
+        self.info = EngineInfo("openvino", "cpu", chosen, threads, streams=streams, batch=1, agreement=model.agreement)
+        compile_for = partial(_Pool, core, network, chosen, model.trained)
+        self._crowded = compile_for(streams=streams, threads=streams)
+        self._alone = compile_for(streams=1, threads=threads) if threads > 1 else self._crowded
 
     def infer(self, images: NDArray[np.uint8], confidences: Sequence[float], *, alone: bool) -> list[Candidates]:
         """See `Engine.infer`."""

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import detectctl
+from detectctl import limits
 from detectctl.engine.compiled import read_agreement
+from detectctl.engine.cpus import available_cpus
 from detectctl.engine.detector_settings import CONFIDENCE, DetectorSettings
 from detectctl.keys import key_digests
+from detectctl.lifecycle import sizing
 from detectctl.serving.service_config import APPLICATION, DEPLOYMENT, IMPORT_PATH, MAX_QUEUE, ServiceConfig
 from detectctl.wire import Device, EngineInfo
 
@@ -22,8 +25,9 @@ if TYPE_CHECKING:
 
 # Serve's own limit lies above ours, so that a refused request gets our JSON and Retry-After, not Serve's text.
 _SERVE_MAX_ONGOING = 4 * MAX_QUEUE
-# More than a replica can work on at once, less than anybody would wait for: above it, a second replica helps.
-_TARGET_ONGOING = 8
+# Of a replica on a GPU, whose requests share batches. One on the CPU should have as many as it works on at a time: more
+# have to wait, for about as long as one takes, and one replica fewer could not do what is there.
+_TARGET_ONGOING_ON_GPU = 8
 # Of a CPU, as Ray counts them: room for as many replicas as may be asked for, and to replace them one for one. CPU time
 # is the scheduler's business, not Ray's, and so is the GPU: a replica uses the first one that it sees.
 _REPLICA_SHARE = 0.001
@@ -55,6 +59,7 @@ class Deployment:
         source: where the model came from: `base`, `file` or `wandb`.
         artifact: the exact one on W&B; see `ModelVersion`.
         placement: what replicas are given.
+        sizing: why `--replicas auto` chose so many; empty where it did not.
     """
 
     config: ServiceConfig
@@ -64,6 +69,7 @@ class Deployment:
     source: str
     artifact: str | None = None
     placement: Placement = Placement()
+    sizing: str = ""
 
     @property
     def fingerprint(self) -> str:
@@ -107,8 +113,12 @@ class Deployment:
             deployment["autoscaling_config"] = {
                 "min_replicas": self.minimum,
                 "max_replicas": self.maximum,
-                "target_ongoing_requests": _TARGET_ONGOING,
-                "upscale_delay_s": 5,
+                "target_ongoing_requests": self.config.detector.streams or _TARGET_ONGOING_ON_GPU,
+                # A jump of the load is seen at once: replicas report every second instead of every ten, and what counts
+                # is the mean of three seconds instead of thirty. A replica goes only after a minute without need of it.
+                "metrics_interval_s": 1,
+                "look_back_period_s": 3,
+                "upscale_delay_s": 1,
                 "downscale_delay_s": 60,
             }
             if self.minimum == 0:
@@ -138,6 +148,8 @@ def plan(
     if remote:
         placement = Placement(settings.cpus or 1, settings.gpus, settings.spread, settings.route_prefix)
     on_gpu = device == "cuda"
+    shared = not remote and not on_gpu
+    size = sizing.size(settings.replicas, available_cpus() if shared else None, limits.whole_memory())
     detector = DetectorSettings(
         model=str(model.checkpoint if on_gpu else compiled.directory),
         sha256=model.sha256,
@@ -154,6 +166,7 @@ def plan(
         trust_checkpoint=settings.trust_checkpoint,
         max_image_bytes=settings.max_image_bytes,
         max_image_pixels=settings.max_image_pixels,
+        streams=None if on_gpu else size.streams or placement.cpus,
     )
     config = ServiceConfig(
         fingerprint="",
@@ -171,12 +184,13 @@ def plan(
         page=settings.page,
         metrics_public=settings.metrics_public,
     )
-    minimum, maximum = settings.replicas.minimum, settings.replicas.maximum
     # The wording of a reason is not a change; everything else is.
     told = replace(config, model=replace(config.model, reason=None))
-    compared = {**asdict(told), "replicas": [minimum, maximum], "device": device}
+    compared = {**asdict(told), "replicas": [size.minimum, size.maximum], "device": device}
     if remote:
         compared["placement"] = asdict(placement)
     fingerprint = hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:16]
     config = replace(config, fingerprint=fingerprint)
-    return Deployment(config, minimum, maximum, device, model.source, model.artifact, placement)
+    return Deployment(
+        config, size.minimum, size.maximum, device, model.source, model.artifact, placement, sizing=size.why
+    )

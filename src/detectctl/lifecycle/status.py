@@ -43,6 +43,7 @@ class InstanceStatus:
         p50_ms: median latency of the successful ones, in the replica.
         p99_ms: the latency that 99 % of them stayed below.
         uptime_s: since `up` started it.
+        sizing: why `--replicas auto` chose `minimum` and `maximum`; empty where it did not.
         stats: what was counted, in full.
     """
 
@@ -62,6 +63,7 @@ class InstanceStatus:
     p50_ms: float | None
     p99_ms: float | None
     uptime_s: float
+    sizing: str = ""
     stats: RequestStats = field(default_factory=RequestStats)
 
     def to_json(self) -> dict[str, Any]:
@@ -119,6 +121,7 @@ def _status_of(state: InstanceState, folder: InstanceFolder) -> InstanceStatus:
             p50_ms=stats.percentile_ms(0.5),
             p99_ms=stats.percentile_ms(0.99),
             uptime_s=max(0.0, time.time() - state.created_at),  # the clock may have been set back
+            sizing=deployment.sizing if deployment else "",
             stats=stats,
         )
 

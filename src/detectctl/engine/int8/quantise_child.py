@@ -114,7 +114,7 @@ def _detect(
 ) -> list[tuple[Detection, ...] | None]:
     """The detections in each image, as the service would answer; None where the file is not an image."""
     threads = available_cpus()
-    detector = Detector(OpenVINOEngine(model, precision=precision, threads=threads), settings)
+    detector = Detector(OpenVINOEngine(model, precision=precision, threads=threads, streams=threads), settings)
 
     def detect(image: _Image) -> tuple[Detection, ...] | None:
         if image.sha256 is None:
