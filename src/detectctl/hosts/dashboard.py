@@ -16,6 +16,10 @@ class ServeApiError(Exception):
     """The dashboard did not answer in time, or reported an error: in Ray's own words."""
 
 
+class NothingChanged(ServeApiError):
+    """It was refused before anything changed."""
+
+
 class TokenRefused(ServeApiError):
     """The dashboard wants a token, or another one."""
 

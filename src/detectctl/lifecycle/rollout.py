@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from detectctl.client.service_client import Client
 from detectctl.errors import DetectctlError, ModelError, NotReady
-from detectctl.hosts.dashboard import ServeApiError
+from detectctl.hosts.dashboard import NothingChanged, ServeApiError
 from detectctl.hosts.serve_rest import ServeStatus
 from detectctl.lifecycle.state import Failure, InstanceFolder, InstanceState
 from detectctl.progress import Progress, Report, silent
@@ -46,6 +46,10 @@ class Rollout:
         self.folder.write(state)
         try:
             self.host.deploy(deployment.application(running), state.to_json())
+        except NothingChanged as error:
+            raise NotReady(
+                "the application does not fit", why=str(error), hint="`detectctl doctor` tells more"
+            ) from error
         except ServeApiError as error:
             raise NotReady(
                 "Serve did not accept the application", why=str(error), hint="`detectctl logs` may show more"
@@ -77,7 +81,11 @@ class Rollout:
             with uninterrupted():
                 model = deployment.config.model
                 failed = note_failure(state, model.reference, error, digest=model.digest)
-                restored = self.restore_last_good(failed)
+                restored = isinstance(error.__cause__, NothingChanged)
+                if restored:
+                    self.folder.write(failed)
+                else:
+                    restored = self.restore_last_good(failed)
             raise _as_failed_update(error, state, restored=restored) from error
         except BaseException:  # Ctrl-C: leave things as they were
             with uninterrupted():

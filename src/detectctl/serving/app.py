@@ -47,7 +47,7 @@ class Replica:
         self._detector.settings = self._config.detector
         if self._service is not None:
             self._service.reconfigure(self._config)
-        if self._keys is not None and self._config.key_digests:
+        if self._keys is not None and self._config.carried is not None:
             self._keys.replace(self._config.key_digests)
 
     def __serve_build_asgi_app__(self) -> Any:
@@ -81,10 +81,11 @@ class Replica:
             replicas=_replicas,
             spans=open_spans(os.environ, name),
         )
-        if self._config.key_digests:
-            self._keys = KeyDigests(self._config.key_digests)
-        elif self._config.api_key_file is not None:
-            self._keys = KeyRing(Path(self._config.api_key_file))
+        keys = self._config.api_key_file
+        if keys is not None:
+            # Where the file is not: until Serve has called `reconfigure` with the digests, no key is accepted.
+            there = self._config.carried is None
+            self._keys = KeyRing(Path(keys)) if there else KeyDigests(self._config.key_digests)
         return create_app(self._service, self._keys)
 
     def check_health(self) -> None:

@@ -21,10 +21,10 @@ from urllib.parse import urlsplit
 from detectctl.errors import DeadlineExceeded, NotReady, UsageError
 from detectctl.files import reason
 from detectctl.hosts.cluster import carrier
-from detectctl.hosts.cluster.probe import needs
+from detectctl.hosts.cluster.probe import LACKING, needs
 from detectctl.hosts.cluster.replica_logs import new_lines
 from detectctl.hosts.cluster.token import token
-from detectctl.hosts.dashboard import Dashboard, ServeApiError, TokenRefused
+from detectctl.hosts.dashboard import Dashboard, NothingChanged, ServeApiError, TokenRefused
 from detectctl.hosts.serve_rest import ServeApi, ServeStatus, parse, user_config
 from detectctl.progress import Progress
 from detectctl.serving import tracing
@@ -211,24 +211,35 @@ class ClusterHost:
         known = self._known(fingerprint)
         if known is None:
             known = self._upload(Path(application["args"]["detector"]["model"]))
-        args = {**application["args"], "carried": known["carried"], "api_key_file": None}
+        args = {**application["args"], "carried": known["carried"]}
+        if args["api_key_file"] is not None:
+            args["api_key_file"] = (
+                ""  # there is one, of which replicas get digests; where, is nothing to replace them for
+            )
         args["detector"] = {**args["detector"], "model": ""}
         told = {**record, "packages": {**self._packages(), fingerprint: known}}
         keep = {fingerprint, *(one["config"]["fingerprint"] for one in (record["last_good"],) if one)}
         told["packages"] = {key: value for key, value in told["packages"].items() if key in keep}
-        spec = {
+        spec: dict[str, Any] = {
             "name": self._place.application,
             "route_prefix": application["route_prefix"],
             "args": args,
             "deployment": {**deployment, "user_config": {**deployment["user_config"], RECORD: told}},
         }
         asked = deployment["ray_actor_options"]
+        spec["needs"] = needs(on_gpu=bool(asked.get("num_gpus")))
+        spec["room"] = self._room(deployment, back=_same(record["deployed"], record["last_good"]))
+        self._run("deploy", spec, known["uris"])
+
+    def _room(self, deployment: Mapping[str, Any], *, back: bool) -> int:
+        """New replicas that must find CPUs beside the old ones, or Serve would wait for room without a word."""
+        if back:  # its replicas have never stopped
+            return 0
         running = parse(self._application(self._serve.details())).target_replicas
-        if not running:
-            room = deployment.get("num_replicas") or max(1, deployment["autoscaling_config"]["min_replicas"])
-        else:
-            room = 0 if deployment.get("spread") else 1
-        self._run("deploy", {**spec, "needs": needs(on_gpu=bool(asked.get("num_gpus"))), "room": room}, known["uris"])
+        wanted: int = deployment.get("num_replicas") or max(1, deployment["autoscaling_config"]["min_replicas"])
+        if deployment.get("spread"):  # an old one makes room
+            return max(0, wanted - running)
+        return max(1, wanted - running + 1) if running else wanted
 
     def _known(self, fingerprint: str) -> dict[str, Any] | None:
         """The packages of a deployment that the cluster has had, if it has them still."""
@@ -281,7 +292,9 @@ class ClusterHost:
             raise ServeApiError(error.what_and_why) from error
         if state["status"] != "SUCCEEDED":
             logs = str(self._dashboard.json("GET", f"/api/jobs/{job}/logs", deadline).get("logs", ""))
-            said = [line for line in logs.splitlines() if line.startswith(f"{RECORD}: ")]
+            said = [line for line in logs.splitlines() if line.startswith((f"{RECORD}: ", f"{LACKING}: "))]
+            if said and said[-1].startswith(f"{LACKING}: "):
+                raise NothingChanged(said[-1].removeprefix(f"{LACKING}: "))
             raise ServeApiError(said[-1].removeprefix(f"{RECORD}: ") if said else _last_line(state, logs))
 
     def drain(self, deadline: Deadline) -> bool:

@@ -13,9 +13,11 @@ import sys
 import zlib
 from typing import Any
 
-from detectctl.hosts.cluster.probe import Lacking, probe
+from detectctl.hosts.cluster.probe import LACKING, Lacking, probe
 from detectctl.serving.package_keeper import KEEPER, keeper_class
 from detectctl.serving.service_config import ServiceConfig
+
+_LOGGING = {"encoding": "JSON", "enable_access_log": False}  # we log each request ourselves
 
 
 def main() -> int:
@@ -28,8 +30,8 @@ def main() -> int:
     try:
         deploy(spec) if command == "deploy" else delete(spec["name"])
     except Exception as error:  # noqa: BLE001 - whoever waits for the job reads its last line
-        named = "" if isinstance(error, Lacking) else f"{type(error).__name__}: "
-        sys.stdout.write(f"detectctl: {named}{' '.join(str(error).split())[-2000:]}\n")
+        named = LACKING if isinstance(error, Lacking) else f"detectctl: {type(error).__name__}"
+        sys.stdout.write(f"{named}: {' '.join(str(error).split())[-2000:]}\n")
         return 1
     return 0
 
@@ -58,11 +60,8 @@ def deploy(spec: dict[str, Any]) -> None:
     # Otherwise each call replaces all replicas, whatever has changed.
     deployment._version = _version(spec, options)
     application = deployment.bind(ServiceConfig.from_json(spec["args"]))
-    serve.run_many(
-        [serve.RunTarget(application, spec["name"], spec["route_prefix"])],
-        wait_for_ingress_deployment_creation=False,
-        wait_for_applications_running=False,
-    )
+    target = serve.RunTarget(application, spec["name"], spec["route_prefix"], logging_config=_LOGGING)
+    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
 def _options(deployment: dict[str, Any], nodes: int) -> dict[str, Any]:

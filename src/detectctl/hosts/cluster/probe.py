@@ -12,7 +12,7 @@ _MODULES = {
     "opencv-python-headless": "cv2",
     "openvino": "openvino",
     "pillow": "PIL",
-    "prometheus_client": "prometheus_client",
+    "prometheus-client": "prometheus_client",
     "psutil": "psutil",
     "python-multipart": "python_multipart",
 }
@@ -25,6 +25,10 @@ _SAME = {
 _LOOK_S = 60.0
 
 
+LACKING = "detectctl lacks"
+"""How the line of a job begins that failed for that, before anything changed."""
+
+
 class Lacking(Exception):
     """A node has not what replicas need, or the cluster has no room for them; its text says which and what."""
 
@@ -32,9 +36,10 @@ class Lacking(Exception):
 def needs(*, on_gpu: bool) -> dict[str, str]:
     """What this installation says that replicas need: name of a package → versions, as pip writes them."""
     from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
 
     wanted = {**_MODULES, **(_MODULES_ON_GPU if on_gpu else {})}
-    found = {each.name: each for each in map(Requirement, metadata.requires("detectctl") or [])}
+    found = {str(canonicalize_name(each.name)): each for each in map(Requirement, metadata.requires("detectctl") or [])}
     return {name: str(found[name].specifier) for name in wanted}
 
 
@@ -59,8 +64,7 @@ def probe(needed: dict[str, str], *, cpus: float, gpus: float, replicas: int) ->
         if node["Alive"] and node["Resources"].get("CPU", 0) >= cpus and node["Resources"].get("GPU", 0) >= gpus
     ]
     if not nodes:
-        on = f"{cpus:g} CPUs" + (f" and {gpus:g} GPUs" if gpus else "")
-        raise Lacking(f"no node of the cluster has {on} for a replica")
+        raise Lacking(f"no node of the cluster has {_reserved(cpus, gpus)} for a replica")
     remote_look = ray.remote(num_cpus=0, max_retries=0)(look)
     asked = {
         node["NodeManagerAddress"]: remote_look.options(
@@ -94,10 +98,14 @@ def _require_room(nodes: list[dict[str, Any]], cpus: float, gpus: float, replica
         room += int(min(rooms) + 1e-6)
     if room < replicas:
         raise Lacking(
-            f"the cluster has room for {room} more replicas of {cpus:g} CPUs"
-            + (f" and {gpus:g} GPUs" if gpus else "")
-            + f", and needs it for {replicas}: free some, add nodes, or lower --cpus or --replicas"
+            f"there is room for {room} of the {replicas} replicas to start, with {_reserved(cpus, gpus)} each: "
+            "free some, add nodes, or lower --cpus or --replicas"
         )
+
+
+def _reserved(cpus: float, gpus: float) -> str:
+    words = f"{cpus:g} CPU{'' if cpus == 1 else 's'}"
+    return words + (f" and {gpus:g} GPU{'' if gpus == 1 else 's'}" if gpus else "")
 
 
 def look(needed: dict[str, str]) -> list[str]:
