@@ -48,7 +48,7 @@ class Rollout:
             self.host.deploy(deployment.application(running), state.to_json())
         except NothingChanged as error:
             raise NotReady(
-                "the application does not fit", why=str(error), hint="`detectctl doctor` tells more"
+                "the cluster cannot take the application", why=str(error), hint="`detectctl doctor` tells more"
             ) from error
         except ServeApiError as error:
             raise NotReady(
@@ -70,7 +70,10 @@ class Rollout:
                 hint=f"run `detectctl down --force --name {self.folder.name}`, then `detectctl up` again",
             ) from error
         # What failed is tried again: its cause may have been fixed. Anything else is on its way, if not there already.
-        if running.fingerprint == deployment.fingerprint and running.application in {"RUNNING", "DEPLOYING"}:
+        # So is what an earlier failure was noted about, where that note is kept with the application.
+        noted = self.host.remote and state.last_failure is not None
+        same = running.fingerprint == deployment.fingerprint and running.application in {"RUNNING", "DEPLOYING"}
+        if same and not noted:
             state = replace(state, deployed=deployment, unknown=False)
             if scaled_to_zero(state, running):  # a request would wake it
                 return "unchanged", self._mark_good(state)

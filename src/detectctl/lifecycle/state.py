@@ -195,7 +195,10 @@ class InstanceFolder:
                     hint="check the address of its dashboard, such as http://head:8265, and its token",
                 ) from error
         if told is not None:
-            return InstanceState.from_json(place, told)
+            state = InstanceState.from_json(place, told)
+            if noted is not None and noted.last_good == state.last_good and state.last_failure is None:
+                return replace(state, last_failure=noted.last_failure)  # of an update that did not come as far as there
+            return state
         return noted if noted is not None and noted.deployed is None else None  # `up` may be about to deploy it
 
     def noted(self) -> InstanceState | None:

@@ -213,9 +213,7 @@ class ClusterHost:
             known = self._upload(Path(application["args"]["detector"]["model"]))
         args = {**application["args"], "carried": known["carried"]}
         if args["api_key_file"] is not None:
-            args["api_key_file"] = (
-                ""  # there is one, of which replicas get digests; where, is nothing to replace them for
-            )
+            args["api_key_file"] = ""  # there is one, of which they get digests; another is no reason to replace them
         args["detector"] = {**args["detector"], "model": ""}
         told = {**record, "packages": {**self._packages(), fingerprint: known}}
         keep = {fingerprint, *(one["config"]["fingerprint"] for one in (record["last_good"],) if one)}
