@@ -57,6 +57,14 @@ class Group:
                 used[kind(" ".join(process.cmdline()))] += times.user + times.system  # type: ignore[assignment]
         return used
 
+    def busy_interpreters(self, seconds: float = 1) -> list[int]:
+        """The processes of Python that use more than a twentieth of a core now."""
+        pythons = [process for process in self.living() if "python" in Path(process.exe()).name]
+        before = [sum(process.cpu_times()[:2]) for process in pythons]
+        time.sleep(seconds)
+        used = [sum(process.cpu_times()[:2]) - each for process, each in zip(pythons, before, strict=True)]
+        return [process.pid for process, each in zip(pythons, used, strict=True) if each > 0.05 * seconds]
+
     def memory(self) -> dict[str, dict[str, float]]:
         """MB (a million bytes) of RSS, which counts shared pages in each process, and of PSS, which divides them."""
         found: dict[str, dict[str, float]] = {}

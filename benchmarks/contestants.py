@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import subprocess
@@ -11,12 +12,14 @@ import sys
 import tempfile
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import instance
+import interpreter_lock
 import limit
 import pictures
 import wrk
@@ -47,6 +50,7 @@ class Measurement:
         p99_ms: likewise.
         cpu_ms: CPU per request by kind of process; the load generator's and the image server's are not in it.
         statuses: HTTP status → answers.
+        lock_ms: for which interpreters' locks are held in a request; None where that is not measured.
     """
 
     who: str
@@ -58,6 +62,7 @@ class Measurement:
     p99_ms: float
     cpu_ms: dict[str, float]
     statuses: dict[str, int]
+    lock_ms: float | None = None
 
     @property
     def all_cpu_ms(self) -> float:
@@ -91,6 +96,14 @@ class Running:
         way = "POST" if post else "image_url"
         figures = (load.requests_per_s, load.p50_ms, load.p99_ms, cpu_ms, load.statuses)
         return Measurement(self.who, way, image.name, clients, *figures)
+
+    def lock_ms(self, image: Path, clients: int, seconds: float) -> float:
+        """For how long interpreters' locks are held in a request; RuntimeError if that may not be looked at."""
+        with ThreadPoolExecutor() as pool:
+            length = math.ceil(seconds)
+            load = pool.submit(wrk.load, f"{self.url}/detect", clients=clients, seconds=length + 3, post=image)
+            share = interpreter_lock.held(self.group.busy_interpreters(), length)
+            return share * 1000 / load.result().requests_per_s
 
     def objects(self, image: Path) -> list[dict[str, Any]]:
         """What it finds."""

@@ -34,7 +34,7 @@ class Round:
         objects: contestant → image → what it finds.
         detect_many: image → the command `detect` on many files of it.
         detect_one: image → the same on one file.
-        ceiling: of the service, its version before and FastAPI, with a network that costs next to nothing.
+        ceiling: of the service, its version before and two peers, with a network that costs next to nothing.
         before: the same of an earlier version of the service, without its limit and its peers.
     """
 

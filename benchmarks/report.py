@@ -83,24 +83,28 @@ def _loads(rounds: Sequence[Round]) -> Table:
 
 
 def ceiling(rounds: Sequence[Round]) -> Table:
-    """What surrounds the network, by FastAPI's, which runs Ultralytics around the same one."""
+    """What surrounds the network, by FastAPI's. The peers run Ultralytics around the same one."""
     table = Table(
-        "contestant", "clients", "requests/s", "x FastAPI", "CPU, x FastAPI", "CPU ms by process",
-        title="The ceiling: 64 pixels, a network of 32: medians",
+        "contestant", "megapixels", "clients", "requests/s", "x FastAPI", "CPU, x FastAPI", "lock held, ms",
+        "CPU ms by process",
+        title="The ceiling: a network of 32 pixels: medians",
     )  # fmt: skip
     for first in rounds[0].ceiling:
+        load = (first.image, first.clients)
         same, peer = (
-            [next(one for one in each.ceiling if (one.who, one.clients) == (who, first.clients)) for each in rounds]
+            [next(one for one in each.ceiling if (one.who, one.image, one.clients) == (who, *load)) for each in rounds]
             for who in (first.who, "FastAPI")
         )
         by = {kind: statistics.median(one.cpu_ms.get(kind, 0) for one in same) for kind in first.cpu_ms}
         pairs = list(zip(same, peer, strict=True))
         table.add_row(
             first.who,
+            first.image.partition("MP")[0],
             str(first.clients),
             f"{statistics.median(one.requests_per_s for one in same):.0f}",
             f"{statistics.median(one.requests_per_s / other.requests_per_s for one, other in pairs):.2f}",
             f"{statistics.median(one.all_cpu_ms / other.all_cpu_ms for one, other in pairs):.2f}",
+            "" if first.lock_ms is None else f"{statistics.median(one.lock_ms or 0 for one in same):.2f}",
             ", ".join(f"{kind} {ms:.2f}" for kind, ms in sorted(by.items(), key=lambda item: -item[1]) if ms >= 0.05),
         )
     return table

@@ -41,7 +41,7 @@ _PEERS = {
     "LitServe, a core each": ("litserve_openvino.py", "2", "a-core-each"),
 }
 _THREADS = (1, 2, 8)
-_CEILING_CLIENTS = (1, 8)
+_CEILING_SIDES = (64, 256, 640, 1280)  # of a square picture of as many pixels
 
 
 @dataclass(frozen=True)
@@ -98,16 +98,20 @@ def service(plan: Plan, done: Round) -> None:
 
 
 def ceiling(plan: Plan, done: Round) -> None:
-    """What surrounds the network: a picture of 64 pixels, and a network of 32, which costs next to nothing."""
+    """What surrounds the network: pictures of 64 pixels and more, and a network of 32, which costs next to nothing."""
     options = (*plan.options, "--imgsz", "32")
     with tempfile.TemporaryDirectory() as folder:
-        image = pictures.resized(plan.images[0], 64 * 64 / 1e6, Path(folder))
+        smallest, *larger = [pictures.resized(plan.images[0], side**2 / 1e6, Path(folder)) for side in _CEILING_SIDES]
 
         def load(running: Running) -> None:
-            done.ceiling.extend(running.measure(image, count, plan.seconds) for count in _CEILING_CLIENTS)
+            crowd = running.measure(smallest, 8, plan.seconds)
+            held_ms = running.lock_ms(smallest, 8, plan.seconds)
+            done.ceiling += [running.measure(smallest, 1, plan.seconds), replace(crowd, lock_ms=held_ms)]
+            done.ceiling += [running.measure(image, 8, plan.seconds) for image in larger]
 
-        with contestants.peer("FastAPI", plan.model, *_PEERS["FastAPI"], imgsz=32) as running:
-            load(running)
+        for who in ("FastAPI", "LitServe"):
+            with contestants.peer(who, plan.model, *_PEERS[who], imgsz=32) as running:
+                load(running)
         with contestants.service(plan.home, options) as (running, _):
             load(running)
         if plan.before is not None:

@@ -13,6 +13,7 @@ import pytest
 import accounting
 import http_clients
 import instance
+import interpreter_lock
 import judgement
 import pictures
 import wrk
@@ -172,3 +173,9 @@ def test_the_http_libraries_are_compared_in_one_run(
     assert len(rows) == 3
     wall = [float(figure) for figure in rows[1]]
     assert wall[2] == pytest.approx(wall[1] / wall[0], rel=0.2)
+
+
+def test_looks_at_a_lock_are_counted_over_all_stacks() -> None:
+    """py-spy's raw format: frames, and how often they were seen with the lock in hand."""
+    assert interpreter_lock.looks("run (a.py:1);work (b c.py:2) 30\nrun (a.py:1) 4\n") == 34
+    assert interpreter_lock.looks("") == 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from detectctl.settings import Replicas
 
-LOCK_SHARE = 0.1
+LOCK_SHARE = 0.125
 """Of a request's CPU time, the part for which it holds its replica's interpreter lock: see docs/performance.md."""
 _MOST_LOCKED = 0.5  # of the time; a lock that is held for longer makes requests wait for it
 _REPLICA_BYTES = 1 << 30  # a replica and its successor, which stand side by side while `up` replaces one by the other

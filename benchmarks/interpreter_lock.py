@@ -1,0 +1,46 @@
+"""For how long interpreters' locks are held: py-spy looks on from outside, so that nothing is measured in its place."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import instance
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+PY_SPY = instance.ROOT / ".cache" / "bench" / "site" / "bin" / "py-spy"
+_LOOKS_PER_S = 250
+
+
+def held(pids: Iterable[int], seconds: int) -> float:
+    """The share of this time for which each process's lock is held, summed over the processes.
+
+    RuntimeError if py-spy may not look: it needs the right to trace them.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        spies = [(subprocess.Popen(_command(pid, seconds, Path(folder)), stderr=subprocess.PIPE), pid) for pid in pids]
+        for spy, _ in spies:
+            _, said = spy.communicate()
+            if spy.returncode:
+                raise RuntimeError(said.decode())
+        return sum(looks(_file(Path(folder), pid).read_text()) for _, pid in spies) / (seconds * _LOOKS_PER_S)
+
+
+def looks(raw: str) -> int:
+    """How many of them found a thread that held the lock: each line is a stack, and how often it was seen."""
+    return sum(int(line.rpartition(" ")[2]) for line in raw.splitlines())
+
+
+def _command(pid: int, seconds: int, folder: Path) -> list[str | Path]:
+    return [
+        *(PY_SPY, "record", "--gil", "--nonblocking", "--format", "raw", "--output", _file(folder, pid)),
+        *("--rate", str(_LOOKS_PER_S), "--duration", str(seconds), "--pid", str(pid)),
+    ]
+
+
+def _file(folder: Path, pid: int) -> Path:
+    return folder / f"{pid}.raw"
