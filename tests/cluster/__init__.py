@@ -1,0 +1,1 @@
+"""Tests that deploy to one running cluster of three nodes."""
