@@ -118,7 +118,7 @@ def test_replicas_come_with_the_load_and_go_without_a_loss(home: Home, bus_jpg: 
             assert scene.status()["wanted"] == 3
         begun = time.monotonic()
         with steady(scene.service.url, image, clients=1, pause=0.1) as light:
-            wait_until(lambda: (scene.status()["wanted"], len(_running(scene))) == (1, 1), timeout=240)
+            wait_until(lambda: (scene.status()["wanted"], len(_running(scene))) == (1, 1), timeout=420)
             light.wait_for(20)
         seconds = time.monotonic() - begun
         TABLE.append(Row("1 to 3 replicas (HAProxy)", len(heavy.sent), len(heavy.failed)))

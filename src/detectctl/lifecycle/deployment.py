@@ -115,11 +115,15 @@ class Deployment:
                 "max_replicas": self.maximum,
                 "target_ongoing_requests": self.config.detector.streams or _TARGET_ONGOING_ON_GPU,
                 # A jump of the load is seen at once: replicas report every second instead of every ten, and what counts
-                # is the mean of three seconds instead of thirty. A replica goes only after a minute without need of it.
+                # is the mean of three seconds instead of thirty.
                 "metrics_interval_s": 1,
                 "look_back_period_s": 3,
                 "upscale_delay_s": 1,
-                "downscale_delay_s": 60,
+                # They go one at a time, each after two minutes without need of it: under a steady load that ebbs for a
+                # moment, more at once would be started again at the next.
+                "downscale_delay_s": 120,
+                "downscaling_factor": 0.1,
+                "downscale_to_zero_delay_s": 60,
             }
             if self.minimum == 0:
                 # Serve goes to this number at each change, and otherwise stays at what the load has asked for. Without
