@@ -22,7 +22,7 @@ def held(pids: Iterable[int], seconds: int) -> float:
     RuntimeError if py-spy may not look: it needs the right to trace them.
     """
     with tempfile.TemporaryDirectory() as folder:
-        spies = [(subprocess.Popen(_command(pid, seconds, Path(folder)), stderr=subprocess.PIPE), pid) for pid in pids]
+        spies = [(_spy(pid, seconds, _file(Path(folder), pid)), pid) for pid in pids]
         for spy, _ in spies:
             _, said = spy.communicate()
             if spy.returncode:
@@ -35,11 +35,10 @@ def looks(raw: str) -> int:
     return sum(int(line.rpartition(" ")[2]) for line in raw.splitlines())
 
 
-def _command(pid: int, seconds: int, folder: Path) -> list[str | Path]:
-    return [
-        *(PY_SPY, "record", "--gil", "--nonblocking", "--format", "raw", "--output", _file(folder, pid)),
-        *("--rate", str(_LOOKS_PER_S), "--duration", str(seconds), "--pid", str(pid)),
-    ]
+def _spy(pid: int, seconds: int, output: Path) -> subprocess.Popen[bytes]:
+    looking = ("record", "--gil", "--nonblocking", "--rate", str(_LOOKS_PER_S), "--duration", str(seconds))
+    command: list[str | Path] = [PY_SPY, *looking, "--format", "raw", "--output", output, "--pid", str(pid)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 def _file(folder: Path, pid: int) -> Path:
