@@ -74,6 +74,10 @@ while [ "$1" != -- ]; do
   shift
 done
 shift
+# Names are looked up in one file: asking a server that is not there takes Ray ten seconds several times over.
+for node in 1 2 3; do echo "10.77.0.$node node$node"; done >$root/opt/hosts
+mount --bind $root/opt/hosts $root/etc/hosts
+[ -L $root/etc/resolv.conf ] || mount --bind /dev/null $root/etc/resolv.conf
 mount --rbind /dev $root/dev
 mount -t tmpfs shm $root/dev/shm
 mount --rbind /sys $root/sys
