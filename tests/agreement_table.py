@@ -20,7 +20,7 @@ import shapes
 from comparison import Found, apart, pairs
 from detectctl.engine.int8.calibration import choose
 from detectctl.engine.int8.quantise import quantise
-from detectctl.errors import DetectctlError
+from detectctl.errors import DetectctlError, UsageError
 from family import CONFIDENCE, ONE_TO_ONE, Family
 from train_checkpoints import RECIPES
 
@@ -79,8 +79,8 @@ def _row(name: str) -> str:
 def _precision_cell(family: Family, precision: Precision) -> str:
     try:
         return _cell(family, family.found(family.detector(precision)), median)
-    except DetectctlError:  # this processor does not compute in it
-        return ""
+    except UsageError:
+        return "not on this processor"
 
 
 def _int8_cell(family: Family, folder: Path) -> str:
@@ -92,7 +92,7 @@ def _int8_cell(family: Family, folder: Path) -> str:
     try:
         int8 = quantise(family.compiled, choose(images), **choice)  # type: ignore[arg-type]
     except DetectctlError as error:
-        return error.what
+        return f"{error.what}: {error.why}"
     return _cell(family, family.found(family.detector("int8", compiled=int8)), median)
 
 

@@ -71,6 +71,14 @@ def test_a_crash_brings_the_last_words(run: Run) -> None:
     assert caught.value.returncode == 1
 
 
+def test_of_a_crash_without_last_words_the_signal_is_told(run: Run) -> None:
+    """What it printed last, such as a bar of progress, has nothing to do with it."""
+    with pytest.raises(child.ChildCrashed) as caught:
+        run("print('100 %', file=sys.stderr, flush=True); os.kill(os.getpid(), 11)")
+    assert caught.value.last_words == "Segmentation fault (signal 11)"
+    assert "100 %" in caught.value.stderr
+
+
 def test_a_late_child_is_killed_with_its_family(run: Run) -> None:
     """Also a grandchild in a session of its own, and one whose parent has ended; the last report is remembered."""
     body = """

@@ -24,6 +24,7 @@ from detectctl.engine.int8.quantise import prepare, quantise
 from detectctl.errors import ConversionFailed, ModelError, UsageError
 from detectctl.progress import Progress, silent
 from detectctl.wire import Agreement, Detection
+from family import Family
 
 if TYPE_CHECKING:
     from detectctl.engine.compiled import CompiledModel
@@ -103,6 +104,19 @@ def test_convolutions_run_in_int8_and_logits_leave_in_fp32(yolov8n_int8: Compile
             nodes += [value.get_node() for value in node.input_values()]
     assert "Clamp" in behind
     assert "FakeQuantize" not in behind
+
+
+@pytest.mark.long
+def test_a_network_with_depthwise_convolutions_runs_in_int8(tmp_path: Path) -> None:
+    """With those in int8, too, OpenVINO crashed on small maps where the processor has AMX."""
+    family = Family("11", tmp_path)
+    images = tmp_path / "images"
+    images.mkdir()
+    for number, picture in enumerate(family.pictures[:20]):
+        cv2.imwrite(str(images / f"{number:02}.png"), picture)
+    int8 = make(family.compiled, images, tmp_path, imgsz=None)
+    for size in (64, 160, 224):  # those that it crashed at
+        assert any(family.found(family.detector("int8", imgsz=size, compiled=int8)))
 
 
 def test_the_same_images_elsewhere_need_no_second_calibration(

@@ -44,13 +44,15 @@ class ChildCrashed(Exception):
     Attributes:
         returncode: as `subprocess` gives it: negative for a signal.
         stderr: the end of what the child printed; a note for the error that it becomes, for `--verbose`.
-        last_words: the last line of it.
+        last_words: the last line of it, or the signal's name.
     """
 
     def __init__(self, returncode: int, stderr: str) -> None:
         super().__init__(f"the child process ended with {returncode} and no result")
         self.returncode, self.stderr = returncode, stderr
         self.last_words = (stderr.strip().splitlines() or [f"exit status {returncode}"])[-1]
+        if returncode < 0:  # it had no time for a last word
+            self.last_words = f"{signal.strsignal(-returncode)} (signal {-returncode})"
 
 
 def run(
