@@ -13,7 +13,7 @@ import pytest
 from detectctl.engine.compiled import CompiledModel
 from detectctl.engine.trained import Head, Trained
 from detectctl.errors import CheckpointRefused, NotReady, NotRunning
-from detectctl.lifecycle import follow
+from detectctl.lifecycle import conversion, follow
 from detectctl.lifecycle import up as ups
 from detectctl.lifecycle.deployment import Deployment, plan
 from detectctl.lifecycle.exposure import Exposure
@@ -161,7 +161,7 @@ def test_a_model_that_could_not_be_converted_is_noted_with_its_digest(
     def refuse(*_: Any, **__: Any) -> None:
         raise CheckpointRefused("it wants to run code")
 
-    monkeypatch.setattr(ups, "compile_checkpoint", refuse)
+    monkeypatch.setattr(conversion, "compile_checkpoint", refuse)
     job = scene.job(scene.state(_deployment("v0")))
     with pytest.raises(CheckpointRefused):
         ups.apply(job, lambda: ups.deployment_of(job, model), model.served.digest)
@@ -179,7 +179,7 @@ def test_what_a_model_is_for_is_remembered(scene: Scene, tmp_path: Path, monkeyp
     model = ModelVersion(SETTINGS.model, "wandb", "yolo", "v1", stored.sha256, stored.path)
     store.remember(model, site="")
     compiled = replace(COMPILED, trained=replace(COMPILED.trained, task="segment"))
-    monkeypatch.setattr(ups, "compile_checkpoint", lambda *_, **__: compiled)
+    monkeypatch.setattr(conversion, "compile_checkpoint", lambda *_, **__: compiled)
     assert ups.deployment_of(scene.job(None), model).config.model.task == "segment"
     assert store.task_of(SETTINGS.model, site="") == "segment"
 

@@ -14,20 +14,19 @@ from detectctl import limits
 from detectctl.addresses import masked
 from detectctl.client.service_client import Client
 from detectctl.engine import devices
-from detectctl.engine.convert import compile_checkpoint
 from detectctl.engine.detector_settings import BYTES_PER_PIXEL, MAX_IMAGE_PIXELS
-from detectctl.engine.int8.quantise import prepare, quantise
+from detectctl.engine.int8.quantise import prepare
 from detectctl.errors import DetectctlError, ModelError, NotReady, UsageError
 from detectctl.hosts import places
 from detectctl.hosts.dashboard import ServeApiError
 from detectctl.lifecycle import exposure
+from detectctl.lifecycle.conversion import convert
 from detectctl.lifecycle.deployment import plan
 from detectctl.lifecycle.lock import locked
 from detectctl.lifecycle.rollout import Rollout, note_failure, scaled_to_zero
 from detectctl.lifecycle.state import InstanceFolder, InstanceState, not_running
 from detectctl.progress import Progress, Report
 from detectctl.registry.resolve import resolve as resolve_reference
-from detectctl.registry.store import Store
 from detectctl.serving import tracing
 from detectctl.serving.url_policy import parse_allow
 from detectctl.signals import uninterrupted
@@ -37,14 +36,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from detectctl.engine.int8.calibration import Calibration
-    from detectctl.engine.trained import Trained
     from detectctl.hosts.host import Host
     from detectctl.lifecycle.deployment import Deployment
     from detectctl.lifecycle.exposure import Exposure
     from detectctl.paths import Paths
     from detectctl.registry.model_version import ModelVersion
     from detectctl.settings import UpSettings
-    from detectctl.wire import Device, EngineInfo, ModelInfo, ServiceInfo, Thresholds
+    from detectctl.wire import Device, EngineInfo, ModelInfo, ServiceInfo
 
 
 _ANSWER_S = 10.0  # at least, for `/info`
@@ -239,88 +237,18 @@ def resolve(job: UpJob, *, patience_s: float = math.inf) -> ModelVersion:
 
 def deployment_of(job: UpJob, model: ModelVersion) -> Deployment:
     """What the settings ask for with this model, converted for the engine that will run it; raises as `up`."""
-    job.report(Progress("convert", model.name))
-    # For a GPU too, which runs the checkpoint itself: only this child process opens a checkpoint that nobody has
-    # vetted, so what it refuses never reaches a replica, and its labels are known before anything is deployed.
-    compiled = compile_checkpoint(
-        model.checkpoint,
-        model.sha256,
+    compiled, device = convert(
+        job.settings,
+        model,
+        job.device,
+        job.calibration,
         cache=job.paths.cache,
-        trust_checkpoint=job.settings.trust_checkpoint,
-        timeout_s=job.deadline.left_s,
         environ=job.environ,
+        deadline=job.deadline,
         report=job.report,
-        name=model.reference,
     )
-    Store(job.paths.cache).note_task(model.sha256, compiled.trained.task)
-    device = _device(compiled.trained, job)
-    job.report(Progress("convert", _summary(compiled.trained, job.settings.imgsz, device), done=True))
-    _check_classes(compiled.trained, model, job.settings.conf, job.report)
-    if job.calibration is not None:
-        compiled = quantise(
-            compiled,
-            job.calibration,
-            imgsz=job.settings.imgsz,
-            most_loss=job.settings.max_int8_loss,
-            cache=job.paths.cache,
-            timeout_s=job.deadline.left_s,
-            environ=job.environ,
-            report=job.report,
-            name=model.reference,
-        )
     with job.state.open_host() as host:
         return plan(job.settings, model, compiled, device, job.exposure.key_file, remote=host.remote)
-
-
-def _device(trained: Trained, job: UpJob) -> Device:
-    """Where the model runs: an export on the CPU only; UsageError if it was asked for what exports cannot do."""
-    if not trained.exported:
-        return job.device
-    if job.calibration is not None:
-        raise UsageError(
-            "--precision int8 is not possible with this model",
-            why="it is an export, whose boxes are decoded in the network, and int8 is too coarse for them",
-            hint="give the .pt that it was made from, or export it with int8",
-        )
-    if job.device == "cuda" and job.settings.device == "cuda":
-        raise UsageError(
-            "--device cuda is not possible with this model",
-            why="it is an export, whose network only the engine for CPUs runs",
-            hint="give the .pt that it was made from, or use `--device cpu`",
-        )
-    return devices.choose("cpu", job.settings.precision, job.environ, job.report) if job.device == "cuda" else "cpu"
-
-
-def _summary(trained: Trained, asked: int | None, device: Device) -> str:
-    """What to say of a model; UsageError if it does not take pictures of the size in pixels asked for."""
-    height, width = trained.size(None)
-    by_default = f"{height}" if height == width else f"{height}x{width}"
-    if asked is None:
-        size = f"{by_default} px"
-        size += ", the default: it does not say what it was trained at" if trained.imgsz is None else " as trained"
-    elif device == "cpu" and trained.fixed and (asked, asked) != (height, width):
-        raise UsageError(
-            f"--imgsz {asked} is not possible with this model",
-            why=f"its network takes pictures of {by_default} px only",
-            hint="leave `--imgsz` out",
-        )
-    else:
-        size = f"{max(trained.size(asked))} px of --imgsz"
-        if trained.imgsz is not None:
-            size += f", trained at {by_default}"
-    classes = len(trained.labels)
-    return f"{trained.task}, {classes} class{'' if classes == 1 else 'es'}, {size}"
-
-
-def _check_classes(trained: Trained, model: ModelVersion, conf: Thresholds, report: Report) -> None:
-    """UsageError for the threshold of a class that the model lacks; of a fallback, that is only reported."""
-    for name in conf.by_class:
-        if trained.ids(name):
-            continue
-        what = f"{model.name} has no class {name[:100]!r}, for which --conf has a threshold"
-        if not model.fallback:
-            raise UsageError(what, why=trained.nearest(name), hint="correct its name in `--conf`, or leave it out")
-        report(Progress("convert", what, warning=True))
 
 
 def apply(job: UpJob, make: Callable[[], Deployment], digest: str) -> UpResult:

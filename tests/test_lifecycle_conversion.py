@@ -1,17 +1,17 @@
-"""What `up` says of a model before it serves it."""
+"""What is said of a model before it is served."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from detectctl.engine.trained import Head, Trained
 from detectctl.errors import UsageError
-from detectctl.lifecycle.up import _check_classes, _device, _summary
+from detectctl.lifecycle.conversion import _check_classes, _device, _summary
 from detectctl.progress import Progress, silent
+from detectctl.settings import UpSettings
 from detectctl.wire import Thresholds
 from lifecycle_values import MODEL
 
@@ -65,11 +65,10 @@ def test_an_export_runs_on_the_cpu_in_floating_point(device: str, precision: str
     """A GPU that was found is left alone; one that was asked for is an error, and so is int8."""
     trained = Trained({0: "disc"}, Head("decoded", (32,)), (640, 640), exported="static")
 
-    def job(device: str, calibration: object = None) -> Any:
-        settings = SimpleNamespace(device=device, precision="auto")
-        return SimpleNamespace(device="cuda", settings=settings, calibration=calibration, environ={}, report=silent)
+    def chosen(trained: Trained, asked: str, calibration: Any = None) -> str:
+        return _device(trained, UpSettings(device=cast("Any", asked)), "cuda", calibration, {}, silent)
 
-    assert _device(trained, job("auto")) == "cpu"
-    assert _device(Trained({0: "disc"}, Head()), job("auto")) == "cuda"
+    assert chosen(trained, "auto") == "cpu"
+    assert chosen(Trained({0: "disc"}, Head()), "auto") == "cuda"
     with pytest.raises(UsageError, match=f"{what} is not possible with this model"):
-        _device(trained, job(device, "images" if precision == "int8" else None))
+        chosen(trained, device, "images" if precision == "int8" else None)
