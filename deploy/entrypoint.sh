@@ -3,10 +3,11 @@
 set -e
 
 # The cache may be an empty volume, or one of an older image. What lies in it goes by its content. Each file is made
-# anew: an earlier copy may have been cut off, and another container may be reading it.
+# anew: an earlier copy may have been cut off, and another container may be reading it. The folder itself may be
+# somebody else's, as Kubernetes' volumes are, and then keeps its time.
 if [ -d /opt/models/cache/detectctl ]; then
   mkdir -p -m 0700 "$XDG_CACHE_HOME/detectctl"
-  cp -R --remove-destination --preserve=timestamps /opt/models/cache/detectctl/. "$XDG_CACHE_HOME/detectctl/"
+  cp -R --remove-destination --preserve=timestamps /opt/models/cache/detectctl/* "$XDG_CACHE_HOME/detectctl/"
 fi
 
 if [ -s /run/secrets/wandb_api_key ]; then

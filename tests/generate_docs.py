@@ -33,7 +33,7 @@ def settings_table() -> str:
 
 def help_pages() -> str:
     """The help of `detectctl` and of each command, in a terminal of 80 columns."""
-    commands = ["", *(each.callback.__name__ for each in app.registered_commands if each.callback is not None)]
+    commands = ["", *(each.callback.__name__ for each in app.registered_commands if each.callback and not each.hidden)]
     with ThreadPoolExecutor() as pool:
         shown = pool.map(_help, commands)
         pages = [

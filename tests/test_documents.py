@@ -40,7 +40,7 @@ NOT_OURS = {"engine/NAME_engine.py"}  # what a reader is to fill in
 LANGUAGES = {"sh", "console", "python", "toml", "json", "yaml", "ini", "text"}
 # Put what is printed today into the documents, instead of comparing: look at the diff before you commit it.
 REWRITE = os.environ.get("REWRITE_DOCUMENTS") == "1"
-COMMANDS = ("up", "detect", "annotate", "status", "logs", "models", "config", "doctor", "down")
+COMMANDS = ("up", "detect", "annotate", "status", "logs", "models", "config", "doctor", "manifest", "down")
 
 
 def of(*languages: str) -> list[Any]:
@@ -102,9 +102,11 @@ class Idle:
 
 
 @pytest.fixture(scope="module")
-def idle(tmp_path_factory: pytest.TempPathFactory, yolov8n_pt: Path, fall_pt: Path) -> Iterator[Idle]:
+def idle(
+    tmp_path_factory: pytest.TempPathFactory, yolov8n_pt: Path, fall_pt: Path, converted: tuple[CompiledModel, ...]
+) -> Iterator[Idle]:
     home = Home(tmp_path_factory.mktemp("idle"))
-    home.seed(yolov8n_pt)
+    home.seed(yolov8n_pt, *converted)
     shutil.copy(fall_pt, home.path / "best.pt")
     with WandbServer() as wandb, socket.socket() as taken:
         wandb.log("my-team/my-project/yolo", {"best.pt": fall_pt}, aliases=["production"])
@@ -117,7 +119,7 @@ def idle(tmp_path_factory: pytest.TempPathFactory, yolov8n_pt: Path, fall_pt: Pa
 
 
 # Where nothing runs and the port is taken: `up` has then accepted all that it was given, and starts nothing.
-ACCEPTED = {"up": 4, "status": 3, "models": 0, "down": 0}
+ACCEPTED = {"up": 4, "status": 3, "models": 0, "manifest": 0, "down": 0}
 
 
 @pytest.mark.parametrize("block", of("sh"))

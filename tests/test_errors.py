@@ -23,7 +23,9 @@ UNENGLISH = re.compile(
     r"\b((is|are) wanted|knows? no|(is|are|was|were) no|whoever|nobody|lies? in|told|cannot be had|give it longer)\b"
 )
 IN_BACKTICKS = re.compile(r"`[^`]*`")
-COMMAND = re.compile(r"\bdetectctl (up|detect|annotate|status|logs|models|config|doctor|down)\b|(?<![\w-])--[a-z]")
+COMMAND = re.compile(
+    r"\bdetectctl (up|detect|annotate|status|logs|models|config|doctor|manifest|down)\b|(?<![\w-])--[a-z]"
+)
 
 
 class Text(NamedTuple):

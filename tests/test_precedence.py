@@ -279,7 +279,9 @@ def test_a_user_without_a_home_folder_has_no_file_in_it(monkeypatch: pytest.Monk
 
 def test_every_setting_is_listed_with_its_origin(tmp_path: Path) -> None:
     """Those of all commands; a password in a URL is hidden."""
-    (tmp_path / "detectctl.toml").write_text('retries = 2\n[detect]\nurl = "https://user:secret@secret@host.example"\n')
+    (tmp_path / "detectctl.toml").write_text(
+        'retries = 2\n[detect]\nurl = "https://user:hunter2@hunter2@host.example"\n'
+    )
     environ = {"HOME": "/nowhere", "DETECTCTL_ANNOTATE_CONF": "0.5", "DETECTCTL_DETECT_CONF": "0.4,person=0.25"}
     found = {(row.command, row.key): row for row in rows(Sources.read(environ), {"quiet": True})}
     assert (found["", "quiet"].value, found["", "quiet"].origin) == (True, "--quiet")
@@ -290,7 +292,7 @@ def test_every_setting_is_listed_with_its_origin(tmp_path: Path) -> None:
     assert (found["up", "max-det"].value, found["detect", "agnostic-nms"].words) == (300, "the service's")
     assert found["detect", "url"].value == "https://***@host.example"
     assert found["up", "max-image-bytes"].words == "20MiB"
-    assert "secret" not in str(found)
+    assert "hunter2" not in str(found)
     kinds: list[type[Settings]] = [GlobalSettings, *COMMANDS.values()]
     declared = {(each.command, each.key) for kind in kinds for each in settings_of(kind)}
     assert found.keys() == declared

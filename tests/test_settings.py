@@ -44,4 +44,4 @@ def test_only_options_with_several_meanings_name_their_command() -> None:
         for each in settings_of(kind)
         if each.variable.startswith(f"DETECTCTL_{kind.command.upper()}_")
     }
-    assert long == {"timeout", "conf", "iou", "agnostic-nms", "max-det", "api-key-file"}
+    assert long == {"timeout", "conf", "iou", "agnostic-nms", "max-det", "api-key-file", "spread"}

@@ -143,6 +143,8 @@ def rows(sources: Sources, flags: Mapping[str, object]) -> Iterator[Row]:
     for kind in KINDS:
         settings, origins = sources.load(kind, flags if kind is GlobalSettings else {})
         for each in settings_of(kind):
+            if each.command != kind.command:
+                continue  # another's, which has shown it
             value = getattr(settings, each.name)
             words = each.words(value) or each.option.default
             if isinstance(value, Thresholds) and not value.by_class:
@@ -179,7 +181,8 @@ def _read_tables(file: Path) -> dict[str, dict[str, object]]:
     tables = {key: value for key, value in data.items() if isinstance(value, dict)}
     tables[""] = {key: value for key, value in data.items() if key not in tables}
     known = {"": {setting.key for setting in all_settings()}}
-    known |= {command: {setting.key for setting in settings_of(kind)} for command, kind in COMMANDS.items()}
+    for setting in all_settings():  # `manifest` has most of its own from the table of `up`
+        known.setdefault(setting.command, set()).add(setting.key)
     for table, values in tables.items():
         if table not in known:
             raise _unknown(f"{file}: [{table}] is not a command", table, set(COMMANDS))

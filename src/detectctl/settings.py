@@ -5,7 +5,7 @@
 import re
 import types
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import Field, dataclass, field, fields
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -85,6 +85,11 @@ def _path(text: str) -> Path:
 def _name(value: object) -> str:
     wanted = "must be 1 to 40 lower-case letters, digits and inner hyphens"
     return _match(value, "[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?", wanted)[0]
+
+
+def _object(value: object) -> str:
+    wanted = "must be a name of Kubernetes: lower-case letters, digits, dots and inner hyphens"
+    return _match(value, r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?", wanted)[0]
 
 
 def _class_names(value: object) -> tuple[str, ...]:
@@ -215,6 +220,7 @@ GROUPS = (
     IMAGES := "Images and URLs",
     ACCESS := "Access",
     FOLLOWING := "Following",
+    KUBERNETES := "Kubernetes",
     OUTPUT := "Output",
     GLOBAL := "Global options",
 )
@@ -223,9 +229,13 @@ GROUPS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """The settings of a command, and the name of its table in the file."""
+    """The settings of a command, and the name of its table in the file.
+
+    `leaves_out` names fields that it inherits and does not take.
+    """
 
     command: ClassVar[str] = ""
+    leaves_out: ClassVar[frozenset[str]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -415,6 +425,44 @@ class DoctorSettings(PlacedSettings):
     command: ClassVar[str] = "doctor"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestSettings(UpSettings):
+    command: ClassVar[str] = "manifest"
+    leaves_out: ClassVar[frozenset[str]] = frozenset(
+        (
+            *("address", "ray_token_file", "host", "port", "api_key_file", "generate_api_key"),
+            *("fallback", "calibrate", "max_int8_loss", "follow", "interval", "down_on_exit"),
+        )
+    )
+    timeout: float = option(
+        180.0, MODEL, "Seconds to fetch and convert the model, here and in each pod", "SECONDS", low=1, high=_DAY_S
+    )
+    spread: bool = option(False, KUBERNETES, "Have a pod wait rather than share its node with another replica")
+    image: str | None = option(None, KUBERNETES, "Image of detectctl, which your cluster can pull", "IMAGE")
+    memory: int | None = option(
+        None,
+        KUBERNETES,
+        "Memory of a replica's pod",
+        "SIZE",
+        parse=parse_bytes,
+        words=_mebibytes,
+        default="4GiB, more with --max-image-pixels",
+    )
+    api_key_secret: str | None = option(
+        None, KUBERNETES, "Secret whose `keys` are the API keys, one per line", "NAME", parse=_object
+    )
+    wandb_secret: str | None = option(None, KUBERNETES, "Secret whose `wandb_api_key` is W&B's", "NAME", parse=_object)
+    ray_token_secret: str | None = option(
+        None, KUBERNETES, "Secret whose `auth_token` is Ray's", "NAME", parse=_object, default="one that KubeRay makes"
+    )
+    redis: str | None = option(
+        None, KUBERNETES, "Redis that keeps what the head knows, so that a lost head costs nothing", "HOST:PORT"
+    )
+    redis_secret: str | None = option(
+        None, KUBERNETES, "Secret whose `password` is that of Redis", "NAME", parse=_object
+    )
+
+
 _COMMANDS = (
     UpSettings,
     DetectSettings,
@@ -423,6 +471,7 @@ _COMMANDS = (
     LogsSettings,
     ModelsSettings,
     DoctorSettings,
+    ManifestSettings,
     DownSettings,
 )
 COMMANDS: dict[str, type[Settings]] = {kind.command: kind for kind in _COMMANDS}
@@ -483,9 +532,17 @@ class Setting:
 def settings_of(kind: type[Settings]) -> Iterator[Setting]:
     """What `kind` declares, in its order."""
     for each in fields(kind):
+        if each.name in kind.leaves_out:
+            continue
         either = get_args(each.type)
         bare = either[0] if types.NoneType in either else each.type
-        yield Setting(kind.command, each.name, bare, each.default, each.metadata["option"])
+        yield Setting(_command_of(each, kind), each.name, bare, each.default, each.metadata["option"])
+
+
+def _command_of(each: Field[Any], kind: type[Settings]) -> str:
+    """The command whose table and variables a setting has: the first of those that have inherited it."""
+    bases = (base for base in reversed(kind.__mro__) if issubclass(base, Settings))
+    return next((base.command for base in bases if base.command and each in fields(base)), kind.command)
 
 
 def all_settings() -> Iterator[Setting]:

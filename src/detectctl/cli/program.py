@@ -15,6 +15,7 @@ from detectctl import limits
 from detectctl.cli.doctor_command import doctor
 from detectctl.cli.image_commands import annotate, detect
 from detectctl.cli.instance_commands import down, logs, status, up
+from detectctl.cli.manifest_command import manifest, prepare
 from detectctl.cli.models_command import models
 from detectctl.cli.options import GLOBAL_OPTIONS, GroupedCommand, Json, Session, asked, command, parameter, taking
 from detectctl.errors import DetectctlError, UsageError
@@ -54,8 +55,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for each in (up, detect, annotate, status, logs, models, config, doctor, down):
+for each in (up, detect, annotate, status, logs, models, config, doctor, manifest, down):
     app.command(cls=GroupedCommand)(each)
+app.command(cls=GroupedCommand, hidden=True)(prepare)
 
 
 def _before_any_command(context: typer.Context, version: bool, **flags: Any) -> None:

@@ -31,7 +31,15 @@ _NOT_INHERITED = ("RAY_", "SERVE_", "DETECTCTL_", "WANDB_API_KEY")
 # glibc keeps up to 64 MiB of what was freed in each of its arenas, and grows an arena per thread: decoders that now and
 # then need a large buffer, in several threads, left a replica 100 MB larger with not a byte of it in use. These bounds
 # cost no time, because the buffers of ordinary images still come from the heap. The user's own settings win.
-_MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(4 << 20), "MALLOC_TRIM_THRESHOLD_": str(16 << 20)}
+MALLOC = {"MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(4 << 20), "MALLOC_TRIM_THRESHOLD_": str(16 << 20)}
+PROXY = {
+    # Serve replaces an ingress after three failed checks, ten seconds apart by default.
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
+    # With a fifth of a core it takes ten seconds to start one, which Serve would end after five.
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": ingress.IMPORT_PATH,
+}
+"""For Serve's HTTP servers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +187,7 @@ def _spawn(record: HeadRecord, ports: Ports, environ: Mapping[str, str], alive_f
 
 def _environment(environ: Mapping[str, str], record: HeadRecord, ports: Ports) -> dict[str, str]:
     write_atomically(record.token_file, secrets.token_hex(32), mode=0o600)
-    kept = _MALLOC | {key: value for key, value in environ.items() if not key.startswith(_NOT_INHERITED)}
+    kept = MALLOC | {key: value for key, value in environ.items() if not key.startswith(_NOT_INHERITED)}
     return kept | {
         processes.MARKER: record.instance_id,
         "TMPDIR": str(record.temp_dir / "tmp"),  # its processes are killed, and leave behind whatever they have there
@@ -191,12 +199,8 @@ def _environment(environ: Mapping[str, str], record: HeadRecord, ports: Ports) -
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # `down` has drained Serve before
         "DASHBOARD_METRIC_PORT": str(ports.dashboard_metrics),
-        # Serve replaces an ingress after three failed checks, ten seconds apart by default.
-        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
-        # With a fifth of a core it takes ten seconds to start one, which Serve would end after five.
-        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+        **PROXY,
         "RAY_SERVE_LOG_TO_STDERR": "0",
-        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": ingress.IMPORT_PATH,
         # Ray's background work takes CPU time from requests, the more so the fewer cores there are. Measured on two: a
         # control loop every 0.3 s instead of 0.1, and no record of every actor call, save a quarter of that work; Ray's
         # own metrics, which nobody reads here, another tenth.
