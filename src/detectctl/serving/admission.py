@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 
 from detectctl.errors import ClientClosed, InternalError, Overloaded, RequestError
 from detectctl.processes import Process
+from detectctl.serving import answer
 from detectctl.serving.request_log import log_request, logger
 from detectctl.serving.request_stats import OK, Answered, RequestRecorder
 from detectctl.wire import SCHEMA, Defaults, DetectionResult, DetectOptions, Limits, ServiceInfo
@@ -90,22 +91,18 @@ class Turn:
         passed = [f"{stage};dur={ms:.1f}" for stage, ms in self.stages_ms.items() if ms]
         return {"Server-Timing": ", ".join(passed)}
 
-    async def detect(
-        self, data: bytes, options: DetectOptions, render: Render | None = None
-    ) -> tuple[DetectionResult, tuple[str, bytes]]:
-        """The detections in an encoded image, and the type and file that `render` makes; raises what `Detector` raises.
+    async def detect(self, data: bytes, options: DetectOptions, render: Render | None = None) -> tuple[str, bytes]:
+        """The detections in an encoded image: the type and file that `render` makes of them, or that of `answer`.
 
         `render` is called in a thread, with the encoded image, its upright pixels (RGB uint8 `(H, W, 3)`) and the
-        result.
+        result. Raises what `Detector` raises.
         """
         self._passed("fetch", self.begun)
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self.service.threads, self._work, data, options, render)
 
-    def _work(
-        self, data: bytes, options: DetectOptions, render: Render | None
-    ) -> tuple[DetectionResult, tuple[str, bytes]]:
-        """In a thread: neither decoding nor inference nor drawing blocks the event loop."""
+    def _work(self, data: bytes, options: DetectOptions, render: Render | None) -> tuple[str, bytes]:
+        """In a thread: neither decoding nor inference nor drawing nor encoding blocks the event loop."""
         service = self.service
         service.working_since[self] = since = self._passed("wait", self.stages["fetch"][1])
         try:
@@ -118,10 +115,10 @@ class Turn:
             self.found = found.detections
             result = DetectionResult(found.detections, width, height, service.config.model, found.truncated)
             if render is None:
-                return result, ("", b"")
+                return answer.MEDIA_TYPE, answer.encoded(result)
             rendered = render(data, image, result)
             self._passed("render", since)
-            return result, rendered
+            return rendered
         finally:
             del service.working_since[self]
 

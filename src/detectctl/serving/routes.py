@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -33,9 +32,6 @@ if TYPE_CHECKING:
 
 SHORT: Final = ("/detect", "/annotate")
 """The paths whose requests take the short way."""
-
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
-"""As `JSONResponse`, which makes an encoder for each answer."""
 
 
 def create_app(service: Service, keys: KeyDigests | None) -> Any:
@@ -92,24 +88,22 @@ def _add_images(api: FastAPI, service: Service) -> None:
     async def detect_url(request: Request) -> Response:
         async with service.turn(request.scope, "url") as turn:
             asked = query.read(request, query.DetectUrlQuery)
-            result, _ = await turn.detect(await service.fetcher.fetch(asked.image_url), asked.options())
-        return _found(result, turn)
+            media, found = await turn.detect(await service.fetcher.fetch(asked.image_url), asked.options())
+        return Response(found, media_type=media, headers=turn.server_timing())
 
     @api.post("/detect", summary="Detect on the image in the body", **openapi.DETECT_BODY)
     async def detect_body(request: Request) -> Response:
         async with service.turn(request.scope, body.source(request)) as turn:
             asked = query.read(request, query.DetectQuery)
-            result, _ = await turn.detect(await _read_image(request, turn), asked.options())
-        return _found(result, turn)
+            media, found = await turn.detect(await _read_image(request, turn), asked.options())
+        return Response(found, media_type=media, headers=turn.server_timing())
 
     @api.get("/annotate", summary="Draw the detections on the image at a URL", **openapi.ANNOTATE_URL)
     async def annotate_url(request: Request) -> Response:
         async with service.turn(request.scope, "url") as turn:
             asked, accepted = query.read(request, query.AnnotateUrlQuery), _media_types(request)
             render = partial(_render, accepted, asked.drawing())
-            _, (media, picture) = await turn.detect(
-                await service.fetcher.fetch(asked.image_url), asked.options(), render
-            )
+            media, picture = await turn.detect(await service.fetcher.fetch(asked.image_url), asked.options(), render)
         return Response(picture, media_type=media, headers=turn.server_timing())
 
     @api.post("/annotate", summary="Draw the detections on the image in the body", **openapi.ANNOTATE_BODY)
@@ -117,7 +111,7 @@ def _add_images(api: FastAPI, service: Service) -> None:
         async with service.turn(request.scope, body.source(request)) as turn:
             asked, accepted = query.read(request, query.AnnotateQuery), _media_types(request)
             render = partial(_render, accepted, asked.drawing())
-            _, (media, picture) = await turn.detect(await _read_image(request, turn), asked.options(), render)
+            media, picture = await turn.detect(await _read_image(request, turn), asked.options(), render)
         return Response(picture, media_type=media, headers=turn.server_timing())
 
 
@@ -179,10 +173,6 @@ def _add_page(api: FastAPI, page: bool) -> None:
 
 async def _read_image(request: Request, turn: Turn) -> bytes:
     return await body.read_image(request, turn.source, turn.service.config.detector.max_image_bytes)
-
-
-def _found(result: DetectionResult, turn: Turn) -> Response:
-    return Response(_encode(result.to_json()), headers=turn.server_timing(), media_type="application/json")
 
 
 def _media_types(request: Request) -> list[str]:
