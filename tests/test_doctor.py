@@ -49,8 +49,9 @@ from dataclasses import asdict
 from detectctl.cli.doctor_command import subject
 from detectctl.cli.options import Session
 from detectctl.doctor.checkup import ALL, examine
+from detectctl.settings import DoctorSettings
 checks = [check for check in ALL if check.name == sys.argv[1]]
-print(json.dumps([asdict(finding) for finding in examine(subject(Session(), "default"), checks)]))
+print(json.dumps([asdict(finding) for finding in examine(subject(Session(), DoctorSettings()), checks)]))
 """
 
 

@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @command
 def doctor(session: Session, settings: DoctorSettings, as_json: Json = False) -> int:
-    """Check this machine and the service; say how to fix what is wrong."""
+    """Check machine or cluster and the service, and say what to do."""
     from detectctl.doctor.checkup import examine
 
     findings = []
-    for finding in examine(subject(session, settings.name)):
+    for finding in examine(subject(session, settings)):
         findings.append(finding)
         if not as_json:
             session.console.finding(finding)
@@ -30,19 +30,19 @@ def doctor(session: Session, settings: DoctorSettings, as_json: Json = False) ->
     return NotReady.exit_code if any(finding.level == "failure" for finding in findings) else 0
 
 
-def subject(session: Session, name: str) -> Subject:
-    """This machine, as `up` would find it."""
+def subject(session: Session, settings: DoctorSettings) -> Subject:
+    """What `up` would find."""
     from detectctl.doctor.finding import Subject
 
     try:
-        wanted, _ = session.sources.load(UpSettings, {"name": name})
+        wanted, _ = session.sources.load(UpSettings, asdict(settings))
     except UsageError as error:
-        return Subject(UpSettings(name=name), os.environ, error)
+        return Subject(UpSettings(**asdict(settings)), os.environ, error)
     return Subject(wanted, os.environ)
 
 
 def note_finding(error: DetectctlError, settings: UpSettings) -> None:
-    """Add to the error of `up` what is wrong with this machine, if that may be why."""
+    """Add to the error of `up` what is wrong with this machine or the cluster, if that may be why."""
     from detectctl.doctor.checkup import explain
     from detectctl.doctor.finding import Subject
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import Future
 from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
-from detectctl.doctor import compute, folders, model_sources, neighbours, network, packages, running, system
+from detectctl.doctor import cluster, compute, folders, model_sources, neighbours, network, packages, running, system
 from detectctl.doctor.finding import Finding, Subject, failure, ok
 from detectctl.errors import ConversionFailed, DetectctlError, ModelAccessDenied, NotReady, RegistryUnreachable
 from detectctl.keys import read_keys
@@ -34,7 +33,8 @@ def _settings(subject: Subject) -> Iterator[Finding]:
     if subject.problem is not None:
         raise subject.problem
     settings = subject.settings
-    exposure.check(settings)
+    # Whoever asks about a cluster says to `up` alone who may use the service.
+    exposure.check(settings if settings.address is None else replace(settings, address=None, host="localhost"))
     parse_allow(settings.allow_url)
     parse(settings.model)
     if settings.api_key_file is not None:
@@ -64,34 +64,49 @@ _WAY: tuple[Check, ...] = (
     Check("proxies", network.proxies),
     Check("clock", network.clock),
 )
+_SOURCES: tuple[Check, ...] = (Check("W&B", model_sources.wandb, 20.0), Check("base model", model_sources.base_model))
 ALL = (
     *_HERE,
     *_COMPUTE,
     *_WAY,
-    Check("W&B", model_sources.wandb, 20.0),
-    Check("base model", model_sources.base_model),
+    *_SOURCES,
     Check("traces", network.traces),
     Check("service", running.service, 15.0),
     Check("fonts", running.fonts),
 )
+_CLUSTER = Check("cluster", cluster.dashboard, 30.0)
+_CONVERTS = ("settings", "state folder", "cache folder", "Python", "packages", "OpenVINO")
+OF_CLUSTER = (
+    _CLUSTER,
+    Check("nodes", cluster.nodes, 100.0),
+    *(check for check in (*_HERE, *_COMPUTE) if check.name in _CONVERTS),
+    *_WAY,
+    *_SOURCES,
+    Check("service", cluster.service, 25.0),
+)
+"""Of a cluster, and of what a model goes through on this machine on its way there."""
 
 
-def examine(subject: Subject, checks: Iterable[Check] = ALL) -> Iterator[Finding]:
+def examine(subject: Subject, checks: Iterable[Check] | None = None) -> Iterator[Finding]:
     """What the checks find, in their order; what several of them say is said once."""
     said = set()
-    for check, outcome, deadline in [
+    if checks is None:
+        checks = ALL if subject.settings.address is None else OF_CLUSTER
+    for check, begun, deadline in [
         (check, _begin(check, subject), Deadline.after(check.deadline_s)) for check in checks
     ]:
-        for finding in _outcome(check, outcome, deadline):
+        for finding in _outcome(check, begun, deadline):
             if finding.level == "ok" or (finding.message, finding.fix) not in said:
                 said.add((finding.message, finding.fix))
-                yield replace(finding, check=check.name)
+                yield replace(finding, check=finding.check or check.name)
 
 
 def explain(error: DetectctlError, subject: Subject) -> Finding | None:
     """The failure that may be why `up` ended with this error; None if there is none, or if the error says it itself."""
     if isinstance(error, (RegistryUnreachable, ModelAccessDenied)):
         found = examine(subject, _WAY)
+    elif isinstance(error, NotReady) and subject.settings.address is not None:
+        found = examine(subject, [_CLUSTER])  # its nodes were looked at by `up` itself
     elif isinstance(error, (NotReady, ConversionFailed)):
         found = chain(
             examine(subject, _HERE), examine(subject, _COMPUTE)
@@ -102,33 +117,32 @@ def explain(error: DetectctlError, subject: Subject) -> Finding | None:
     return None if first is None or error.what in first.message else first
 
 
-def _begin(check: Check, subject: Subject) -> Future[list[Finding]]:
+def _begin(check: Check, subject: Subject) -> tuple[threading.Thread, list[Finding]]:
     """In a thread that may be left behind: a network's file system, and looking a name up, have no deadline."""
-    outcome: Future[list[Finding]] = Future()
+    findings: list[Finding] = []
 
     def run() -> None:
         try:
-            outcome.set_result(list(check.look(subject)))
-        except BaseException as error:  # noqa: BLE001 - becomes a finding
-            outcome.set_exception(error)
-
-    threading.Thread(target=run, daemon=True, name=f"check {check.name}").start()
-    return outcome
-
-
-def _outcome(check: Check, outcome: Future[list[Finding]], deadline: Deadline) -> list[Finding]:
-    try:
-        return outcome.result(deadline.left_s)
-    except TimeoutError:
-        return [
-            failure(f"the check did not end within {check.deadline_s:g} s", "see whether a disk or the network hangs")
-        ]
-    except DetectctlError as error:
-        return [Finding.of(error)]
-    except Exception as error:  # noqa: BLE001 - a check of ours that fails must not hide what the others found
-        return [
-            failure(
-                f"the check itself failed: {type(error).__name__}: {error}",
-                "run `detectctl --verbose doctor`, and report this",
+            findings.extend(check.look(subject))
+        except DetectctlError as error:
+            findings.append(Finding.of(error))
+        except BaseException as error:  # noqa: BLE001 - a check of ours that fails must not hide what was found
+            findings.append(
+                failure(
+                    f"the check itself failed: {type(error).__name__}: {error}",
+                    "run `detectctl --verbose doctor`, and report this",
+                )
             )
-        ]
+
+    thread = threading.Thread(target=run, daemon=True, name=f"check {check.name}")
+    thread.start()
+    return thread, findings
+
+
+def _outcome(check: Check, begun: tuple[threading.Thread, list[Finding]], deadline: Deadline) -> list[Finding]:
+    thread, findings = begun
+    thread.join(deadline.left_s)
+    if not thread.is_alive():
+        return findings
+    late = failure(f"the check did not end within {check.deadline_s:g} s", "see whether a disk or the network hangs")
+    return [*findings, late]

@@ -30,7 +30,7 @@ class Finding:
             well than it could.
         message: what was seen, with its value.
         fix: what to do; None if there is nothing to do.
-        check: what was looked at.
+        check: what was looked at; empty for the check's own name.
     """
 
     level: Literal["ok", "warning", "failure"]
@@ -49,24 +49,24 @@ class Finding:
         return replace(self, level="warning")
 
 
-def ok(message: str) -> Finding:
+def ok(message: str, check: str = "") -> Finding:
     """Nothing to do."""
-    return Finding("ok", message)
+    return Finding("ok", message, check=check)
 
 
-def warning(message: str, fix: str) -> Finding:
+def warning(message: str, fix: str, check: str = "") -> Finding:
     """It works, but less well than it could."""
-    return Finding("warning", message, fix)
+    return Finding("warning", message, fix, check)
 
 
-def failure(message: str, fix: str) -> Finding:
+def failure(message: str, fix: str, check: str = "") -> Finding:
     """It cannot work."""
-    return Finding("failure", message, fix)
+    return Finding("failure", message, fix, check)
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is looked at: this machine, as `up` would find it.
+    """What is looked at: this machine, or the settings' cluster, as `up` would find it.
 
     Attributes:
         settings: of `up`, as file and environment say; its defaults if they are wrong.

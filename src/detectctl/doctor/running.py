@@ -22,7 +22,7 @@ _LISTED = 5
 
 def service(subject: Subject) -> Iterator[Finding]:
     """Whether it answers a picture, with the model that was asked for."""
-    name = subject.settings.name
+    name, address = subject.settings.name, subject.settings.address
     try:
         seen = status(InstanceFolder.named(subject.settings, subject.paths.state))
     except NotRunning:
@@ -32,14 +32,19 @@ def service(subject: Subject) -> Iterator[Finding]:
         yield warning(f"instance {name} does not run here: {seen.message}", "run `detectctl doctor` there, too")
         return
     if not seen.healthy:
+        logs = f"detectctl logs --name {name}" + (f" --address {address}" if address else "")
         yield failure(
-            f"instance {name} is {seen.state}: {seen.message}",
-            f"read `detectctl logs --name {name}`, then run `detectctl up` again",
+            f"instance {name} is {seen.state}: {seen.message}", f"read `{logs}`, then run `detectctl up` again"
         )
     if seen.model is not None and seen.model.reason is not None:
         kind = "a fallback" if seen.model.fallback else "a stale model"
         yield warning(f"instance {name} serves {kind}: {seen.model.reason}", "run `detectctl up` again")
     if seen.state == "dead":
+        return
+    if address is not None:  # its keys may be on another machine; this needs none
+        with Client(seen.endpoint, timeout_s=_ANSWER_S, retries=0) as client:
+            client.deployment()
+        yield ok(f"instance {name} is ready at {seen.endpoint}")
         return
     with _client(subject) as client:
         result = client.detect(_picture())

@@ -24,6 +24,13 @@ class TokenRefused(ServeApiError):
     """The dashboard wants a token, or another one."""
 
 
+class NotThere(ServeApiError):
+    """It has nothing at this path, or takes nothing there."""
+
+
+_KINDS = {401: TokenRefused, 403: TokenRefused, 404: NotThere, 405: NotThere}
+
+
 class Dashboard:
     """A client of one dashboard; close it. Its methods raise ServeApiError.
 
@@ -56,7 +63,7 @@ class Dashboard:
         if answer.status == 200 or (answer.status == 404 and may_lack):
             return answer
         said = f"HTTP {answer.status}: {_cause(answer.body.decode(errors='replace'))}"
-        raise (TokenRefused if answer.status in {401, 403} else ServeApiError)(said)
+        raise _KINDS.get(answer.status, ServeApiError)(said)
 
     def json(self, method: str, path: str, deadline: Deadline | None = None, body: Any = None) -> dict[str, Any]:
         """The object in the answer; empty if it has none."""

@@ -6,13 +6,9 @@ applications again is done by a job, whose program (`deploy_child`) travels with
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import functools
-import json
 import os
-import shlex
-import zlib
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -20,11 +16,11 @@ from urllib.parse import urlsplit
 
 from detectctl.errors import DeadlineExceeded, NotReady, UsageError
 from detectctl.files import reason
-from detectctl.hosts.cluster import carrier
-from detectctl.hosts.cluster.probe import LACKING, needs
+from detectctl.hosts.cluster import carrier, jobs
+from detectctl.hosts.cluster.probe import needs
 from detectctl.hosts.cluster.replica_logs import new_lines
-from detectctl.hosts.cluster.token import token
-from detectctl.hosts.dashboard import Dashboard, NothingChanged, ServeApiError, TokenRefused
+from detectctl.hosts.cluster.token import ORDER, found, token
+from detectctl.hosts.dashboard import Dashboard, ServeApiError, TokenRefused
 from detectctl.hosts.serve_rest import ServeApi, ServeStatus, parse, user_config
 from detectctl.progress import Progress
 from detectctl.serving import tracing
@@ -40,11 +36,11 @@ if TYPE_CHECKING:
 
 OLDEST_RAY = (2, 60)
 """What an older one does not know of an application it leaves out without a word."""
-_CHILD = "detectctl.hosts.cluster.deploy_child"
 _JOB_S = 120.0
 _ASK_S = 10.0
 # HAProxy waits half a minute for a replica that leaves, unless the application says how long is enough.
-_ENVIRONMENT = {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1"}
+DRAIN_S = 1
+_ENVIRONMENT = {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DRAIN_S)}
 _SERVE = {"proxy_location": "EveryNode", "http_options": {"host": "0.0.0.0", "port": 8000}, "applications": []}  # noqa: S104 - a cluster is there to be reached; without a key `up` refuses
 RECORD = "detectctl"
 """In the user configuration of an application of ours: what any client has to know of it."""
@@ -83,7 +79,7 @@ class ClusterHost:
         prefix = (self._application(details).get("route_prefix") or self._prefix).rstrip("/")
         head = urlsplit(self._place.address).hostname or ""
         others = sorted(str(proxy.get("node_ip", "")) for proxy in _healthy(details))
-        return tuple(f"http://{_bracketed(host)}:{port}{prefix}" for host in dict.fromkeys((head, *others)) if host)
+        return tuple(f"http://{bracketed(host)}:{port}{prefix}" for host in dict.fromkeys((head, *others)) if host)
 
     @property
     def alive(self) -> bool:
@@ -167,9 +163,11 @@ class ClusterHost:
         self._prefix = route_prefix
 
     def _refused(self, error: TokenRefused) -> UsageError:
+        secret = found(self._place.token_file, os.environ)
+        which = f"it was that of {secret.where}" if secret.token else f"none was found; looked for in {ORDER}"
         return UsageError(
             f"the cluster at {self._place.address} does not accept the token",
-            why=str(error),
+            why=f"{error}: {which}",
             hint="name the file of its token: `--ray-token-file FILE`, or RAY_AUTH_TOKEN_PATH",
         )
 
@@ -219,7 +217,6 @@ class ClusterHost:
         keep = {fingerprint, *(one["config"]["fingerprint"] for one in (record["last_good"],) if one)}
         told["packages"] = {key: value for key, value in told["packages"].items() if key in keep}
         spec: dict[str, Any] = {
-            "name": self._place.application,
             "route_prefix": application["route_prefix"],
             "args": args,
             "deployment": {**deployment, "user_config": {**deployment["user_config"], RECORD: told}},
@@ -235,65 +232,37 @@ class ClusterHost:
             return 0
         running = parse(self._application(self._serve.details())).target_replicas
         wanted: int = deployment.get("num_replicas") or max(1, deployment["autoscaling_config"]["min_replicas"])
-        if deployment.get("spread"):  # an old one makes room
-            return max(0, wanted - running)
-        return max(1, wanted - running + 1) if running else wanted
+        return more(wanted, running, spread=bool(deployment.get("spread")))
 
     def _known(self, fingerprint: str) -> dict[str, Any] | None:
         """The packages of a deployment that the cluster has had, if it has them still."""
         known: dict[str, Any] | None = self._packages().get(fingerprint)
-        return known if known is not None and all(map(self._has, known["uris"])) else None
+        if known is None or not all(jobs.has(self._dashboard, uri) for uri in known["uris"]):
+            return None
+        return known
 
     def _packages(self) -> dict[str, Any]:
         told = user_config(self._application(self._serve.details())).get(RECORD) or {}
         found: dict[str, Any] = told.get("packages") or {}
         return found
 
-    def _has(self, uri: str) -> bool:
-        """Whether the cluster has a package; if it has, it keeps it for some minutes from now."""
-        path = f"/api/packages/gcs/{uri.removeprefix('gcs://')}"
-        return self._dashboard.ask("GET", path, may_lack=True).status == 200
-
     def _upload(self, path: Path) -> dict[str, Any]:
         try:
             carried, parts = carrier.model(path)
         except OSError as error:
             raise ServeApiError(f"its model is not on this machine: {path}: {reason(error)}") from error
-        sent = [carrier.code(), *parts]
-        for package in sent:
-            if not self._has(package.uri):
-                self._dashboard.ask("PUT", f"/api/packages/gcs/{package.file_name}", None, package.data)
-        return {"carried": asdict(carried), "uris": [package.uri for package in sent]}
+        uris = [jobs.sent(self._dashboard, package) for package in (carrier.code(), *parts)]
+        return {"carried": asdict(carried), "uris": uris}
 
     def _run(self, command: str, spec: Mapping[str, Any], uris: list[str], deadline: Deadline | None = None) -> None:
-        """A job on the cluster that runs `deploy_child`; ServeApiError in its words if it fails."""
-        deadline = deadline or Deadline.after(_JOB_S)
-        packed = base64.urlsafe_b64encode(zlib.compress(json.dumps(spec).encode())).decode()
-        submission = {
-            "entrypoint": f"python -m {_CHILD} {command} {shlex.quote(packed)}",
-            "entrypoint_num_cpus": 0,
-            "runtime_env": {"py_modules": uris, "env_vars": _environment()},
-            "metadata": {"application": self._place.application, "by": "detectctl"},
-        }
-        job = str(self._dashboard.json("POST", "/api/jobs/", deadline, submission).get("submission_id"))
-
-        def ended() -> dict[str, Any] | NotYet:
-            state = self._dashboard.json("GET", f"/api/jobs/{job}", deadline)
-            done = state.get("status") in {"SUCCEEDED", "FAILED", "STOPPED"}
-            return state if done else NotYet(f"job {job}: {state.get('status')}")
-
-        try:
-            state = until(ended, deadline, f"the job {job} on {self._place.address} did not end in time")
-        except DeadlineExceeded as error:
-            with contextlib.suppress(ServeApiError):
-                self._dashboard.json("POST", f"/api/jobs/{job}/stop")
-            raise ServeApiError(error.what_and_why) from error
-        if state["status"] != "SUCCEEDED":
-            logs = str(self._dashboard.json("GET", f"/api/jobs/{job}/logs", deadline).get("logs", ""))
-            said = [line for line in logs.splitlines() if line.startswith((f"{RECORD}: ", f"{LACKING}: "))]
-            if said and said[-1].startswith(f"{LACKING}: "):
-                raise NothingChanged(said[-1].removeprefix(f"{LACKING}: "))
-            raise ServeApiError(said[-1].removeprefix(f"{RECORD}: ") if said else _last_line(state, logs))
+        jobs.run(
+            self._dashboard,
+            command,
+            {"name": self._place.application, **spec},
+            uris,
+            deadline or Deadline.after(_JOB_S),
+            variables=_environment(),
+        )
 
     def drain(self, deadline: Deadline) -> bool:
         def gone() -> bool | NotYet:
@@ -308,10 +277,7 @@ class ClusterHost:
 
     def _delete(self, deadline: Deadline) -> None:
         if self._application(self._serve.details(deadline)):
-            code = carrier.code()
-            if not self._has(code.uri):
-                self._dashboard.ask("PUT", f"/api/packages/gcs/{code.file_name}", deadline, code.data)
-            self._run("delete", {"name": self._place.application}, [code.uri], deadline)
+            self._run("delete", {}, [jobs.sent(self._dashboard, carrier.code(), deadline)], deadline)
 
     def stop(self) -> None:
         with contextlib.suppress(ServeApiError):
@@ -328,6 +294,13 @@ class ClusterHost:
     def new_log_lines(self, reached: dict[Any, Any], *, unfinished: bool = False) -> Iterator[NewLines]:
         del unfinished
         return new_lines(self._dashboard, self._place.application, reached)
+
+
+def more(wanted: int, running: int, *, spread: bool) -> int:
+    """How many replicas must find room beside those that run."""
+    if spread:  # an old one makes room
+        return max(0, wanted - running)
+    return max(1, wanted - running + 1) if running else wanted
 
 
 def _same(deployed: Mapping[str, Any], good: Mapping[str, Any] | None) -> bool:
@@ -351,10 +324,6 @@ def _closed(details: Mapping[str, Any], status: ServeStatus) -> set[str]:
     return running - {proxy.get("node_ip") for proxy in _healthy(details)}
 
 
-def _bracketed(host: str) -> str:
+def bracketed(host: str) -> str:
+    """A host name or address, as a URL has it."""
     return f"[{host}]" if ":" in host else host
-
-
-def _last_line(state: Mapping[str, Any], logs: str) -> str:
-    lines = (logs or str(state.get("message", ""))).strip().splitlines()
-    return lines[-1] if lines else "the job failed without a word"

@@ -1,7 +1,7 @@
 """A job on a cluster: what Serve can only be asked by a program there. It comes with our code, and runs on the head.
 
-`python -m detectctl.hosts.cluster.deploy_child deploy|delete SPEC`, where SPEC is JSON, compressed, in base64. What
-fails is the last line, after the name of what failed.
+`python -m detectctl.hosts.cluster.deploy_child deploy|delete|survey SPEC`, where SPEC is JSON, compressed, in base64.
+What fails is the last line, after the name of what failed. It starts on Pythons too old for the rest, to say so.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ import sys
 import zlib
 from typing import Any
 
-from detectctl.hosts.cluster.probe import LACKING, Lacking, probe
-from detectctl.serving.package_keeper import KEEPER, keeper_class
-from detectctl.serving.service_config import ServiceConfig
+from detectctl.hosts.cluster.probe import FAILED, FOUND, LACKING, Lacking, probe, require_python, survey
 
 _LOGGING = {"encoding": "JSON", "enable_access_log": False}  # we log each request ourselves
 
@@ -28,9 +26,15 @@ def main() -> int:
     spec = json.loads(zlib.decompress(base64.urlsafe_b64decode(packed)))
     ray.init(address="auto", namespace="serve", log_to_driver=False)
     try:
-        deploy(spec) if command == "deploy" else delete(spec["name"])
+        if command == "survey":
+            sys.stdout.write(f"{FOUND}: {json.dumps(survey(spec['needs']))}\n")
+        elif command == "deploy":
+            require_python()
+            deploy(spec)
+        else:
+            delete(spec["name"])
     except Exception as error:  # noqa: BLE001 - whoever waits for the job reads its last line
-        named = LACKING if isinstance(error, Lacking) else f"detectctl: {type(error).__name__}"
+        named = LACKING if isinstance(error, Lacking) else f"{FAILED}: {type(error).__name__}"
         sys.stdout.write(f"{named}: {' '.join(str(error).split())[-2000:]}\n")
         return 1
     return 0
@@ -46,6 +50,8 @@ def deploy(spec: dict[str, Any]) -> None:
     from ray.serve.config import DeploymentActorConfig
 
     from detectctl.serving.app import Replica
+    from detectctl.serving.package_keeper import KEEPER, keeper_class
+    from detectctl.serving.service_config import ServiceConfig
 
     asked = spec["deployment"]["ray_actor_options"]
     nodes = probe(spec["needs"], cpus=asked["num_cpus"], gpus=asked.get("num_gpus", 0), replicas=spec["room"])

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from dataclasses import asdict, dataclass, field
 from importlib import import_module, metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 _MODULES = {
     "aiohttp": "aiohttp",
@@ -17,6 +23,7 @@ _MODULES = {
     "python-multipart": "python_multipart",
 }
 _MODULES_ON_GPU = {"ultralytics-opencv-headless": "ultralytics"}
+_FEATURES = ("max_surge_percent", "deployment_actors")
 # Any of them is as good: what differs is what they bring along.
 _SAME = {
     "opencv-python-headless": ("opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python"),
@@ -24,9 +31,13 @@ _SAME = {
 }
 _LOOK_S = 60.0
 
-
+OLDEST_PYTHON = (3, 11)
+FAILED = "detectctl"
+"""How the line of a job begins that failed."""
 LACKING = "detectctl lacks"
-"""How the line of a job begins that failed for that, before anything changed."""
+"""How it begins if a node or the cluster lacks something, before anything changed."""
+FOUND = "detectctl found"
+"""How the line begins that has what was looked for, as JSON."""
 
 
 class Lacking(Exception):
@@ -43,6 +54,42 @@ def needs(*, on_gpu: bool) -> dict[str, str]:
     return {name: str(found[name].specifier) for name in wanted}
 
 
+@dataclass
+class Seen:
+    """What a node has; this runs on Pythons that are too old for the rest of us.
+
+    Attributes:
+        lacks: name of a package → what is wrong with it.
+        clock: seconds since the epoch, as the node has it.
+        trouble: why nothing could be looked at there; empty if it could.
+    """
+
+    lacks: dict[str, str] = field(default_factory=dict)
+    clock: float = 0.0
+    trouble: str = ""
+
+    @property
+    def words(self) -> str:
+        """What a replica would miss; empty if nothing."""
+        return self.trouble or ", ".join(f"{name} ({wrong})" for name, wrong in self.lacks.items())
+
+
+def mend(needed: dict[str, str], lacking: Iterable[str]) -> str:
+    """The command that installs these packages on a node."""
+    return "pip install " + " ".join(f"'{name}{needed[name]}'" for name in sorted(lacking))
+
+
+def require_python() -> None:
+    """Raise Lacking if this one is too old for detectctl."""
+    if sys.version_info < OLDEST_PYTHON:
+        oldest = ".".join(map(str, OLDEST_PYTHON))
+        raise Lacking(f"the cluster runs Python {_python()}, and detectctl needs {oldest} or later")
+
+
+def _python() -> str:
+    return ".".join(map(str, sys.version_info[:3]))
+
+
 def probe(needed: dict[str, str], *, cpus: float, gpus: float, replicas: int) -> int:
     """Look at every node that could have a replica, from a driver that is connected; returns how many there are.
 
@@ -55,16 +102,63 @@ def probe(needed: dict[str, str], *, cpus: float, gpus: float, replicas: int) ->
     Raises:
         Lacking: some node lacks a package, or there is not the room.
     """
+    nodes = [node for node in _alive() if _fits(node["Resources"], cpus, gpus)]
+    if not nodes:
+        raise Lacking(f"no node of the cluster has {reserved(cpus, gpus)} for a replica")
+    lacking = {address: seen for address, seen in _seen(nodes, needed).items() if seen.words}
+    if lacking:
+        where = "; ".join(f"{address}: {seen.words}" for address, seen in sorted(lacking.items()))
+        missing = {name for seen in lacking.values() for name in seen.lacks}
+        mends = f"; on each: {mend(needed, missing)}" if missing else ""
+        raise Lacking(f"nodes lack what replicas need: {where}{mends}")
+    _require_room(nodes, cpus, gpus, replicas)
+    return len(nodes)
+
+
+def survey(needed: dict[str, str]) -> dict[str, Any]:
+    """What there is for whoever asks, as JSON: each living node, and what Serve is on this cluster."""
+    import inspect
+
+    from ray import serve
+    from ray._private.state import available_resources_per_node
+    from ray.serve._private import constants
+
+    nodes, free = _alive(), available_resources_per_node()
+    seen = _seen([node for node in nodes if node["Resources"].get("CPU")], needed)
+    known = inspect.signature(serve.deployment).parameters
+    return {
+        "python": _python(),
+        "lacks": [name for name in _FEATURES if name not in known],
+        "haproxy": constants.RAY_SERVE_ENABLE_HA_PROXY,
+        "drain_s": constants.RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S,
+        "nodes": [
+            {
+                "address": address,
+                "whole": {name: node["Resources"].get(name, 0.0) for name in ("CPU", "GPU")},
+                "free": {name: free.get(node["NodeID"], {}).get(name, 0.0) for name in ("CPU", "GPU")},
+                "seen": asdict(seen[address]) if address in seen else None,
+            }
+            for node in nodes
+            for address in (node["NodeManagerAddress"],)
+        ],
+    }
+
+
+def _alive() -> list[dict[str, Any]]:
+    import ray
+
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _fits(resources: dict[str, float], cpus: float, gpus: float) -> bool:
+    return resources.get("CPU", 0) >= cpus and resources.get("GPU", 0) >= gpus
+
+
+def _seen(nodes: list[dict[str, Any]], needed: dict[str, str]) -> dict[str, Seen]:
+    """Each node's address → what it has; all are asked at once."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    nodes = [
-        node
-        for node in ray.nodes()
-        if node["Alive"] and node["Resources"].get("CPU", 0) >= cpus and node["Resources"].get("GPU", 0) >= gpus
-    ]
-    if not nodes:
-        raise Lacking(f"no node of the cluster has {_reserved(cpus, gpus)} for a replica")
     remote_look = ray.remote(num_cpus=0, max_retries=0)(look)
     asked = {
         node["NodeManagerAddress"]: remote_look.options(
@@ -72,57 +166,54 @@ def probe(needed: dict[str, str], *, cpus: float, gpus: float, replicas: int) ->
         ).remote(needed)
         for node in nodes
     }
-    lacking = {}
+    seen, late = {}, time.monotonic() + _LOOK_S
     for address, answer in asked.items():
         try:
-            if missing := ray.get(answer, timeout=_LOOK_S):
-                lacking[address] = missing
+            seen[address] = ray.get(answer, timeout=max(0.0, late - time.monotonic()))
         except ray.exceptions.RayError as error:
-            lacking[address] = [f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}"]
-    if lacking:
-        where = "; ".join(f"{address}: {', '.join(missing)}" for address, missing in sorted(lacking.items()))
-        mends = " ".join(sorted({f"'{name}{needed[name]}'" for name in needed if name in where}))
-        raise Lacking(f"nodes lack what replicas need: {where}" + (f"; on each: pip install {mends}" if mends else ""))
-    _require_room(nodes, cpus, gpus, replicas)
-    return len(nodes)
+            seen[address] = Seen(trouble=f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}")
+    return seen
 
 
 def _require_room(nodes: list[dict[str, Any]], cpus: float, gpus: float, replicas: int) -> None:
     from ray._private.state import available_resources_per_node
 
     free = available_resources_per_node()
-    room = 0
-    for node in nodes:
-        left = free.get(node["NodeID"], {})
-        rooms = [left.get("CPU", 0.0) / cpus] + ([left.get("GPU", 0.0) / gpus] if gpus else [])
-        room += int(min(rooms) + 1e-6)
+    room = sum(fitting(free.get(node["NodeID"], {}), cpus, gpus) for node in nodes)
     if room < replicas:
         raise Lacking(
-            f"there is room for {room} of the {replicas} replicas to start, with {_reserved(cpus, gpus)} each: "
+            f"there is room for {room} of the {replicas} replicas to start, with {reserved(cpus, gpus)} each: "
             "free some, add nodes, or lower --cpus or --replicas"
         )
 
 
-def _reserved(cpus: float, gpus: float) -> str:
+def fitting(free: dict[str, float], cpus: float, gpus: float) -> int:
+    """How many replicas find room in what a node has free."""
+    rooms = [free.get("CPU", 0.0) / cpus] + ([free.get("GPU", 0.0) / gpus] if gpus else [])
+    return int(min(rooms) + 1e-6)
+
+
+def reserved(cpus: float, gpus: float) -> str:
+    """What a replica takes, in words."""
     words = f"{cpus:g} CPU{'' if cpus == 1 else 's'}"
     return words + (f" and {gpus:g} GPU{'' if gpus == 1 else 's'}" if gpus else "")
 
 
-def look(needed: dict[str, str]) -> list[str]:
-    """What this node lacks of what is needed, in words; empty if nothing."""
+def look(needed: dict[str, str]) -> Seen:
+    """What this node has of what is needed."""
     from packaging.specifiers import SpecifierSet
 
-    lacking = []
+    lacks = {}
     for name, versions in needed.items():
         try:
             import_module({**_MODULES, **_MODULES_ON_GPU}[name])
         except Exception as error:  # noqa: BLE001 - whatever a broken package raises
-            lacking.append(f"{name} ({type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''})")
+            lacks[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             continue
         found = _version(name)
         if found is not None and not SpecifierSet(versions).contains(found, prereleases=True):
-            lacking.append(f"{name} ({found} instead of {versions})")
-    return lacking
+            lacks[name] = f"{found} instead of {versions}"
+    return Seen(lacks, time.time())
 
 
 def _version(name: str) -> str | None:
