@@ -17,6 +17,7 @@ from detectctl.doctor import cluster
 from detectctl.doctor.checkup import OF_CLUSTER, examine, explain
 from detectctl.doctor.finding import Subject
 from detectctl.errors import NotReady
+from detectctl.hosts.cluster import probe
 from detectctl.hosts.cluster.probe import FOUND, LACKING, Seen
 from detectctl.settings import UpSettings, parse_replicas
 from installed import Home
@@ -339,6 +340,22 @@ def test_the_cause_is_named(dashboard: Dashboard, name: str) -> None:
     assert (found.check, found.level) == (broken.check, broken.level)
     assert found.fix
     assert "the check itself failed" not in str(findings)
+
+
+def test_a_package_that_is_there_in_name_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that an uninstallation left behind can be imported; a version may be too old, or its files broken."""
+    (tmp_path / "left_behind").mkdir()
+    (tmp_path / "broken.py").write_text("raise OSError('libtbb.so.12: no such file\\n')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(
+        probe, "_MODULES", {"left": "left_behind", "broken": "broken", "pillow": "PIL", "psutil": "psutil"}
+    )
+    seen = probe.look({"left": ">=1", "broken": "", "pillow": ">=99", "psutil": ""})
+    assert seen.lacks["left"] == "only a folder is left of it"
+    assert seen.lacks["broken"] == "OSError: libtbb.so.12: no such file"
+    assert re.fullmatch(r"[\d.]+ instead of >=99", seen.lacks["pillow"])
+    assert len(seen.lacks) == 3
+    assert probe.mend({"left": ">=1", "broken": ""}, seen.lacks.keys() - {"pillow"}) == "pip install 'broken' 'left>=1'"
 
 
 def test_a_token_that_is_missing_or_wrong(dashboard: Dashboard, tmp_path: Path) -> None:

@@ -48,7 +48,9 @@ class Rollout:
             self.host.deploy(deployment.application(running), state.to_json())
         except NothingChanged as error:
             raise NotReady(
-                "the cluster cannot take the application", why=str(error), hint="`detectctl doctor` tells more"
+                "the cluster cannot take the application",
+                why=str(error),
+                hint="`detectctl doctor` with this `--address` tells more",
             ) from error
         except ServeApiError as error:
             raise NotReady(

@@ -206,9 +206,12 @@ def look(needed: dict[str, str]) -> Seen:
     lacks = {}
     for name, versions in needed.items():
         try:
-            import_module({**_MODULES, **_MODULES_ON_GPU}[name])
+            module = import_module({**_MODULES, **_MODULES_ON_GPU}[name])
         except Exception as error:  # noqa: BLE001 - whatever a broken package raises
             lacks[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            continue
+        if module.__file__ is None:  # imported without a word
+            lacks[name] = "only a folder is left of it"
             continue
         found = _version(name)
         if found is not None and not SpecifierSet(versions).contains(found, prereleases=True):
