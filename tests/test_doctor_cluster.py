@@ -411,9 +411,12 @@ def test_the_command_says_it_too(dashboard: Dashboard, tmp_path: Path) -> None:
     """Beside what matters on this machine; what does not is left out. No traceback, and exit code 4."""
     home = Home(tmp_path)
     dashboard.answers["GET /api/version"] = (200, {"ray_version": "2.9.3"})
-    env = {"RAY_AUTH_TOKEN": TOKEN, "HTTPS_PROXY": "http://127.0.0.1:1", "DETECTCTL_ASSETS_URL": "http://127.0.0.1:1"}
-    done = home.run("doctor", "--address", dashboard.url, "--json", **env)
+    (tmp_path / "token").write_text(TOKEN)
+    env = {"HTTPS_PROXY": "http://127.0.0.1:1", "DETECTCTL_ASSETS_URL": "http://127.0.0.1:1"}
+    done = home.run("doctor", "--address", dashboard.url, "--ray-token-file", "token", "--json", **env)
     assert (done.returncode, done.stderr) == (4, "")
-    checks = list(dict.fromkeys(finding["check"] for finding in json.loads(done.stdout)["findings"]))
+    findings = json.loads(done.stdout)["findings"]
+    checks = list(dict.fromkeys(finding["check"] for finding in findings))
     local = ["settings", "state folder", "cache folder", "Python", "packages", "OpenVINO", "names", "proxies"]
     assert checks == ["cluster", "token", *local, "W&B", "base model", "service"]
+    assert [finding["level"] for finding in findings if finding["check"] == "settings"] == ["ok"]

@@ -34,8 +34,9 @@ def subject(session: Session, settings: DoctorSettings) -> Subject:
     """What `up` would find."""
     from detectctl.doctor.finding import Subject
 
+    said = {name: value if value is None else str(value) for name, value in asdict(settings).items()}
     try:
-        wanted, _ = session.sources.load(UpSettings, asdict(settings))
+        wanted, _ = session.sources.load(UpSettings, said)
     except UsageError as error:
         return Subject(UpSettings(**asdict(settings)), os.environ, error)
     return Subject(wanted, os.environ)
