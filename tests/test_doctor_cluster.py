@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import http.server
+import importlib
 import json
 import re
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -18,14 +23,13 @@ from detectctl.doctor.checkup import OF_CLUSTER, examine, explain
 from detectctl.doctor.finding import Subject
 from detectctl.errors import NotReady
 from detectctl.hosts.cluster import probe
-from detectctl.hosts.cluster.probe import FOUND, LACKING, Seen
+from detectctl.hosts.cluster.probe import FOUND, LACKING, Lacking, Seen
 from detectctl.settings import UpSettings, parse_replicas
 from installed import Home
 from lifecycle_values import STATE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from detectctl.doctor.finding import Finding
 
@@ -356,6 +360,19 @@ def test_a_package_that_is_there_in_name_only(tmp_path: Path, monkeypatch: pytes
     assert re.fullmatch(r"[\d.]+ instead of >=99", seen.lacks["pillow"])
     assert len(seen.lacks) == 3
     assert probe.mend({"left": ">=1", "broken": ""}, seen.lacks.keys() - {"pillow"}) == "pip install 'broken' 'left>=1'"
+
+
+def test_a_python_that_is_too_old_can_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray's images have 3.10 unless their tag says otherwise: what the job loads first has to start there."""
+    script = "import sys, detectctl.hosts.cluster.deploy_child\nprint(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    ours = [module for module in loaded if module.split(".")[0] == "detectctl"]
+    assert len(ours) <= 5
+    for module in ours:
+        ast.parse(Path(str(importlib.import_module(module).__file__)).read_text(), feature_version=(3, 10))
+    monkeypatch.setattr(probe, "OLDEST_PYTHON", (99, 1))
+    with pytest.raises(Lacking, match=r"the cluster runs Python 3\.\S+, and detectctl needs 99\.1 or later"):
+        probe.require_python()
 
 
 def test_a_token_that_is_missing_or_wrong(dashboard: Dashboard, tmp_path: Path) -> None:
