@@ -218,9 +218,9 @@ def _way_in(details: Mapping[str, Any], place: ClusterPlace) -> Iterator[Finding
             ingress.ask("GET", "/-/healthz", Deadline.after(_REACH_S))  # 503 without an application
     except NoAnswer as error:
         only = options.get("host") or "127.0.0.1"
-        why = f"; it listens on {only} alone" if only in {"127.0.0.1", "localhost", "::1"} else ""
+        alone = f"; it listens on {only} alone" if only in {"127.0.0.1", "localhost", "::1"} else ""
         yield failure(
-            f"the cluster's ingress {head} is not reached from here: {error}{why}",
+            f"the cluster's ingress {head} is not reached from here: {error}{alone}",
             "let requests through to it; Serve takes `http_options: {host: 0.0.0.0}` only when it starts",
             "ingress",
         )
