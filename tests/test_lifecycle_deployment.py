@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from detectctl import limits
 from detectctl.engine.cpus import available_cpus
+from detectctl.lifecycle import sizing
 from detectctl.lifecycle.deployment import plan
 from detectctl.serving.service_config import ServiceConfig
 from detectctl.settings import Replicas, UpSettings
@@ -62,6 +64,15 @@ def test_a_replica_is_added_for_requests_that_the_others_cannot_work_on_now() ->
     assert target == planned.config.detector.streams == available_cpus()
     on_gpu = plan(UpSettings(), MODEL, COMPILED, "cuda", None).application()["deployments"][0]
     assert on_gpu["autoscaling_config"]["target_ongoing_requests"] == 8
+
+
+def test_auto_is_what_fits_this_machine() -> None:
+    fits = sizing.chosen(available_cpus(), limits.whole_memory())
+    planned = plan(UpSettings(), MODEL, COMPILED, "cpu", None)
+    found = (planned.minimum, planned.maximum, planned.config.detector.streams, planned.sizing)
+    assert found == (fits.minimum, fits.maximum, fits.streams, fits.why)
+    asked = plan(UpSettings(replicas=Replicas(fits.minimum, fits.maximum)), MODEL, COMPILED, "cpu", None)
+    assert asked.sizing == ""
 
 
 def test_what_requests_may_change_for_themselves_changes_without_replacing_a_replica() -> None:
