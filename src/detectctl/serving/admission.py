@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 
 from detectctl.errors import ClientClosed, InternalError, Overloaded, RequestError
 from detectctl.processes import Process
-from detectctl.serving import answer
+from detectctl.serving import answer, below
 from detectctl.serving.request_log import log_request, logger
 from detectctl.serving.request_stats import OK, Answered, RequestRecorder
 from detectctl.wire import SCHEMA, Defaults, DetectionResult, DetectOptions, Limits, ServiceInfo
@@ -63,8 +63,8 @@ class Turn:
 
     @property
     def route(self) -> str:
-        """The path that was asked for, as far as it is logged."""
-        return str(self.scope["path"][:_LOGGED_ROUTE_CHARS])
+        """The path that was asked for below our prefix, as far as it is logged."""
+        return below.path(self.scope)[:_LOGGED_ROUTE_CHARS]
 
     @property
     def stages_ms(self) -> dict[str, float]:

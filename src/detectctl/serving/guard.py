@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse
 
 from detectctl.errors import HostNotKnown, RequestError, Unauthorized, UsageError
 from detectctl.keys import key_digests
-from detectctl.serving import page_files
+from detectctl.serving import below, page_files
 from detectctl.serving.request_log import LOGGER
 from detectctl.wire import error_body
 
@@ -131,7 +131,7 @@ class Guard:
         answer: ASGIApp = self._app
         if scope["type"] == "http":
             send = with_security_headers(send)
-            error = None if scope["path"] in self._open else self._refusal(scope["headers"])
+            error = None if below.path(scope) in self._open else self._refusal(scope["headers"])
             if error is not None:
                 self._refused(scope, error.code)
                 scheme = {"WWW-Authenticate": 'Bearer realm="detectctl"'} if isinstance(error, Unauthorized) else None

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.routing import Route
 
 from detectctl import errors
-from detectctl.serving import accept, body, docs_page, openapi, page_files, query
+from detectctl.serving import accept, below, body, docs_page, openapi, page_files, query
 from detectctl.serving.guard import METRICS, Guard, open_routes, with_security_headers
 from detectctl.serving.short_way import ShortWay
 from detectctl.wire import error_body
@@ -159,7 +159,7 @@ def _add_page(api: FastAPI, page: bool) -> None:
     """The page at `/`; without it, `/` still answers 200, because load balancers ask it."""
 
     async def file(request: Request) -> Response:
-        return page_files.answer(request.scope["path"], request.headers.get("if-none-match", ""))
+        return page_files.answer(below.path(request.scope), request.headers.get("if-none-match", ""))
 
     async def there(_: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -226,7 +226,7 @@ def _add_error_handlers(api: FastAPI, service: Service) -> None:
 
     @api.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> Response:
-        path = request.scope["path"]
+        path = below.path(request.scope)
         methods = _methods(api, path)
         answered: errors.RequestError
         if error.status_code == errors.NotFound.status:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from fastapi import FastAPI, Request
 from fastapi.routing import APIRoute
 
+from detectctl.serving import below
+
 if TYPE_CHECKING:
     from collections.abc import Collection
 
@@ -35,7 +37,7 @@ class ShortWay:
         """ASGI."""
         endpoint = None
         if scope["type"] == "http":
-            endpoint = self._endpoints.get((scope["method"], scope["path"].removeprefix(scope.get("root_path", ""))))
+            endpoint = self._endpoints.get((scope["method"], below.path(scope)))
         if endpoint is None:
             await self._api(scope, receive, send)
             return

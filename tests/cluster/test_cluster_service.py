@@ -1,0 +1,164 @@
+"""`up --address`: a service on somebody's cluster, from the first `up` to `down`, as its callers see it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import pytest
+
+import shapes
+from installed import DETECTCTL, Home, wait_until
+from ray_nodes import NODES
+from train_checkpoints import FOLDER
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from ray_nodes import RayNodes
+
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
+
+NAME = "yolo"
+KEY = "a-key-of-the-cluster"
+
+
+@dataclass
+class Client:
+    """Someone with detectctl, in a home of their own, who reaches the cluster and nothing else."""
+
+    nodes: RayNodes
+    home: Home
+    picture: Path
+
+    def run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        env = {**self.home.env, "RAY_AUTH_TOKEN_PATH": str(self.nodes.token_file)}
+        return self.nodes.run([DETECTCTL, *arguments], env=env, cwd=self.home.path)
+
+    def json(self, *arguments: str | Path, code: int = 0) -> Any:
+        done = self.run(*arguments, "--json")
+        assert done.returncode == code, done.stderr
+        return json.loads(done.stdout)
+
+    def up(self, *options: str, model: Path = FOLDER / "v8.pt", code: int = 0) -> Any:
+        keys = self.home.path / "keys"
+        replicas = () if "--replicas" in options else ("--replicas", "3")
+        address = ("--name", NAME, "--address", self.nodes.address, "--route-prefix", "/yolo", "--api-key-file", keys)
+        return self.json("up", "--model", model, *address, *replicas, *options, code=code)
+
+    def status(self) -> Any:
+        return self.json("status", "--name", NAME)
+
+    def pids(self) -> dict[str, int]:
+        """Where a replica runs → its process."""
+        return {one["node_ip"]: one["pid"] for one in self.status()["replicas"] if one["state"] == "RUNNING"}
+
+    def detect(self, node: int, **options: Any) -> Any:
+        body, headers = self.picture.read_bytes(), {"X-API-Key": KEY}
+        answer = self.nodes.request(
+            "POST", "/yolo/detect", node=node, port=8000, content=body, headers=headers, **options
+        )
+        return answer.json() if answer.status_code == 200 else answer.status_code
+
+    @contextlib.contextmanager
+    def asking(self, *at: int) -> Iterator[None]:
+        """Callers at the ingresses of these nodes, none of whose requests may fail."""
+        urls = [self.nodes.url("/yolo/detect", node) for node in at]
+        asked: dict[str, Any] = {"method": "POST", "content": self.picture.read_bytes(), "headers": {"X-API-Key": KEY}}
+        with self.nodes.load(urls, clients=2, pause_s=0.05, **asked) as answers:
+            wait_until(lambda: len(answers) > 10)
+            yield
+            seen = len(answers)
+            wait_until(lambda: len(answers) > seen + 10)
+        assert [one for one in answers if one.outcome != 200] == []
+
+
+@pytest.fixture(scope="module")
+def client(nodes: RayNodes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """With a service of three replicas, spread."""
+    folder = tmp_path_factory.mktemp("client")
+    (folder / "keys").write_text(f"{KEY}\n")
+    (folder / "keys").chmod(0o600)
+    picture = folder / "shapes.png"
+    cv2.imwrite(str(picture), next(iter(shapes.pictures("detect")))[0])
+    made = Client(nodes, Home(folder), picture)
+    try:
+        made.up("--spread")
+        yield made
+    finally:
+        done = made.run("down", "--name", NAME, "--address", nodes.address)
+    assert done.returncode == 0, done.stderr
+
+
+def test_each_node_answers_the_same_below_the_prefix_and_only_with_a_key(client: Client) -> None:
+    """The nodes have nothing of ours but what `up` carried there."""
+    assert set(client.pids()) == {"10.77.0.1", "10.77.0.2", "10.77.0.3"}
+    answers = [client.detect(node) for node in NODES]
+    assert answers[0]["objects"]
+    assert all(answer == answers[0] for answer in answers)
+    assert client.nodes.get("/yolo/info", port=8000).status_code == 401
+    for path in ("/yolo", "/yolo/", "/yolo/readyz", "/yolo/docs"):
+        assert client.nodes.get(path, port=8000, follow_redirects=True).status_code == 200, path
+
+
+def test_the_same_again_changes_nothing(client: Client) -> None:
+    pids = client.pids()
+    assert client.up("--spread")["action"] == "unchanged"
+    assert client.pids() == pids
+
+
+def test_updates_under_load_lose_no_request(client: Client) -> None:
+    """Thresholds and keys reach replicas as they run; another size of picture takes other ones."""
+    pids = client.pids()
+    with client.asking(*NODES):
+        assert client.up("--spread", "--conf", "0.5")["action"] == "updated"
+        assert client.pids() == pids
+        assert client.up("--spread", "--conf", "0.5", "--imgsz", "96")["action"] == "updated"
+    assert set(client.pids().values()).isdisjoint(pids.values())
+
+
+def test_an_update_that_fails_leaves_the_old_version_serving(client: Client) -> None:
+    """Here the converted model is damaged on its way: the replicas refuse it."""
+    before = client.detect(1)
+    client.up("--spread", "--conf", "0.5", "--imgsz", "96")
+    [broken] = [path for path in client.home.cache.glob("compiled/*/model.bin") if "v11" not in path.name][:1]
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    try:
+        with client.asking(1):
+            failed = client.run(
+                *("up", "--model", FOLDER / "v8.pt", "--name", NAME, "--address", client.nodes.address),
+                *("--route-prefix", "/yolo", "--replicas", "3", "--imgsz", "64", "--no-auth", "--timeout", "60"),
+            )
+    finally:
+        broken.write_bytes(whole)
+    assert failed.returncode == 5, failed.stderr
+    assert "what ran before goes on serving" in failed.stderr
+    assert client.detect(1) == before
+    assert client.json("status", "--name", NAME, code=4)["state"] == "failed update"
+
+
+def test_another_machine_sees_and_changes_it_by_the_address_alone(client: Client, tmp_path: Path) -> None:
+    """Nothing of who ran `up` is needed: what runs is told by the application."""
+    other = Client(client.nodes, Home(tmp_path), client.picture)
+    (tmp_path / "keys").write_text(f"{KEY}\n")
+    (tmp_path / "keys").chmod(0o600)
+    seen = other.json("status", "--name", NAME, "--address", client.nodes.address, code=4)
+    assert seen == {**client.json("status", "--name", NAME, code=4), "uptime_s": seen["uptime_s"]}
+    assert not (tmp_path / ".local").exists()
+    updated = other.up("--spread", "--conf", "0.5", "--imgsz", "96")
+    assert updated["endpoint"] == seen["endpoint"] == "http://10.77.0.1:8000/yolo"
+    assert client.status()["state"] == "running"
+    logs = other.run("logs", "--name", NAME, "--address", client.nodes.address, "--json")
+    said = [json.loads(line) for line in logs.stdout.splitlines()]
+    assert any(line.get("path") == "/detect" for line in said), logs.stderr
+
+
+def test_detect_asks_it_by_its_name(client: Client) -> None:
+    done = client.run("detect", "--name", NAME, client.picture, "--format", "json")
+    assert json.loads(done.stdout)["objects"], done.stderr
