@@ -106,7 +106,7 @@ def test_no_client_is_sent_to_where_a_dead_instance_was(folder: InstanceFolder) 
     keys = replace(DEPLOYMENT, config=replace(DEPLOYMENT.config, api_key_file="/keys"))
     itself = Process.of(os.getpid())
     folder.write(with_head(replace(STATE, deployed=keys), itself))
-    assert reach(folder.path.parent, "default") == ("http://127.0.0.1:8000", Path("/keys"))
+    assert reach(folder.path.parent, "default") == (("http://127.0.0.1:8000",), Path("/keys"))
     for head in (replace(itself, started=itself.started - 100), None):
         folder.write(with_head(replace(STATE, deployed=keys), head))
         with pytest.raises(NotRunning, match="instance default is not running") as error:

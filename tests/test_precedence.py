@@ -167,13 +167,12 @@ def test_how_many_log_lines_can_be_set() -> None:
 URL = 'url = "https://evil.example"\n'
 
 
-def _sent_to(
-    kind: type[RequestSettings], environ: dict[str, str], file: Path | None = None, **flags: str
-) -> str | None:
+def _sent_to(kind: type[RequestSettings], environ: dict[str, str], file: Path | None = None, **flags: str) -> str:
     sources = Sources.read({"HOME": "/nowhere"} | environ, file)
     settings, origins = sources.load(kind, flags)
     sources.refuse_to_send_keys(origins)
-    return settings.url
+    [url] = settings.url
+    return url
 
 
 @pytest.mark.parametrize("in_file", ["", 'api-key-file = "keys"'])
@@ -190,6 +189,26 @@ def test_a_file_that_was_merely_found_chooses_nobody_to_send_a_key_to(
     assert _sent_to(kind, environ, tmp_path / "detectctl.toml") == "https://evil.example"
     assert _sent_to(kind, environ | {"DETECTCTL_CONFIG": "detectctl.toml"}) == "https://evil.example"
     assert _sent_to(kind, environ, url="https://good.example") == "https://good.example"
+
+
+def test_nor_somebody_to_send_the_token_of_a_cluster_to(tmp_path: Path) -> None:
+    """A dashboard with the token runs any code on the cluster."""
+    (tmp_path / "detectctl.toml").write_text('[up]\naddress = "http://evil.example:8265"\n')
+    environ = {"HOME": str(tmp_path)}
+
+    def load(**more: str) -> str | None:
+        sources = Sources.read(environ | more, None)
+        settings, origins = sources.load(UpSettings, {})
+        sources.refuse_to_send_keys(origins)
+        return settings.address
+
+    assert load() == "http://evil.example:8265", "without a token there is nothing to lose"
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("token")
+    for more in ({}, {"RAY_AUTH_TOKEN": "token"}, {"RAY_AUTH_TOKEN_PATH": "/token"}):
+        with pytest.raises(UsageError, match=r"detectctl\.toml: address would be sent the token of a Ray cluster"):
+            load(**more)
+    assert load(DETECTCTL_CONFIG="detectctl.toml") == "http://evil.example:8265"
 
 
 def test_without_a_key_such_a_file_may_say_where_the_service_is(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from detectctl.errors import UsageError
 from detectctl.files import reason
 from detectctl.paths import Paths
+from detectctl.ray_token import may_find
 from detectctl.settings import (
     COMMANDS,
     KINDS,
@@ -117,8 +118,16 @@ class Sources:
         return by_value or _SERVICE_VARIABLE.fullmatch(variable) is not None
 
     def refuse_to_send_keys(self, origins: Mapping[str, str]) -> None:
-        """UsageError if an API key would be sent where a file points that was merely found."""
-        url, key = origins["url"], origins["api_key_file"]
+        """UsageError if an API key, or a cluster's token, would be sent where a file points that was merely found."""
+        address = origins.get("address", "")
+        token = origins.get("ray_token_file", "default") != "default" or may_find(self.environ)
+        if not self.named and token and address.startswith(f"{self.file}: "):
+            raise UsageError(
+                f"{address} would be sent the token of a Ray cluster",
+                why=f"{self.file} was merely found in this folder",
+                hint=f"if you trust the file, name it: `detectctl --config {self.file} …`; or pass `--address`",
+            )
+        url, key = origins.get("url", ""), origins.get("api_key_file", "default")
         if not self.named and key != "default" and url.startswith(f"{self.file}: "):
             raise UsageError(
                 f"{url} would be sent an API key",

@@ -371,7 +371,13 @@ class RequestSettings(InstanceSettings):
     fetch: Literal["server", "client"] = option(
         "server", REQUESTS, "Who downloads image URLs: the server or this client"
     )
-    url: str | None = option(None, REQUESTS, "Service to ask", "ENDPOINT", default="the endpoint of the local instance")
+    url: tuple[str, ...] = option(
+        (),
+        REQUESTS,
+        "Service to ask (repeatable, for other nodes that serve the same)",
+        "ENDPOINT",
+        default="the endpoint of the local instance",
+    )
     api_key_file: Path | None = option(
         None, REQUESTS, "File with the API key to send", "FILE", default="the local instance's own", guards=True
     )

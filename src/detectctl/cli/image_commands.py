@@ -99,18 +99,19 @@ def _options(settings: RequestSettings) -> DetectOptions:
 def _client(session: Session, settings: RequestSettings) -> Client:
     from detectctl.client.service_client import Client
 
-    endpoint, key_file = settings.url, settings.api_key_file
-    if endpoint is None:
+    endpoints, key_file = settings.url, settings.api_key_file
+    if not endpoints:
         from detectctl.lifecycle.state import reach
 
-        endpoint, own_key_file = reach(session.paths.state, settings.name)
+        endpoints, own_key_file = reach(session.paths.state, settings.name)
         key_file = key_file or own_key_file
     return Client(
-        endpoint,
+        endpoints[0],
+        others=endpoints[1:],
         api_key=None if key_file is None else read_keys(key_file)[0],
         timeout_s=settings.timeout,
         retries=settings.retries,
         concurrency=min(settings.concurrency, limits.requests()),
         fetch=settings.fetch,
-        wait_for_restart=settings.url is None,  # its head lives, so a service that does not answer now will again
+        wait_for_restart=not settings.url,  # its head lives, so a service that does not answer now will again
     )

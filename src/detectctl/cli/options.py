@@ -21,6 +21,7 @@ from detectctl.settings import (
     OUTPUT,
     SERVICE,
     GlobalSettings,
+    PlacedSettings,
     RequestSettings,
     Setting,
     Settings,
@@ -89,7 +90,7 @@ class Session:
         settings, origins = self.sources.load(kind, flags)
         for warning in self.sources.warnings():  # after what may be an error about the same variable
             self.console.warning(warning)
-        if issubclass(kind, RequestSettings):
+        if issubclass(kind, (RequestSettings, PlacedSettings)):
             self.sources.refuse_to_send_keys(origins)
         return settings
 

@@ -50,9 +50,11 @@ class Client:
         concurrency: requests in flight, and so images in memory, when many are asked about at once.
         fetch: who downloads an image that is given by URL: the server or this client.
         wait_for_restart: whether a service that refuses connections is known to be there from the start.
+        others: endpoints of the same service, as of a cluster's other nodes, each asked when the one before it gives no
+            answer; the key is sent there, too.
 
     Raises:
-        UsageError: the endpoint is not an http(s) URL.
+        UsageError: an endpoint is not an http(s) URL.
     """
 
     def __init__(
@@ -65,19 +67,23 @@ class Client:
         concurrency: int = CONCURRENCY,
         fetch: Literal["server", "client"] = "server",
         wait_for_restart: bool = False,
+        others: Sequence[str] = (),
     ) -> None:
-        self._url = endpoint.rstrip("/")
+        self._urls = [url.rstrip("/") for url in (endpoint, *others)]
+        self._turn = 0
         key = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        try:
-            self._server = Server(self._url, headers=key, connections=concurrency)
-        except BadAddress as error:
-            raise not_an_endpoint(endpoint, str(error)) from error
+        self._servers = []
+        for url in self._urls:
+            try:
+                self._servers.append(Server(url, headers=key, connections=concurrency))
+            except BadAddress as error:
+                raise not_an_endpoint(url, str(error)) from error
         self._downloads = Downloads(connections=concurrency)
         self._closed = threading.Event()
         self._retries = retries
         self._timeout_s = timeout_s
         self._fetch = fetch
-        self._is_known = wait_for_restart
+        self._is_known = wait_for_restart or bool(others)
         self.concurrency = concurrency
 
     def __enter__(self) -> Self:
@@ -89,7 +95,8 @@ class Client:
     def close(self) -> None:
         """Close the connections; requests that wait for their next attempt give up."""
         self._closed.set()
-        self._server.close()
+        for server in self._servers:
+            server.close()
         self._downloads.close()
 
     def info(self) -> ServiceInfo:
@@ -193,6 +200,11 @@ class Client:
             )
         return DrawnHere(picture, result)
 
+    @property
+    def _url(self) -> str:
+        """The endpoint that is asked now."""
+        return self._urls[self._turn]
+
     def _is_for_service(self, url: str) -> bool:
         """Whether the service downloads an image; raises BadUrl rather than tell it a password."""
         if self._fetch == "server" and masked(url) != url:
@@ -246,9 +258,12 @@ class Client:
         target = f"{path}?{urlencode(query)}" if query else path
 
         def attempt() -> Answer:
+            turn = self._turn
             try:
-                answer = self._server.ask(method, target, deadline, body=body, headers=headers)
+                answer = self._servers[turn].ask(method, target, deadline, body=body, headers=headers)
             except NoAnswer as error:
+                if turn == self._turn:  # else another thread has moved on already
+                    self._turn = (turn + 1) % len(self._servers)
                 raise unanswered(error, self._url, deadline, is_known=self._is_known) from error
             self._is_known = True
             if answer.status != 200:

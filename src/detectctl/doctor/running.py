@@ -70,7 +70,7 @@ def fonts(subject: Subject) -> Iterator[Finding]:
 
 
 def _client(subject: Subject) -> Client:
-    endpoint, key_file = reach(subject.paths.state, subject.settings.name)
+    (endpoint, *_), key_file = reach(subject.paths.state, subject.settings.name)
     return Client(endpoint, api_key=read_keys(key_file)[0] if key_file else None, timeout_s=_ANSWER_S, retries=0)
 
 

@@ -251,8 +251,8 @@ def not_running(name: str, why: str = "it was not started, or was taken down") -
     return NotRunning(f"instance {name} is not running", why=why, hint=f"start it: `detectctl up{flag}`")
 
 
-def reach(state_home: Path, name: str) -> tuple[str, Path | None]:
-    """Where a client reaches the instance, and the file of the keys that it accepts.
+def reach(state_home: Path, name: str) -> tuple[tuple[str, ...], Path | None]:
+    """The endpoints where a client reaches the instance, first the one that stays, and the file of the keys it accepts.
 
     Raises:
         NotRunning: there is none, or its head is gone: what listens on its port now must not be sent its key.
@@ -266,7 +266,7 @@ def reach(state_home: Path, name: str) -> tuple[str, Path | None]:
     with state.open_host() as host:
         if not host.alive:
             raise not_running(name, why="its Ray head died, or never started")
-        return host.endpoint, state.api_key_file
+        return host.endpoints, state.api_key_file
 
 
 def all_states(state_home: Path) -> Iterator[InstanceState]:

@@ -54,6 +54,13 @@ def found(token_file: str | None, environ: Mapping[str, str]) -> Found:
     return Found(None, "")
 
 
+def may_find(environ: Mapping[str, str]) -> bool:
+    """Whether Ray would look for a token in one of its variables, or has one in the home folder."""
+    if environ.get("RAY_AUTH_TOKEN") or environ.get("RAY_AUTH_TOKEN_PATH"):
+        return True
+    return "HOME" in environ and (Path(environ["HOME"]) / _DEFAULT).exists()
+
+
 def _bad(file: str, why: str) -> UsageError:
     return UsageError(
         f"the token file {file} cannot be used",
