@@ -83,6 +83,27 @@ def test_a_head_that_died_is_not_waited_for(folder: InstanceFolder, tmp_path: Pa
     assert time.monotonic() - begun < 10
 
 
+class SharedHost(BentHost):
+    """Somebody on another machine deploys to it a moment after us."""
+
+    def __init__(self) -> None:
+        super().__init__(GOOD)
+        self.seen = 0
+
+    def status(self, deadline: Deadline | None = None) -> ServeStatus:
+        self.seen += bool(self.deployed)
+        ours = replace(super().status(deadline), application="DEPLOYING")
+        return ours if self.seen < 3 else replace(ours, application="RUNNING", fingerprint="theirs")
+
+
+def test_of_two_who_deploy_at_once_one_is_told(folder: InstanceFolder) -> None:
+    """And takes nothing back: what runs is the other's."""
+    host = SharedHost()
+    with pytest.raises(NotReady, match="another command has changed instance default meanwhile"):
+        rollout_on(host, folder).change(state_of(GOOD), BAD)
+    assert host.deployed == [BAD.fingerprint]
+
+
 def test_nothing_to_change_does_not_wake_a_service_that_sleeps(folder: InstanceFolder) -> None:
     """Nobody listens at its endpoint here, and nobody is missed."""
     sleeping = planned(replicas=Replicas(0, 2))

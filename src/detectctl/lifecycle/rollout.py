@@ -25,6 +25,12 @@ _ANSWER_S = 5.0
 _RESTORE_S = 20.0
 
 
+class _Superseded(NotReady):
+    """Somebody on another machine, whom no lock of ours holds up, deployed something else."""
+
+    code = NotReady.code
+
+
 @dataclass(frozen=True, slots=True)
 class Rollout:
     """Changes what one instance serves; used under the instance's lock. `deadline`: for what is new to answer."""
@@ -82,6 +88,8 @@ class Rollout:
             return "unchanged", replace(self, report=silent)._settle(state, deployment)
         try:
             updated = self.start(state, deployment, running.target_replicas)
+        except _Superseded:  # what runs is theirs
+            raise
         except DetectctlError as error:
             with uninterrupted():
                 model = deployment.config.model
@@ -143,16 +151,23 @@ class Rollout:
 
     def _wait_running(self, deployment: Deployment, deadline: Deadline) -> None:
         """Return when Serve reports RUNNING of exactly this deployment."""
-        reported = ""
+        reported, arrived = "", False
 
         def running() -> ServeStatus | NotYet:
-            nonlocal reported
+            nonlocal reported, arrived
             try:
                 status = self.host.status(deadline)
             except ServeApiError as error:
                 self.host.require_running("deploying")
                 status = ServeStatus(application="no answer", message=str(error))
+            if arrived and status.fingerprint not in {"", deployment.fingerprint}:
+                raise _Superseded(
+                    f"another command has changed instance {self.folder.name} meanwhile",
+                    why="what it deployed has replaced this",
+                    hint="see what runs now: `detectctl status`",
+                )
             if status.fingerprint == deployment.fingerprint:
+                arrived = True
                 if status.application == "RUNNING":
                     return status
                 if status.application == "DEPLOY_FAILED":
