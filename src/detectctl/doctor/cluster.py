@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
 
+from detectctl import ray_token
 from detectctl.doctor import running
 from detectctl.doctor.finding import Finding, Subject, failure, ok, warning
-from detectctl.hosts.cluster import carrier, jobs, token
+from detectctl.hosts.cluster import carrier, jobs
 from detectctl.hosts.cluster.cluster_host import DRAIN_S, OLDEST_RAY, RECORD, bracketed, more
 from detectctl.hosts.cluster.probe import FOUND, OLDEST_PYTHON, fitting, mend, needs, reserved
 from detectctl.hosts.dashboard import Dashboard, NotThere, ServeApiError, TokenRefused
@@ -38,7 +39,7 @@ _LISTED = 8
 def dashboard(subject: Subject) -> Iterator[Finding]:
     """What it says by itself: nothing is run on the cluster for it."""
     place, deadline = _place(subject), Deadline.after(_ASK_S)
-    secret = token.found(place.token_file, subject.variables)
+    secret = ray_token.found(place.token_file, subject.variables)
     try:
         with _opened(place, secret) as there:
             version = _version(there, deadline)
@@ -57,7 +58,7 @@ def dashboard(subject: Subject) -> Iterator[Finding]:
     except TokenRefused as error:
         said = f"does not accept the token of {secret.where}" if secret.token else "wants a token, and none was found"
         yield failure(
-            f"the cluster at {place.address} {said}: {error}; looked for, in this order: {token.ORDER}",
+            f"the cluster at {place.address} {said}: {error}; looked for, in this order: {ray_token.ORDER}",
             "on its head run `ray get-auth-token`, and name a file with that here: `--ray-token-file FILE`",
             "token",
         )
@@ -72,7 +73,7 @@ def nodes(subject: Subject) -> Iterator[Finding]:
     """What only programs on the nodes can see: a job that looks, and changes nothing."""
     place, settings, deadline = _place(subject), subject.settings, Deadline.after(_JOB_S)
     wanted = needs(on_gpu=settings.gpus > 0)
-    with _opened(place, token.found(place.token_file, subject.variables)) as there:
+    with _opened(place, ray_token.found(place.token_file, subject.variables)) as there:
         try:
             lack = _lack_of(place, _version(there, deadline))
             details = ServeApi(there).details(deadline)
@@ -114,7 +115,7 @@ def nodes(subject: Subject) -> Iterator[Finding]:
 def service(subject: Subject) -> Iterator[Finding]:
     """As on this machine, if the cluster can be asked."""
     place = _place(subject)
-    with _opened(place, token.found(place.token_file, subject.variables)) as there:
+    with _opened(place, ray_token.found(place.token_file, subject.variables)) as there:
         try:
             ServeApi(there).details(Deadline.after(_ASK_S))
         except ServeApiError:  # `dashboard` says so
@@ -129,7 +130,7 @@ def _place(subject: Subject) -> ClusterPlace:
 
 
 @contextlib.contextmanager
-def _opened(place: ClusterPlace, secret: token.Found) -> Iterator[Dashboard]:
+def _opened(place: ClusterPlace, secret: ray_token.Found) -> Iterator[Dashboard]:
     there = Dashboard(place.address, secret.token)
     try:
         yield there

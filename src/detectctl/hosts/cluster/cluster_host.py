@@ -19,7 +19,7 @@ from detectctl.files import reason
 from detectctl.hosts.cluster import carrier, jobs
 from detectctl.hosts.cluster.probe import needs
 from detectctl.hosts.cluster.replica_logs import new_lines
-from detectctl.hosts.dashboard import Dashboard, NothingChanged, ServeApiError, TokenRefused
+from detectctl.hosts.dashboard import Dashboard, ServeApiError, TokenRefused
 from detectctl.hosts.serve_rest import ServeApi, ServeStatus, parse, user_config
 from detectctl.progress import Progress
 from detectctl.ray_token import ORDER, found, token
