@@ -206,7 +206,7 @@ def test_nor_somebody_to_send_the_token_of_a_cluster_to(tmp_path: Path) -> None:
     (tmp_path / ".ray").mkdir()
     (tmp_path / ".ray" / "auth_token").write_text("token")
     for more in ({}, {"RAY_AUTH_TOKEN": "token"}, {"RAY_AUTH_TOKEN_PATH": "/token"}):
-        with pytest.raises(UsageError, match=r"detectctl\.toml: address would be sent the token of a Ray cluster"):
+        with pytest.raises(UsageError, match=r"detectctl\.toml: up\.address would be sent the token of a Ray cluster"):
             load(**more)
     assert load(DETECTCTL_CONFIG="detectctl.toml") == "http://evil.example:8265"
 
@@ -309,7 +309,7 @@ def test_every_setting_is_listed_with_its_origin(tmp_path: Path) -> None:
     assert (found["up", "conf"].value, found["up", "conf"].origin) == (0.25, "default")
     assert (found["annotate", "conf"].value, found["detect", "conf"].value) == (0.5, "0.4,person=0.25")
     assert (found["up", "max-det"].value, found["detect", "agnostic-nms"].words) == (300, "the service's")
-    assert found["detect", "url"].value == "https://***@host.example"
+    assert found["detect", "url"].value == ("https://***@host.example",)
     assert found["up", "max-image-bytes"].words == "20MiB"
     assert "hunter2" not in str(found)
     kinds: list[type[Settings]] = [GlobalSettings, *COMMANDS.values()]

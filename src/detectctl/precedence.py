@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
+from detectctl.addresses import masked
 from detectctl.errors import UsageError
 from detectctl.files import reason
 from detectctl.paths import Paths
@@ -158,6 +159,8 @@ def rows(sources: Sources, flags: Mapping[str, object]) -> Iterator[Row]:
             words = each.words(value) or each.option.default
             if isinstance(value, Thresholds) and not value.by_class:
                 value = value.confidence  # a number, as it has always been
+            if isinstance(value, tuple):
+                value = tuple(map(masked, value))
             plain = value if isinstance(value, (bool, int, float, tuple, types.NoneType)) else words
             yield Row(kind.command, each.key, each.variable, plain, words, origins[each.name])
 

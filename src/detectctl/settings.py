@@ -531,8 +531,7 @@ class Setting:
             return str(value).lower()
         if isinstance(value, float):
             return f"{value:g}"
-        text = ", ".join(value) if isinstance(value, tuple) else self.option.words(value)
-        return masked(text)
+        return ", ".join(map(masked, value)) if isinstance(value, tuple) else masked(self.option.words(value))
 
 
 def settings_of(kind: type[Settings]) -> Iterator[Setting]:

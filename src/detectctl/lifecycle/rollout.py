@@ -25,10 +25,8 @@ _ANSWER_S = 5.0
 _RESTORE_S = 20.0
 
 
-class _Superseded(NotReady):
+class _Superseded(Exception):
     """Somebody on another machine, whom no lock of ours holds up, deployed something else."""
-
-    code = NotReady.code
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +86,9 @@ class Rollout:
             return "unchanged", replace(self, report=silent)._settle(state, deployment)
         try:
             updated = self.start(state, deployment, running.target_replicas)
-        except _Superseded:  # what runs is theirs
-            raise
         except DetectctlError as error:
+            if isinstance(error.__cause__, _Superseded):  # what runs is theirs
+                raise
             with uninterrupted():
                 model = deployment.config.model
                 failed = note_failure(state, model.reference, error, digest=model.digest)
@@ -161,11 +159,11 @@ class Rollout:
                 self.host.require_running("deploying")
                 status = ServeStatus(application="no answer", message=str(error))
             if arrived and status.fingerprint not in {"", deployment.fingerprint}:
-                raise _Superseded(
+                raise NotReady(
                     f"another command has changed instance {self.folder.name} meanwhile",
                     why="what it deployed has replaced this",
                     hint="see what runs now: `detectctl status`",
-                )
+                ) from _Superseded()
             if status.fingerprint == deployment.fingerprint:
                 arrived = True
                 if status.application == "RUNNING":
