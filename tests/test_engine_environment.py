@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import os
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,40 @@ def test_opencv_needs_no_library_of_a_display() -> None:
     needed = needed_libraries(readelf)
     assert any(name.startswith("cv2") for name in needed)
     assert {library for names in needed.values() for library in names if library.startswith(GRAPHICS)} == set()
+
+
+_BUSY = """
+import numpy as np, psutil
+from detectctl.engine.letterbox import Placement
+from detectctl.engine.nms import Selection
+from detectctl.engine.objects import located
+from detectctl.engine.trained import Head, Trained
+from detectctl.engine.yolo_head import Candidates, Raw, decode
+
+model = Trained({0: "disc"}, Head(strides=(8, 16, 32)), task="segment")
+whole, places = (640, 640), np.arange(8400)
+raw = Raw(places, np.ones((64, 8400), np.float32), np.ones((1, 8400), np.float32), np.ones((32, 8400), np.float32))
+one = Candidates(np.float32([[320], [320], [640], [640]]), np.ones((1, 1)), np.ones((32, 1), np.float32),
+    np.ones((32, 160, 160), np.float32))
+first = Selection(np.zeros(1, int), np.ones(1, np.float32), np.zeros(1, int))
+before = psutil.Process().threads()
+for _ in range(40):
+    decode(model, raw, confidence=0.1, shape=whole)
+    located(one, first, model, Placement(640, 640, (1, 1), (0, 0)), whole)
+used = {one.id: one.user_time + one.system_time for one in psutil.Process().threads()}
+for one in before:
+    used[one.id] -= one.user_time + one.system_time
+print(used.pop(psutil.Process().pid), sum(used.values()))
+"""
+
+
+def test_no_other_threads_help_with_masks_and_boxes() -> None:
+    """Those of BLAS did: requests that waited for them at the same time took ten times as long."""
+    env = {**os.environ, "OPENBLAS_NUM_THREADS": "4", "OMP_NUM_THREADS": "4"}
+    result = subprocess.run([sys.executable, "-c", _BUSY], env=env, capture_output=True, text=True, check=True)
+    own, others = map(float, result.stdout.split())
+    assert own > 0
+    assert others <= own / 20
 
 
 @pytest.mark.parametrize("name", ["opencv-python", "opencv-contrib-python", "ultralytics"])

@@ -130,7 +130,8 @@ def _outlines(
     first_column, last_column = max(left // scale_x - 1, 0), min(-(-right // scale_x) + 1, columns)
     first_row, last_row = max(top // scale_y - 1, 0), min(-(-bottom // scale_y) + 1, rows)
     part = prototypes[:, first_row:last_row, first_column:last_column]
-    sums = (coefficients @ part.reshape(len(part), -1)).reshape(part.shape[1:])
+    # Not by `@`: BLAS would share it out among threads that all requests compete for.
+    sums = np.einsum("c,cyx->yx", coefficients, part)
     scaled = cv2.resize(sums, None, fx=scale_x, fy=scale_y, interpolation=cv2.INTER_LINEAR)
     x, y = first_column * scale_x, first_row * scale_y
     mask = (scaled[top - y : bottom - y, left - x : right - x] > 0).astype(np.uint8)

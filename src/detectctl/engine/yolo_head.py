@@ -118,7 +118,8 @@ def _distances(sides: NDArray[np.float32]) -> NDArray[np.float32]:
     if bins > 1:
         weights = sides.reshape(4, bins, -1)
         weights = np.exp(weights - weights.max(axis=1, keepdims=True))
-        sides = np.arange(bins, dtype=np.float32) @ weights / weights.sum(axis=1)
+        # Not by `@`, as in `objects`.
+        sides = np.einsum("b,sbn->sn", np.arange(bins, dtype=np.float32), weights) / weights.sum(axis=1)
     return sides
 
 
