@@ -130,12 +130,17 @@ class Home:
 
 
 def marked(instance_id: str) -> list[psutil.Process]:
-    """Those that carry the mark, and their descendants: one that gave itself a long title has written over its mark."""
+    """All of an instance."""
+    return carrying(f"DETECTCTL_INSTANCE_ID={instance_id}")
+
+
+def carrying(variable: str) -> list[psutil.Process]:
+    """Those with this mark, and their descendants: one that gave itself a long title has written over its mark."""
     found: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
             # Not psutil's environ(), which gives up where a process wrote its title over the block's beginning.
-            if f"DETECTCTL_INSTANCE_ID={instance_id}".encode() in Path(f"/proc/{process.pid}/environ").read_bytes():
+            if variable.encode() in Path(f"/proc/{process.pid}/environ").read_bytes():
                 found |= {one.pid: one for one in (process, *process.children(recursive=True))}
     return list(found.values())
 
