@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import secrets
 import shutil
 import subprocess
 import tempfile
 import urllib.error
-import urllib.request
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +28,8 @@ from detectctl.progress import silent
 from detectctl.settings import ManifestSettings, Replicas, UpSettings
 from detectctl.wire import Thresholds
 from dockerfile import stages
-from installed import DETECTCTL, free_port, marked, wait_until
+from installed import DETECTCTL, marked, wait_until
+from rehearsed_pods import RehearsedPods
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 SCHEMA = json.loads((HERE / "kuberay_rayservice_1.7.json").read_text())
+KEY = "a-key-for-tests"
 SETTINGS = ManifestSettings(name="yolo", image="registry.example/detectctl:1", no_auth=True)
 SECRETS = replace(
     SETTINGS,
@@ -112,6 +112,14 @@ def test_a_secret_is_named_and_mounted_where_it_is_read(home: Home) -> None:
         "name": "keys",
         "secret": {"secretName": "keys", "items": [{"key": "keys", "path": "keys"}], "defaultMode": 0o440},
     } in pod["volumes"]
+
+
+def test_a_file_is_known_by_its_name_whatever_that_is(home: Home, yolov8n_pt: Path) -> None:
+    """Not by its path: a pod looks for it in its image."""
+    file = Path(shutil.copy(yolov8n_pt, home.path / "é: #1\x85 '猫'.pt"))
+    _, workers, serve = parsed(home, replace(SETTINGS, model=str(file)))
+    assert serve["applications"][0]["args"]["model"]["name"] == file.stem
+    assert f"--model={file.name}" in workers["template"]["spec"]["initContainers"][0]["args"]
 
 
 def test_each_replica_fits_a_pod_and_each_pod_one_replica(home: Home) -> None:
@@ -198,6 +206,12 @@ def test_a_pod_serves_the_model_of_the_manifest_or_nothing(home: Home) -> None:
     for _attempt in range(2):  # it may have been cut off
         prepare(UpSettings(), sha256, target, paths, home.env, silent)
     assert (target / "model.xml").is_file()
+    _, workers, serve = parsed(home, replace(SETTINGS, gpus=1.0))
+    on_gpu = Path(workers["template"]["spec"]["initContainers"][0]["args"][-1])
+    assert serve["applications"][0]["args"]["detector"]["model"] == str(on_gpu)
+    assert on_gpu.suffix == ".pt"  # or PyTorch's engine refuses it
+    prepare(UpSettings(device="cuda"), sha256, home.cache / on_gpu.name, paths, home.env, silent)
+    assert (home.cache / on_gpu.name).resolve().name == "checkpoint.pt"
     with pytest.raises(ModelCorrupt, match="base is not the model"):
         prepare(UpSettings(), "0" * 64, target, paths, home.env, silent)
     with pytest.raises(ModelNotFound, match=r"best\.pt is not in this image"):
@@ -213,97 +227,40 @@ def test_the_image_is_what_the_pods_expect() -> None:
     assert str(kuberay._WANDB_KEY) in (HERE.parent / "deploy" / "entrypoint.sh").read_text()
 
 
-def _start_command(cluster: dict[str, Any], ports: dict[str, str]) -> str:
-    """What KubeRay v1.7 runs in the head's container, by `/bin/bash -c --`; here the head has a replica, too."""
-    head, workers = cluster["headGroupSpec"], cluster["workerGroupSpecs"][0]
-    (container,) = head["template"]["spec"]["containers"]
-    memory = int(container["resources"]["limits"]["memory"].removesuffix("Gi")) << 30
-    params = {"memory": str(memory)} | head["rayStartParams"] | workers["rayStartParams"] | ports
-    return "ulimit -n 65536; ray start --head  --block  " + "  ".join(
-        f"--{name}={params[name]}" for name in sorted(params)
-    )
-
-
-@contextlib.contextmanager
-def _head(cluster: dict[str, Any], folder: Path) -> Iterator[tuple[str, str, dict[int, int]]]:
-    """The dashboard of a head of our own, its token, and the ports of the probes by those of a pod."""
-    token, mark = secrets.token_hex(32), secrets.token_hex(8)
-    ports = {8265: free_port(), 52365: free_port()}
-    options = {
-        "port": str(free_port()),
-        "node-ip-address": "127.0.0.1",
-        "dashboard-host": "127.0.0.1",
-        "dashboard-port": str(ports[8265]),
-        "dashboard-agent-listen-port": str(ports[52365]),
-        "metrics-export-port": str(free_port()),
-        "min-worker-port": "0",
-        "max-worker-port": "0",
-        "temp-dir": str(folder / "ray"),
-    }
-    (container,) = cluster["headGroupSpec"]["template"]["spec"]["containers"]
-    env = {each["name"]: each["value"] for each in container["env"]} | {
-        "PATH": f"{DETECTCTL.parent}{os.pathsep}{os.environ['PATH']}",
-        "HOME": "/nonexistent",
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": token,
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # loopback
-        MARKER: mark,
-    }
-    with (folder / "head.log").open("w") as log:
-        command = ["/bin/bash", "-c", "--", _start_command(cluster, options)]
-        head = subprocess.Popen(command, env=env, cwd=folder, stdout=log, stderr=log, start_new_session=True)
-    try:
-        yield f"http://127.0.0.1:{ports[8265]}", token, ports
-    finally:
-        for process in marked(mark):
-            with contextlib.suppress(psutil.Error):
-                process.kill()
-        head.wait(timeout=30)
-        wait_until(lambda: not marked(mark))
-
-
-def _ask(url: str, *, method: str = "GET", key: str = "", body: bytes | None = None) -> bytes:
-    headers = {"Authorization": f"Bearer {key}"} if key else {}
-    headers |= {"Content-Type": "application/json"} if method == "PUT" else {}
-    request = urllib.request.Request(url, body, headers, method=method)
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        found: bytes = answer.read()
-    return found
-
-
-def _answers(url: str) -> bool:
-    with contextlib.suppress(OSError):
-        return _ask(url) == b"success"
-    return False
-
-
 @pytest.mark.cluster
 @pytest.mark.slow  # Ray
 def test_what_is_written_serves(home: Home, short_tmp: Path, bus_jpg: Path) -> None:
-    """Without Kubernetes: the init container's command, KubeRay's start command and its PUT, and the pods' probes.
-
-    Only paths and ports are others.
-    """
-    (short_tmp / "keys").write_text("a-key-for-tests")
+    """Without Kubernetes: only paths and ports are others. In its image: see test_container.py."""
+    (short_tmp / "keys").write_text(KEY)
     settings = replace(SECRETS, replicas=Replicas(1, 1), redis=None, redis_secret=None)
     text = written(home, settings)
-    port = free_port()
     for there, here in {kuberay.CACHE: home.cache, kuberay.KEYS: short_tmp / "keys"}.items():
         text = text.replace(str(there), str(here))
-    spec = yaml.safe_load(text)["spec"]
-    cluster, serve = spec["rayClusterConfig"], yaml.safe_load(spec["serveConfigV2"])
-    serve["http_options"].update(host="127.0.0.1", port=port)
-    pods = [group["template"]["spec"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
-    done = home.run(*pods[1]["initContainers"][0]["args"])
+    pods = RehearsedPods(text)
+    done = home.run(*pods.prepare)
     assert done.returncode == 0, done.stderr
-    with _head(cluster, short_tmp) as (dashboard, token, ports):
-        probes = [pod["containers"][0][kind]["httpGet"] for pod in pods for kind in ("livenessProbe", "readinessProbe")]
-        urls = [f"http://127.0.0.1:{ports.get(each['port'], port)}{each['path']}" for each in probes]
-        wait_until(lambda: all(_answers(url) for url in urls[:3]), 60)
-        _ask(f"{dashboard}/api/serve/applications/", method="PUT", key=token, body=json.dumps(serve).encode())
-        wait_until(lambda: _answers(urls[3]), 60)
-        endpoint = f"http://127.0.0.1:{port}"
-        found = json.loads(_ask(f"{endpoint}/detect", method="POST", key="a-key-for-tests", body=bus_jpg.read_bytes()))
-        assert {one["class"] for one in found["objects"]} >= {"bus", "person"}
+    env = {
+        "PATH": f"{DETECTCTL.parent}{os.pathsep}{os.environ['PATH']}",
+        "HOME": "/nonexistent",
+        MARKER: pods.token[:16],
+    }
+    with (short_tmp / "head.log").open("w") as log:
+        command = pods.head(f"--temp-dir={short_tmp / 'ray'}")
+        head = subprocess.Popen(
+            command, env=env | pods.env, cwd=short_tmp, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        assert {"bus", "person"} <= pods.find(bus_jpg, key=KEY)
         with pytest.raises(urllib.error.HTTPError, match="401"):
-            _ask(f"{endpoint}/info")
+            pods.find(bus_jpg, key="another-key")
+    finally:
+        wait_until(lambda: not _killed(pods.token[:16]))
+        head.wait(timeout=30)
+
+
+def _killed(mark: str) -> list[psutil.Process]:
+    found = marked(mark)
+    for process in found:
+        with contextlib.suppress(psutil.Error):
+            process.kill()
+    return found

@@ -213,7 +213,8 @@ def _workers(application: Mapping[str, Any], pods: Pods) -> dict[str, Any]:
     annotations = {"detectctl/replaces-replicas": _fixed(application)}
     return {
         "groupName": _GROUP,
-        "replicas": pods.minimum,
+        # Where they scale, this number is the autoscaler's: to apply a manifest again must not end pods.
+        **({} if pods.scales else {"replicas": pods.minimum}),
         "minReplicas": pods.minimum,
         "maxReplicas": pods.maximum,
         "rayStartParams": {"num-cpus": str(pods.cpus), "object-store-memory": str(OBJECT_STORE_BYTES)},
@@ -304,4 +305,4 @@ _Dumper.add_representer(tuple, yaml.SafeDumper.represent_list)
 
 def _yaml(data: Any) -> str:
     # No line is broken: what is in `serveConfigV2` stands in one that is.
-    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=math.inf)
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, width=math.inf)

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     from detectctl.settings import ManifestSettings, UpSettings
     from detectctl.wire import Device
 
-_MODEL = kuberay.CACHE / "served"
+_COMPILED = kuberay.CACHE / "served"
+_CHECKPOINT = kuberay.CACHE / "served.pt"  # as Ultralytics wants it to be called
 _LEAST_MEMORY = 2 << 30  # of a replica and of Ray beside it, and of PyTorch while it converts
 _GIBIBYTE = 1 << 30
 
@@ -72,8 +73,8 @@ def manifest(settings: ManifestSettings, paths: Paths, environ: Mapping[str, str
     )
     # Kubernetes spreads the pods, each of which has one replica.
     asked = replace(settings, spread=False)
-    there = replace(model, checkpoint=_MODEL, reference=_reference(model))
-    deployment = plan(asked, there, replace(compiled, directory=_MODEL), device, None, remote=True)
+    there = replace(model, checkpoint=_CHECKPOINT, reference=_reference(model))
+    deployment = plan(asked, there, replace(compiled, directory=_COMPILED), device, None, remote=True)
     if settings.api_key_secret is not None:
         deployment = replace(deployment, config=replace(deployment.config, api_key_file=str(kuberay.KEYS)))
     pods = kuberay.Pods(
@@ -187,7 +188,7 @@ def _prepare(settings: ManifestSettings, model: ModelVersion, device: Device) ->
         f"--timeout={settings.timeout:g}",
         *(("--trust-checkpoint",) if settings.trust_checkpoint else ()),
         model.sha256,
-        str(_MODEL),
+        str(_CHECKPOINT if device == "cuda" else _COMPILED),
     )
 
 
