@@ -138,6 +138,11 @@ def test_errors_say_what_why_and_what_next(arguments: list[str], told: list[str]
         assert words in line
 
 
+def test_what_only_pods_run_is_not_offered(home: Home) -> None:
+    assert home.run("prepare", "--help").returncode == 0
+    assert "prepare" not in home.run("--help").stdout + home.run("serve").stderr
+
+
 def test_global_options_work_before_and_after_the_command(home: Home) -> None:
     """Also together with another short option; after `--` they are arguments."""
     for loud in (["-v", "status"], ["status", "--verbose"], ["logs", "-fv"]):

@@ -119,7 +119,7 @@ def _usage_error(error: typer.TyperException) -> UsageError:
     if meant:
         why = f"did you mean {meant}?"
     elif context and sought == "command":
-        why = f"must be one of {', '.join(context.command.commands)}"
+        why = f"must be one of {', '.join(name for name, each in context.command.commands.items() if not each.hidden)}"
     problem = UsageError(
         what[:1].lower() + what[1:], why=why[:1].lower() + why[1:], hint=f"`{path} --help` shows every {sought}"
     )
