@@ -245,6 +245,12 @@ BROKEN = {
         "failure",
         ("does not know deployment_actors",),
     ),
+    "a dashboard without Serve": Broken(
+        _answer("GET /api/serve/applications/", 404, "404: Not Found"),
+        "cluster",
+        "failure",
+        ("a part of the dashboard", "HTTP 404", "ray[default,serve]"),
+    ),
     "nodes too small": Broken(
         _nothing, "nodes", "failure", ("3 nodes alive, and none has 4 CPUs", "--cpus"), {"cpus": 4}
     ),

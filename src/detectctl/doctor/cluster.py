@@ -62,6 +62,11 @@ def dashboard(subject: Subject) -> Iterator[Finding]:
             "on its head run `ray get-auth-token`, and name a file with that here: `--ray-token-file FILE`",
             "token",
         )
+    except NotThere as error:
+        yield failure(
+            f"a part of the dashboard at {place.address} is missing: {error}",
+            "let all of /api/ through to it; on the head: `pip install 'ray[default,serve]'`",
+        )
     except ServeApiError as error:
         yield failure(
             f"the cluster at {place.address} does not answer: {error}",
