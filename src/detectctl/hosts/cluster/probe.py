@@ -123,7 +123,7 @@ def survey(needed: dict[str, str]) -> dict[str, Any]:
     from ray._private.state import available_resources_per_node
     from ray.serve._private import constants
 
-    nodes, free = _alive(), available_resources_per_node()
+    nodes, free = sorted(_alive(), key=lambda node: str(node["NodeManagerAddress"])), available_resources_per_node()
     seen = _seen([node for node in nodes if node["Resources"].get("CPU")], needed)
     known = inspect.signature(serve.deployment).parameters
     return {
