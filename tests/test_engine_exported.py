@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,13 +27,18 @@ from detectctl.engine.trained import MOST_NAME
 from detectctl.errors import CheckpointRefused
 from detectctl.exports import network_in, pack
 from detectctl.files import sha256_of
+from detectctl.registry import wandb_source
+from detectctl.registry.reference import Artifact, parse
+from detectctl.registry.store import Store
 from detectctl.wire import DetectOptions
 from family import CONFIDENCE
 from test_engine_families import LIMITS
 from train_checkpoints import FOLDER
+from wandb_server import WandbServer
 
 if TYPE_CHECKING:
     from detectctl.engine.compiled import CompiledModel
+    from detectctl.registry.model_version import ModelVersion
 
 ONNX = Path(__file__).with_name("exports") / "26.onnx"
 """Of `26.pt`, for pictures of any shape; `export_onnx.py` made it."""
@@ -155,6 +160,31 @@ def test_an_export_is_the_same_wherever_it_lies_and_however_it_is_zipped(short: 
 @pytest.mark.slow
 def test_onnx_finds_what_its_checkpoint_finds(tmp_path: Path) -> None:
     assert_same(compiled(ONNX, tmp_path), answers(compiled(FOLDER / "26.pt", tmp_path)))
+
+
+@pytest.mark.slow
+def test_an_export_in_wandb_is_what_it_is_on_this_machine(short: list[Export], tmp_path: Path) -> None:
+    """A folder and ONNX: resolved to a version and pinned to its bytes, wherever the alias goes."""
+    folder = short[0].folder
+    with WandbServer() as wandb:
+        environ = wandb.env(tmp_path / "home", base=os.environ)
+
+        def fetched(reference: str) -> ModelVersion:
+            found = parse(reference)
+            assert isinstance(found, Artifact)
+            return wandb_source.fetch(found, Store(tmp_path / "store"), environ=environ, timeout_s=100)
+
+        wandb.log("acme/p/folder", {f"weights/{folder.name}/{file.name}": file for file in folder.iterdir()})
+        wandb.log("acme/p/onnx", {"best.onnx": ONNX})
+        export, onnx = fetched("acme/p/folder:latest"), fetched("acme/p/onnx:latest")
+        wandb.log("acme/p/folder", {"best.onnx": ONNX})
+        assert fetched("acme/p/folder:v0") == replace(export, reference="acme/p/folder:v0")
+        moved = fetched("acme/p/folder:latest")
+    assert (export.version, moved.version) == ("v0", "v1")
+    assert export.sha256 == sha256_of(short[0].packed(tmp_path / "packed"))
+    assert moved.sha256 == onnx.sha256 == sha256_of(ONNX)
+    assert_same(compiled(export.checkpoint, tmp_path), short[0].found)
+    assert is_export(onnx.checkpoint)
 
 
 def test_metadata_that_is_missing_is_named(tmp_path: Path) -> None:

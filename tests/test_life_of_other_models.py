@@ -1,4 +1,4 @@
-"""A model that segments and one of YOLO26 live as YOLOv8 does: keys, follow, an update under load, a killed replica."""
+"""A model that segments and one of YOLO26 live as YOLOv8 does: keys, follow, an update, a killed replica, an export."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ import psutil
 import pytest
 
 import shapes
+from detectctl.files import sha256_of
 from installed import Home, wait_until
 from load import steady
+from test_engine_exported import ONNX
 from train_checkpoints import FOLDER
 from wandb_server import WandbServer
 from wandb_site import Site, following
@@ -86,3 +88,9 @@ def _life(site: Site, picture: Path) -> None:
     headers = {"X-API-Key": key.read_text().strip()}
     asked = httpx.post(f"{site.url}/detect", content=picture.read_bytes(), headers=headers)
     assert asked.json()["objects"] == answers[-1]["objects"]
+
+    site.wandb.log("acme/registry/yolo", {"best.onnx": ONNX})
+    exported = site.up("--replicas", "1", "--api-key-file", str(key))["model"]
+    assert (exported["version"], exported["digest"]) == ("v2", f"sha256:{sha256_of(ONNX)}")
+    asked = httpx.post(f"{site.url}/detect", content=picture.read_bytes(), headers=headers)
+    assert {one["class"] for one in asked.json()["objects"]} == {one["class"] for one in answers[-1]["objects"]}
