@@ -42,6 +42,7 @@ _ASK_S = 10.0
 DRAIN_S = 1
 _ENVIRONMENT = {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DRAIN_S)}
 _SERVE = {"proxy_location": "EveryNode", "http_options": {"host": "0.0.0.0", "port": 8000}, "applications": []}  # noqa: S104 - a cluster is there to be reached; without a key `up` refuses
+_ATTEMPT = "DETECTCTL_ATTEMPT"  # for nobody to read
 RECORD = "detectctl"
 """In the user configuration of an application of ours: what any client has to know of it."""
 
@@ -102,6 +103,7 @@ class ClusterHost:
         told: dict[str, Any] = user_config(application).get(RECORD) or {}
         if not told:
             self._refuse_others(application)
+            raise ServeApiError("Serve does not say at the moment what runs")
         status = parse(application)
         if status.application == "RUNNING" and told.get("deployed") and not _same(told["deployed"], told["last_good"]):
             told = {**told, "last_good": told["deployed"], "last_failure": None}
@@ -208,7 +210,11 @@ class ClusterHost:
         fingerprint = deployment["user_config"]["fingerprint"]
         known = self._known(fingerprint)
         if known is None:
-            known = self._upload(Path(application["args"]["detector"]["model"]))
+            known = {**self._upload(Path(application["args"]["detector"]["model"])), "attempt": 0}
+        before = parse(self._application(self._serve.details()))
+        if before.fingerprint == fingerprint and before.application == "DEPLOY_FAILED":
+            # Serve would see no difference, and nodes remember for minutes that an environment failed.
+            known = {**known, "attempt": known["attempt"] + 1}
         args = {**application["args"], "carried": known["carried"]}
         if args["api_key_file"] is not None:
             args["api_key_file"] = ""  # there is one, of which they get digests; another is no reason to replace them
@@ -223,16 +229,12 @@ class ClusterHost:
         }
         asked = deployment["ray_actor_options"]
         spec["needs"] = needs(on_gpu=bool(asked.get("num_gpus")))
-        spec["room"] = self._room(deployment, back=_same(record["deployed"], record["last_good"]))
-        self._run("deploy", spec, known["uris"])
-
-    def _room(self, deployment: Mapping[str, Any], *, back: bool) -> int:
-        """New replicas that must find CPUs beside the old ones, or Serve would wait for room without a word."""
-        if back:  # its replicas have never stopped
-            return 0
-        running = parse(self._application(self._serve.details())).target_replicas
+        # New replicas must find CPUs beside the old ones, or Serve would wait for room without a word. Of what is gone
+        # back to, some have never stopped.
         wanted: int = deployment.get("num_replicas") or max(1, deployment["autoscaling_config"]["min_replicas"])
-        return more(wanted, running, spread=bool(deployment.get("spread")))
+        back = _same(record["deployed"], record["last_good"])
+        spec["room"] = 0 if back else more(wanted, before.target_replicas, spread=bool(deployment.get("spread")))
+        self._run("deploy", spec, known["uris"], attempt=known["attempt"])
 
     def _known(self, fingerprint: str) -> dict[str, Any] | None:
         """The packages of a deployment that the cluster has had, if it has them still."""
@@ -254,14 +256,22 @@ class ClusterHost:
         uris = [jobs.sent(self._dashboard, package) for package in (carrier.code(), *parts)]
         return {"carried": asdict(carried), "uris": uris}
 
-    def _run(self, command: str, spec: Mapping[str, Any], uris: list[str], deadline: Deadline | None = None) -> None:
+    def _run(
+        self,
+        command: str,
+        spec: Mapping[str, Any],
+        uris: list[str],
+        deadline: Deadline | None = None,
+        *,
+        attempt: int = 0,
+    ) -> None:
         jobs.run(
             self._dashboard,
             command,
             {"name": self._place.application, **spec},
             uris,
             deadline or Deadline.after(_JOB_S),
-            variables=_environment(),
+            variables=_environment() | ({_ATTEMPT: str(attempt)} if attempt else {}),
         )
 
     def drain(self, deadline: Deadline) -> bool:
