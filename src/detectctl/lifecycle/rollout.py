@@ -49,7 +49,8 @@ class Rollout:
         state = replace(state, deployed=deployment, unknown=False)
         self.folder.write(state)
         try:
-            self.host.deploy(deployment.application(running), state.to_json())
+            # If this fails, too, that is noted by whoever takes it back.
+            self.host.deploy(deployment.application(running), replace(state, last_failure=None).to_json())
         except NothingChanged as error:
             raise NotReady(
                 "the cluster cannot take the application",
