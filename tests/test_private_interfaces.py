@@ -145,6 +145,16 @@ def test_serves_controller_tells_of_its_replicas() -> None:
     assert "get_serve_instance_details.remote(" in dashboard
 
 
+def test_serve_says_where_its_logs_are() -> None:
+    """`serving.collected` puts the counters of a cluster there, for `status` to read through the dashboard."""
+    from ray.serve._private.logging_utils import get_serve_logs_dir
+
+    assert get_serve_logs_dir().endswith("/serve")
+    assert "get_logs_dir_path" in ast.unparse(
+        _function(_source("ray", "serve", "_private", "logging_utils.py"), "get_serve_logs_dir")
+    )
+
+
 def test_haproxys_template_is_known(tmp_path: Path) -> None:
     """Otherwise services run behind Serve's own proxy; test_hosts_local_haproxy.py has the details."""
     assert haproxy.obstacle(tmp_path, tmp_path / "cache", ports.choose(), "127.0.0.1", 8000) is None

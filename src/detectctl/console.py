@@ -372,10 +372,11 @@ def _card(status: InstanceStatus, course: Course | None) -> Group:
         grid.add_row(label, text)
     if not status.replicas:
         return Group(grid)
-    table = _table("REPLICA STATE >PID NODE")
+    table = _table("REPLICA STATE >PID NODE VERSION >REQUESTS")
     for replica in status.replicas:
         short_id = escape(replica.replica_id.rpartition("#")[2])
-        table.add_row(short_id, replica.state, str(replica.pid or "-"), replica.node_ip or "-")
+        counted = (escape((replica.version or "-")[:15]), "-" if replica.requests is None else str(replica.requests))
+        table.add_row(short_id, replica.state, str(replica.pid or "-"), replica.node_ip or "-", *counted)
     return Group(grid, "", table)
 
 

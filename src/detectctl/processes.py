@@ -45,6 +45,12 @@ class Process:
         return None
 
 
+def used(process: psutil.Process) -> dict[str, float]:
+    """What a process has taken: `memory`, its resident bytes, and `cpu`, its seconds of user and system."""
+    times = process.cpu_times()
+    return {"memory": process.memory_info().rss, "cpu": times.user + times.system}
+
+
 def _started(process: psutil.Process) -> float:
     try:
         stat = Path(f"/proc/{process.pid}/stat").read_text()

@@ -17,12 +17,20 @@ _PATH = "/api/serve/applications/"
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """One replica, as Serve sees it; `state` is Ray's own word (STARTING, RUNNING, STOPPING, …)."""
+    """One replica, as Serve sees it.
+
+    Attributes:
+        state: Ray's own word (STARTING, RUNNING, STOPPING, …).
+        requests: that it has answered; Serve does not know, its counters do. None if nobody does.
+        version: of the model that it serves, or the digest of one without; None if nobody knows.
+    """
 
     replica_id: str
     state: str
     pid: int | None
     node_ip: str | None
+    requests: int | None = None
+    version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

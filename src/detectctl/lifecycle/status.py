@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,7 +37,7 @@ class InstanceStatus:
         model: what answers; None before the first deployment, like `engine`.
         wanted: how many replicas Serve wants now, from `minimum` to `maximum`.
         ready: how many of them take requests.
-        replicas: each of them, in Ray's words.
+        replicas: each of them, in Ray's words, with what it has counted.
         requests: answered since the instance started.
         errors: error code → how many of them were answered with it.
         p50_ms: median latency of the successful ones, in the replica.
@@ -115,7 +115,7 @@ def _status_of(state: InstanceState, folder: InstanceFolder) -> InstanceStatus:
             ready=served.ready,
             minimum=deployment.minimum if deployment else 0,
             maximum=deployment.maximum if deployment else 0,
-            replicas=served.replicas,
+            replicas=tuple(_counted(replica, stats) for replica in served.replicas),
             requests=stats.requests,
             errors=stats.errors,
             p50_ms=stats.percentile_ms(0.5),
@@ -124,6 +124,11 @@ def _status_of(state: InstanceState, folder: InstanceFolder) -> InstanceStatus:
             sizing=deployment.sizing if deployment else "",
             stats=stats,
         )
+
+
+def _counted(replica: Replica, stats: RequestStats) -> Replica:
+    requests, version = stats.replicas.get(replica.replica_id.rpartition("#")[2], (None, None))
+    return replace(replica, requests=requests, version=version)
 
 
 def _answering(state: InstanceState, served: ServeStatus) -> Deployment | None:

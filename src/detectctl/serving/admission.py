@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from detectctl.engine.detector import Detector
     from detectctl.serving.fetch import Fetcher
     from detectctl.serving.metrics import Metrics
+    from detectctl.serving.reporter import Reporter
     from detectctl.serving.service_config import ServiceConfig
     from detectctl.serving.spans import Spans
     from detectctl.wire import Detection
@@ -144,6 +145,7 @@ class Service:
         stats_file: where the counters are kept; None keeps them in memory only.
         replicas: how many Serve wants, and how many take requests; None if it does not say.
         spans: what sends a trace of each request; None sends none.
+        reporter: what collects the counters of all replicas, where these share no folder; else None.
     """
 
     config: ServiceConfig
@@ -153,9 +155,10 @@ class Service:
     stats_file: InitVar[Path | None] = None
     replicas: Callable[[], Awaitable[tuple[int, int] | None]] = _unknown
     spans: Spans | None = None
+    reporter: Reporter | None = None
 
     def __post_init__(self, stats_file: Path | None) -> None:
-        self._name = "" if stats_file is None else stats_file.stem
+        self._name = stats_file.stem if stats_file is not None else self.reporter.replica if self.reporter else ""
         self.threads = ThreadPoolExecutor(self.detector.workers, thread_name_prefix="detect")
         self._recorder = RequestRecorder(stats_file, self._about())
         self._metrics: Metrics | None = None
@@ -224,10 +227,18 @@ class Service:
 
         if self._metrics is None:
             self._metrics = metrics.Metrics(self._recorder.tally)
-        return await asyncio.to_thread(self._metrics.page, accept, await self.replicas())
+        collected = await self.reporter.all() if self.reporter else None
+        return await asyncio.to_thread(self._metrics.page, accept, await self.replicas(), collected)
+
+    def open(self) -> None:
+        """What needs the event loop."""
+        if self.reporter is not None:
+            self.reporter.start(self._recorder.tally)
 
     async def close(self) -> None:
         """Let go of connections and threads."""
+        if self.reporter is not None:
+            await self.reporter.close()
         await self.fetcher.close()
         self.threads.shutdown(wait=False)
         if self.spans is not None:

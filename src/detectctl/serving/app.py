@@ -57,6 +57,7 @@ class Replica:
         from detectctl.serving.admission import Service
         from detectctl.serving.fetch import Fetcher
         from detectctl.serving.guard import KeyDigests, KeyRing
+        from detectctl.serving.reporter import Reporter
         from detectctl.serving.request_log import open_request_log
         from detectctl.serving.routes import create_app
         from detectctl.serving.tally import SUFFIX
@@ -80,6 +81,7 @@ class Replica:
             stats_file=stats_file,
             replicas=_replicas,
             spans=open_spans(os.environ, name),
+            reporter=None if self._config.carried is None else Reporter(name),
         )
         keys = self._config.api_key_file
         if keys is not None:

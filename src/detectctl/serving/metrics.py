@@ -1,6 +1,7 @@
 """`/metrics`: what all replicas have counted, and what they are now, as Prometheus reads it.
 
-Whichever replica is asked reads the tallies of all of them, of those that have ended too.
+Whichever replica is asked reads the tallies of all of them, of those that have ended too; on a cluster it asks the
+keeper on the head for them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import psutil
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import choose_encoder
 
-from detectctl import errors
+from detectctl import errors, processes
 from detectctl.processes import Process
 from detectctl.serving import request_stats
 from detectctl.serving.tally import Content, Key, Tally, readable, tally_files, total
@@ -50,16 +51,19 @@ class Metrics:
         self._ended_counted: dict[Key, float] = {}
         self._lock = threading.Lock()
 
-    def page(self, accept: str, replicas: tuple[int, int] | None) -> tuple[bytes, str]:
+    def page(
+        self, accept: str, replicas: tuple[int, int] | None, collected: list[Content] | None = None
+    ) -> tuple[bytes, str]:
         """The text, and its type.
 
         Args:
             accept: the request's header.
             replicas: how many are wanted, and how many take requests; None if that is not known.
+            collected: the tallies of all replicas, where they lie in no folder.
         """
         own = self._own
         with self._lock:
-            tallies = [*self._others(), ({}, self._ended_counted), (own.about, own.values)]
+            tallies = collected or [*self._others(), ({}, self._ended_counted), (own.about, own.values)]
             encode, content_type = choose_encoder(accept)
             return encode(_Collector(list(_families(tallies, replicas)))), content_type
 
@@ -139,19 +143,22 @@ def _of_the_living(tallies: list[Content]) -> Iterator[Metric]:
     for about, values in tallies:
         # It may have ended just now, or be of another version, which says other things of itself.
         with contextlib.suppress(psutil.Error, LookupError, TypeError):
-            process = Process(**about["process"]).find()
-            if process is None:
+            used = about["used"] if "used" in about else _used(Process(**about["process"]).find())
+            if used is None:
                 continue
             replica = [str(about["replica"])]
             models.add(tuple(_label(about["model"].get(name)) for name in _MODEL))
             waiting.add_metric(replica, values.get((request_stats.IN_HAND,), 0.0))
             limit.add_metric(replica, float(about["queue_limit"]))
-            times = process.cpu_times()
-            memory.add_metric(replica, float(process.memory_info().rss))
-            cpu.add_metric(replica, times.user + times.system)
+            memory.add_metric(replica, float(used["memory"]))
+            cpu.add_metric(replica, float(used["cpu"]))
     for labels in sorted(models):
         model.add_metric(labels, 1.0)
     yield from (waiting, limit, model, memory, cpu)
+
+
+def _used(process: psutil.Process | None) -> dict[str, float] | None:
+    return None if process is None else processes.used(process)
 
 
 def _histogram(

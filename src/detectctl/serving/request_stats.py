@@ -9,11 +9,11 @@ import bisect
 import itertools
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
-from detectctl.serving.tally import Key, Tally, read_all, total
+from detectctl.serving.tally import Content, Key, Tally, read_all, total
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -91,11 +91,24 @@ class RequestStats:
     Attributes:
         errors: error code → how many.
         latency: counts per bucket of `LATENCY`, of the successful ones; the last bucket is open.
+        replicas: of each that is known, by its id: its requests, and its model's version, or digest where it has none.
     """
 
     requests: int = 0
     errors: dict[str, int] = field(default_factory=dict)
     latency: tuple[int, ...] = (0,)
+    replicas: dict[str, tuple[int, str | None]] = field(default_factory=dict)
+
+    @classmethod
+    def of_all(cls, tallies: Iterable[Content]) -> Self:
+        """The sum over them."""
+        tallies = list(tallies)
+        replicas = {
+            str(about["replica"]): (cls.of(values).requests, _version(about))
+            for about, values in tallies
+            if "replica" in about
+        }
+        return replace(cls.of(total(values for _, values in tallies)), replicas=replicas)
 
     @classmethod
     def of(cls, values: Mapping[Key, float]) -> Self:
@@ -192,4 +205,9 @@ def _names(found: Iterable[Detection]) -> Iterable[str]:
 
 def read_stats(folder: Path) -> RequestStats:
     """The sum over all replicas that ever wrote into `folder`."""
-    return RequestStats.of(total(values for _, values in read_all(folder)))
+    return RequestStats.of_all(read_all(folder))
+
+
+def _version(about: Mapping[str, Any]) -> str | None:
+    model = about.get("model") or {}
+    return model.get("version") or model.get("digest")

@@ -18,6 +18,7 @@ from detectctl.errors import DeadlineExceeded, NotReady, UsageError
 from detectctl.files import reason
 from detectctl.hosts.cluster import carrier, jobs
 from detectctl.hosts.cluster.probe import needs
+from detectctl.hosts.cluster.replica_counters import stats
 from detectctl.hosts.cluster.replica_logs import new_lines
 from detectctl.hosts.dashboard import Dashboard, ServeApiError, TokenRefused
 from detectctl.hosts.serve_rest import ServeApi, ServeStatus, parse, user_config
@@ -296,6 +297,8 @@ class ClusterHost:
     # --- what it says of itself --------------------------------------------------------------------------------------
 
     def stats(self) -> RequestStats:
+        with contextlib.suppress(ServeApiError):
+            return stats(self._dashboard, self._place.application)
         return RequestStats()
 
     def note_update(self, outcome: str) -> None:

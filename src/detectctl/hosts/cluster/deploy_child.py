@@ -93,7 +93,10 @@ def delete(name: str) -> None:
     """Take the application down; returns when its replicas have answered what they had accepted."""
     from ray import serve
 
+    from detectctl.serving.collected import forget
+
     serve.delete(name)
+    forget(name)
 
 
 if __name__ == "__main__":
