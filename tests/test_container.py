@@ -20,13 +20,20 @@ import psutil
 import pytest
 import yaml
 
+from detectctl.hosts import kuberay
+from detectctl.lifecycle.manifest import manifest
+from detectctl.paths import Paths
+from detectctl.progress import silent
 from detectctl.serving.guard import OPEN_ROUTES
-from detectctl.settings import DownSettings
+from detectctl.settings import DownSettings, ManifestSettings, Replicas
 from dockerfile import Builder, Image, stages
 from installed import free_port, wait_until
+from rehearsed_pods import RehearsedPods
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from installed import Home
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -215,6 +222,45 @@ def test_the_image_serves(
         assert [one for one in psutil.process_iter(["status"]) if _is_dead(one, container)] == []
         container.first.send_signal(getattr(signal, image.stop_signal))
     assert "every accepted request was answered" in container.said.read_text()
+
+
+@pytest.mark.long  # see above
+@pytest.mark.slow
+@pytest.mark.cluster
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif(os.geteuid() != 0 or sys.base_prefix == "/usr", reason="needs root, and a Python outside /usr")
+def test_the_image_serves_as_kuberay_starts_it(
+    images: tuple[Builder, dict[str, Image]], home: Home, tmp_path: Path, yolov8n_pt: Path, bus_jpg: Path
+) -> None:
+    """The pods of `detectctl manifest`, of a file that only the image has: its init container's command, then Ray's.
+
+    With the folders that Kubernetes mounts, which belong to somebody else, and nothing else that can be written.
+    """
+    builder, built = images
+    image = built["lean"]
+    model = shutil.copy(yolov8n_pt, tmp_path / "best.pt")
+    settings = ManifestSettings(
+        name="yolo", image="here", model=str(model), api_key_secret="keys", replicas=Replicas(1, 1)
+    )
+    pods = RehearsedPods(manifest(settings, Paths.from_environ(home.env), home.env, silent))
+    cache, keys = tmp_path / "cache", tmp_path / "keys"
+    cache.mkdir()
+    cache.chmod(0o777)
+    keys.write_text(KEY)
+    tmp_path.chmod(0o755)
+    writable, readable = ((cache, str(kuberay.CACHE), mode) for mode in ("rw", "ro"))
+    made = builder.enter(image, [*image.entrypoint, *pods.prepare], binds=[writable])
+    done = subprocess.run(made, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    mounted = [readable, (keys, str(kuberay.KEYS), "ro")]
+    with (tmp_path / "said").open("w") as said:
+        enter = builder.enter(image, pods.head(), binds=mounted, env=pods.env)
+        pod = subprocess.Popen(enter, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+    try:
+        assert pods.find(bus_jpg, key=KEY) >= {"bus", "person"}
+    finally:
+        pod.kill()  # and with it, all that is in the container
+        pod.wait()
 
 
 @pytest.mark.long  # see above
