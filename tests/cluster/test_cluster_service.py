@@ -2,100 +2,38 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import cv2
 import pytest
 
-import shapes
-from installed import DETECTCTL, Home, wait_until
+from cluster_client import Client
+from installed import Home
 from ray_nodes import NODES
-from train_checkpoints import FOLDER
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Iterator
     from pathlib import Path
 
-    from ray_nodes import RayNodes
+    from neighbours import Neighbours
+    from ray_cluster import RayCluster
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
 
 NAME = "yolo"
-KEY = "a-key-of-the-cluster"
-
-
-@dataclass
-class Client:
-    """Someone with detectctl, in a home of their own, who reaches the cluster and nothing else."""
-
-    nodes: RayNodes
-    home: Home
-    picture: Path
-
-    def run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        env = {**self.home.env, "RAY_AUTH_TOKEN_PATH": str(self.nodes.token_file)}
-        return self.nodes.run([DETECTCTL, *arguments], env=env, cwd=self.home.path)
-
-    def json(self, *arguments: str | Path, code: int = 0) -> Any:
-        done = self.run(*arguments, "--json")
-        assert done.returncode == code, done.stderr
-        return json.loads(done.stdout)
-
-    def up(self, *options: str) -> Any:
-        return self.json(*self.up_command(*options))
-
-    def up_command(self, *options: str) -> tuple[str | Path, ...]:
-        keys = self.home.path / "keys"
-        there = ("--name", NAME, "--address", self.nodes.address, "--route-prefix", "/yolo", "--api-key-file", keys)
-        return ("up", "--model", FOLDER / "v8.pt", "--replicas", "3", "--spread", *there, *options)
-
-    def status(self, code: int = 0) -> Any:
-        return self.json("status", "--name", NAME, code=code)
-
-    def pids(self) -> dict[str, int]:
-        """Where a replica runs → its process."""
-        seen = json.loads(self.run("status", "--name", NAME, "--json").stdout)
-        return {one["node_ip"]: one["pid"] for one in seen["replicas"] if one["state"] == "RUNNING"}
-
-    def detect(self, node: int, **options: Any) -> Any:
-        body, headers = self.picture.read_bytes(), {"X-API-Key": KEY}
-        answer = self.nodes.request(
-            "POST", "/yolo/detect", node=node, port=8000, content=body, headers=headers, **options
-        )
-        return answer.json() if answer.status_code == 200 else answer.status_code
-
-    @contextlib.contextmanager
-    def asking(self, *at: int) -> Iterator[None]:
-        """Callers at the ingresses of these nodes, none of whose requests may fail."""
-        urls = [self.nodes.url("/yolo/detect", node) for node in at]
-        asked: dict[str, Any] = {"method": "POST", "content": self.picture.read_bytes(), "headers": {"X-API-Key": KEY}}
-        with self.nodes.load(urls, clients=2, pause_s=0.05, **asked) as answers:
-            wait_until(lambda: len(answers) > 10)
-            yield
-            seen = len(answers)
-            wait_until(lambda: len(answers) > seen + 10)
-        assert [one for one in answers if one.outcome != 200] == []
 
 
 @pytest.fixture(scope="module")
-def client(nodes: RayNodes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """With a service of three replicas, spread."""
-    folder = tmp_path_factory.mktemp("client")
-    (folder / "keys").write_text(f"{KEY}\n")
-    (folder / "keys").chmod(0o600)
-    picture = folder / "shapes.png"
-    cv2.imwrite(str(picture), next(iter(shapes.pictures("detect")))[0])
-    made = Client(nodes, Home(folder), picture)
-    try:
-        made.up()
-        yield made
-    finally:
-        done = made.run("down", "--name", NAME, "--address", nodes.address)
-    assert done.returncode == 0, done.stderr
+def client(nodes: RayCluster, neighbours: Neighbours, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+    """With a service of three replicas, spread; its neighbours notice nothing until it is gone."""
+    made = Client(nodes, Home(tmp_path_factory.mktemp("client")))
+    with neighbours.untouched():
+        try:
+            made.up()
+            yield made
+        finally:
+            done = made.run("down", "--name", NAME, "--address", made.nodes.address)
+        assert done.returncode == 0, done.stderr
 
 
 def test_each_node_answers_the_same_below_the_prefix_and_only_with_a_key(client: Client) -> None:
@@ -161,9 +99,7 @@ def test_what_does_not_fit_is_refused_before_anything_changes(client: Client) ->
 
 def test_another_machine_sees_and_changes_it_by_the_address_alone(client: Client, tmp_path: Path) -> None:
     """Nothing of who ran `up` is needed: what runs is told by the application."""
-    other = Client(client.nodes, Home(tmp_path), client.picture)
-    (tmp_path / "keys").write_text(f"{KEY}\n")
-    (tmp_path / "keys").chmod(0o600)
+    other = Client(client.nodes, Home(tmp_path))
     seen = other.json("status", "--name", NAME, "--address", client.nodes.address)
     mine = client.status(code=4)
     told = {"state": "running", "message": "", "uptime_s": seen["uptime_s"]}  # of what only this machine has tried
