@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from ray_cluster import Asked
-    from ray_nodes import RayNodes
+    from ray_cluster import Asked, RayCluster
 
 KEY = "a-key-of-the-cluster"
 
@@ -28,7 +27,7 @@ KEY = "a-key-of-the-cluster"
 class Client:
     """Someone with detectctl, in a home of their own, who reaches the cluster and nothing else."""
 
-    nodes: RayNodes
+    nodes: RayCluster
     home: Home
     name: str = "yolo"
 
@@ -58,17 +57,9 @@ class Client:
         return self.json(*self.up_command(*options))
 
     def up_command(self, *options: str) -> tuple[str | Path, ...]:
-        there = (
-            "--name",
-            self.name,
-            "--address",
-            self.nodes.address,
-            "--route-prefix",
-            f"/{self.name}",
-            "--api-key-file",
-            self.keys,
-        )
-        return ("up", "--model", FOLDER / "v8.pt", "--replicas", "3", "--spread", *there, *options)
+        there = ("--name", self.name, "--address", self.nodes.address, "--route-prefix", f"/{self.name}")
+        wanted = ("--model", FOLDER / "v8.pt", "--replicas", "3", "--spread", "--api-key-file", self.keys)
+        return ("up", *there, *wanted, *options)
 
     def status(self, code: int = 0) -> Any:
         return self.json("status", "--name", self.name, code=code)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 
 from cluster_client import Client
@@ -15,6 +15,8 @@ from ray_nodes import NODES, RayNodes
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    import psutil
 
 # Long because each fault takes Ray's own time to be noticed, and the last one takes the cluster away.
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
@@ -30,6 +32,11 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
         made = Client(nodes, Home(tmp_path_factory.mktemp("client")))
         made.up()
         yield made
+
+
+def _note(cost: str) -> None:
+    """For `pytest -rP`, and `-s`."""
+    sys.stdout.write(f"{cost}\n")
 
 
 def _process(nodes: RayNodes, node: int, name: str) -> psutil.Process:
@@ -54,7 +61,16 @@ def test_a_killed_worker_costs_what_it_had_in_hand_and_detect_nothing(client: Cl
     for number in range(IMAGES):
         (tmp_path / f"{number}.png").write_bytes(client.picture.read_bytes())
     urls = [option for node in (3, 1, 2) for option in ("--url", client.nodes.url("/yolo", node))]
-    command = [DETECTCTL, "detect", *urls, "--api-key-file", client.keys, "--format", "jsonl", tmp_path]
+    command: list[str | Path] = [
+        DETECTCTL,
+        "detect",
+        *urls,
+        "--api-key-file",
+        client.keys,
+        "--format",
+        "jsonl",
+        tmp_path,
+    ]
     with client.asking(1, 2, failing=2) as asked, (tmp_path / "found").open("w") as out:
         detecting = client.nodes.popen(command, env=client.home.env, stdout=out)
         wait_until(lambda: (tmp_path / "found").stat().st_size > 10_000)
@@ -67,7 +83,7 @@ def test_a_killed_worker_costs_what_it_had_in_hand_and_detect_nothing(client: Cl
     begun = time.monotonic()
     client.nodes.start_node(3)
     wait_until(lambda: set(client.pids()) == {"10.77.0.1", "10.77.0.2", "10.77.0.3"}, 90)
-    print(f"killed worker: {len(failed)} of {len(asked)} failed; spread again {time.monotonic() - begun:.1f} s later")
+    _note(f"killed worker: {len(failed)} of {len(asked)} failed; spread again {time.monotonic() - begun:.1f} s later")
     wait_until(lambda: client.run("status", "--name", client.name).returncode == 0, 60)
 
 
@@ -81,7 +97,7 @@ def test_a_drained_worker_costs_nothing(client: Client) -> None:
         done = client.nodes.on_node(1, drain)
         assert done.returncode == 0, done.stderr
         wait_until(lambda: "10.77.0.3" not in client.pids(), 120)
-    print(f"drained worker: 0 of {len(asked)} failed")
+    _note(f"drained worker: 0 of {len(asked)} failed")
     client.nodes.kill(3)
     client.nodes.start_node(3)
     wait_until(lambda: len(client.pids()) == 3, 120)
@@ -112,7 +128,7 @@ def test_after_the_heads_death_up_restores_the_service(client: Client) -> None:
         begun = time.monotonic()
         wait_until(lambda: all(one.outcome != 200 for one in asked[-10:]), 180)
         lasted = time.monotonic() - begun
-    print(f"killed head: workers answered for {lasted:.0f} s")
+    _note(f"killed head: workers answered for {lasted:.0f} s")
     seen = client.run("status", "--name", client.name)
     assert seen.returncode == 4, seen.stdout
     assert "does not answer" in seen.stdout
