@@ -321,6 +321,13 @@ BROKEN = {
         ("room for 4 more replicas", "`up` starts 5", "--replicas"),
         {"replicas": parse_replicas("5")},
     ),
+    "room on a node alone that cannot take a replica": Broken(
+        lambda there: there.change_node(3, seen=asdict(Seen(trouble="GetTimeoutError: late"))),
+        "nodes",
+        "failure",
+        ("room for 2 more replicas", "`up` starts 3"),
+        {"replicas": parse_replicas("3")},
+    ),
     "no room for an update": Broken(
         lambda there: there.change_serve(applications=_RUNS),
         "nodes",

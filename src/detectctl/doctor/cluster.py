@@ -287,7 +287,8 @@ def _node(one: Mapping[str, Any], wanted: dict[str, str], settings: UpSettings) 
 
 def _room(found: Mapping[str, Any], details: Mapping[str, Any], place: ClusterPlace, settings: UpSettings) -> Finding:
     cpus, gpus = settings.cpus or 1, settings.gpus
-    room = sum(fitting(one["free"], cpus, gpus) for one in found["nodes"])
+    sound = [one for one in found["nodes"] if one["seen"] and not (one["seen"]["trouble"] or one["seen"]["lacks"])]
+    room = sum(fitting(one["free"], cpus, gpus) for one in sound)
     running = parse((details.get("applications") or {}).get(place.application) or {}).target_replicas
     least = max(1, settings.replicas.minimum) if settings.replicas else 1
     wanted = more(least, running, spread=settings.spread)
