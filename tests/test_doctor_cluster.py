@@ -80,6 +80,7 @@ class Dashboard(http.server.ThreadingHTTPServer):
         port = self.server_address[1]
         nodes = [
             {
+                "node_id": str(number),
                 "node_ip": f"10.77.0.{number}",
                 "is_head_node": number == 1,
                 "state": "ALIVE",
