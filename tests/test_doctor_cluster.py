@@ -343,7 +343,7 @@ BROKEN = {
         lambda there: there.change_node(2, seen=asdict(Seen(clock=time.time() + 3600))),
         "clocks",
         "warning",
-        ("that of 10.77.0.2 is 3600 s ahead of", "timedatectl"),
+        ("that of 10.77.0.2 is 3", " s ahead of", "timedatectl"),
     ),
 }
 
