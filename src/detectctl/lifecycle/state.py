@@ -195,7 +195,14 @@ class InstanceFolder:
                     hint="check the address of its dashboard, such as http://head:8265, and its token",
                 ) from error
         if told is not None:
-            state = InstanceState.from_json(place, told)
+            try:
+                state = InstanceState.from_json(place, told)
+            except (KeyError, TypeError, AttributeError) as error:
+                raise NotReady(
+                    f"what is deployed as {place.application} on {place.address} cannot be read",
+                    why="another version of detectctl deployed it, or another program",
+                    hint=f"use the version that deployed it; or choose another `--name` than {self.name}",
+                ) from error
             if noted is not None and noted.last_good == state.last_good and state.last_failure is None:
                 return replace(state, last_failure=noted.last_failure)  # of an update that did not come as far as there
             return state

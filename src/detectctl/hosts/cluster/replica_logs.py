@@ -40,7 +40,7 @@ def new_lines(dashboard: Dashboard, application: str, reached: dict[Any, Any]) -
 
 def _nodes(dashboard: Dashboard) -> list[str]:
     found = dashboard.json("GET", "/api/v0/nodes?detail=1").get("data", {}).get("result", {}).get("result") or ()
-    return [str(node["node_id"]) for node in found if node.get("state") == "ALIVE"]
+    return [str(node["node_id"]) for node in found if node.get("state") == "ALIVE" and node.get("node_id")]
 
 
 def _files(dashboard: Dashboard, node: str, application: str) -> list[str]:

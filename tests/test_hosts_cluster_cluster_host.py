@@ -1,0 +1,120 @@
+"""What a client makes of what a cluster's dashboard says, and of what it does not; the real one is in tests/cluster."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from bent_rollout import BAD, GOOD
+from detectctl.errors import NotReady, UsageError
+from detectctl.hosts.cluster.place import ClusterPlace
+from detectctl.lifecycle.state import Failure, InstanceFolder, InstanceState
+from lifecycle_values import PLACE, STATE
+from raw_server import RawServer, answer
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Iterator
+    from pathlib import Path
+
+FAILURE = Failure("a/b/c:d", None, "it does not load", None, 1.0)
+NOTED = replace(STATE, deployed=GOOD, last_good=GOOD)
+
+
+def _application(record: object, status: str = "RUNNING", **changes: Any) -> dict[str, Any]:
+    """As Serve describes one that a job has deployed."""
+    told = {"fingerprint": GOOD.fingerprint, "detectctl": record}
+    detector = {"status": "HEALTHY", "deployment_config": {"user_config": told}, "replicas": []}
+    return {"status": status, "deployed_app_config": None, "deployments": {"Detector": detector}, **changes}
+
+
+class Dashboard(RawServer):
+    """One that says whatever `says` is, and then hangs up."""
+
+    def __init__(self) -> None:
+        super().__init__(self._say)
+        self.says = b""
+        self.place = ClusterPlace.of("default", f"http://127.0.0.1:{self.port}", None)
+
+    async def _say(self, _head: str, writer: asyncio.StreamWriter) -> None:
+        writer.write(self.says)
+        await writer.drain()
+        writer.close()
+
+    def has(self, application: dict[str, Any]) -> None:
+        self.says = answer(json.dumps({"applications": {"detectctl-default": application}}).encode())
+
+    def read(self, folder: Path) -> InstanceState | None:
+        return InstanceFolder(folder, "default", self.place).read()
+
+
+@pytest.fixture
+def dashboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[Dashboard]:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    with Dashboard() as running:
+        yield running
+
+
+def test_the_application_tells_any_machine_what_runs(dashboard: Dashboard, tmp_path: Path) -> None:
+    """What was deployed and answers is the last good one; until it does, that is the one before."""
+    record = replace(NOTED, last_good=BAD, last_failure=FAILURE).to_json()
+    dashboard.has(_application(record))
+    state = dashboard.read(tmp_path)
+    assert state == replace(NOTED, place=dashboard.place)
+    dashboard.has(_application(record, "DEPLOYING"))
+    assert dashboard.read(tmp_path) == replace(NOTED, place=dashboard.place, last_good=BAD, last_failure=FAILURE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_machine_remembers_what_only_it_has_tried(dashboard: Dashboard, tmp_path: Path) -> None:
+    """An update that never came as far as the cluster; and an instance of which the cluster says nothing just now."""
+    folder = InstanceFolder(tmp_path, "default")
+    folder.create()
+    noted = replace(NOTED, place=dashboard.place, last_failure=FAILURE)
+    folder.write(noted)
+    dashboard.has(_application(NOTED.to_json()))
+    assert folder.read() == noted
+    dashboard.says = answer(status="503 Service Unavailable")
+    assert folder.read() == noted
+    dashboard.says = answer(b'{"applications": {}}')
+    assert folder.read() is None, "somebody has taken it down"
+
+
+def test_an_address_leaves_an_instance_of_this_machine_alone(dashboard: Dashboard, tmp_path: Path) -> None:
+    """Of the same name: it is neither read, nor forgotten with the other."""
+    here = InstanceFolder(tmp_path, "default")
+    here.create()
+    here.write(NOTED)
+    there = InstanceFolder(tmp_path, "default", dashboard.place)
+    dashboard.has(_application(replace(NOTED, created_at=2.0).to_json()))
+    state = there.read()
+    assert state is not None
+    assert (state.place, state.created_at) == (dashboard.place, 2.0)
+    there.forget()
+    assert here.read() == replace(NOTED, place=PLACE)
+
+
+@pytest.mark.parametrize(
+    ("says", "kind", "words"),
+    [
+        (answer(status="401 Unauthorized"), UsageError, "does not accept the token"),
+        (answer(status="403 Forbidden"), UsageError, "does not accept the token"),
+        (answer(status="500 Internal Server Error"), NotReady, "does not answer"),
+        (b"", NotReady, "does not answer"),
+        (_application(None), UsageError, "is not detectctl's"),
+        (_application({"other": "shape"}), NotReady, "cannot be read"),
+        (_application(None, "DEPLOYING", deployments={}), NotReady, "does not answer"),
+    ],
+)
+def test_what_cannot_be_known_is_an_error(
+    dashboard: Dashboard, tmp_path: Path, says: Any, kind: type[Exception], words: str
+) -> None:
+    """Nothing is taken for a service of ours, or for none."""
+    dashboard.says = says if isinstance(says, bytes) else b""
+    if not isinstance(says, bytes):
+        dashboard.has(says)
+    with pytest.raises(kind, match=words):
+        dashboard.read(tmp_path)
