@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 import io
 import itertools
+import socket
 import subprocess
 import sys
 import threading
@@ -58,6 +59,18 @@ def test_a_files_bytes_are_posted_and_the_answer_comes_back_as_data(tmp_path: Pa
     assert (request.method, request.path, request.query, request.body) == ("POST", "/detect", [], b"image")
     assert request.headers["content-type"] == "application/octet-stream"
     assert "authorization" not in request.headers
+
+
+def test_the_next_endpoint_is_asked_where_one_gives_no_answer(tmp_path: Path) -> None:
+    """Then that one, as long as it answers."""
+    (tmp_path / "a.png").write_bytes(b"image")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        nobody = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        with bent(found, found) as service, Client(nobody, others=[service.url], api_key="secret") as client:
+            for _ in range(2):
+                assert client.detect(tmp_path / "a.png").detections
+    assert [request.headers["authorization"] for request in service.requests] == ["Bearer secret"] * 2
 
 
 def test_options_become_the_query() -> None:

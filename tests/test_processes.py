@@ -140,7 +140,8 @@ def test_a_mark_may_be_of_any_bytes() -> None:
         [sys.executable, "-c", "import time; time.sleep(60)"], env={os.fsencode(MARKER): b"\xff"}
     ) as process:
         try:
-            assert processes.mark_of(psutil.Process(process.pid)) == os.fsdecode(b"\xff")
+            # The system closes what `Popen` waits for a moment before it lays the variables out.
+            wait_until(lambda: processes.mark_of(psutil.Process(process.pid)) == os.fsdecode(b"\xff"))
             assert process.pid not in {one.pid for one in processes.family(secrets.token_hex(8))}
         finally:
             process.kill()

@@ -84,6 +84,7 @@ class _Scene:
         return [each for node in NODES for each in self.nodes.processes(node) if title in " ".join(each.cmdline())]
 
 
+@pytest.mark.long  # a minute and more; how counts are merged is shown in test_serving_collected.py
 def test_counters_are_exact_over_all_nodes_and_outlive_who_counted(
     nodes: RayCluster, tmp_path: Path, bus_jpg: Path
 ) -> None:

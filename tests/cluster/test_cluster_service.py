@@ -54,15 +54,20 @@ def test_the_same_again_changes_nothing(client: Client) -> None:
 
 
 def test_updates_under_load_lose_no_request(client: Client) -> None:
-    """Thresholds and keys reach replicas as they run; another size of picture takes other ones."""
+    """Thresholds and keys reach replicas as they run; another size of picture takes other ones.
+
+    Then only the head's address is sure to answer: a worker's is closed while its one replica is replaced.
+    """
     pids = client.pids()
     with client.asking(*NODES):
         assert client.up("--conf", "0.5")["action"] == "updated"
-        assert client.pids() == pids
+    assert client.pids() == pids
+    with client.asking(1):
         assert client.up("--conf", "0.5", "--imgsz", "96")["action"] == "updated"
     assert set(client.pids().values()).isdisjoint(pids.values())
 
 
+@pytest.mark.long  # a minute; that other bytes are refused is shown in test_hosts_cluster_carrier.py
 def test_a_model_that_was_changed_on_its_node_is_never_served(client: Client) -> None:
     """An update needs the same bytes again; it fails, and the replicas that loaded them before go on."""
     before, pids = client.detect(1), client.pids()
@@ -73,7 +78,7 @@ def test_a_model_that_was_changed_on_its_node_is_never_served(client: Client) ->
     for node in NODES:
         client.nodes.on_node(node, ["sh", "-c", f"{change} mv $file.other $file; done"], check=True)
     try:
-        with client.asking(*NODES):
+        with client.asking(1):
             failed = client.run(*client.up_command("--conf", "0.5", "--imgsz", "64"))
     finally:
         for node in NODES:

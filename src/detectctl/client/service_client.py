@@ -73,7 +73,7 @@ class Client:
         self._turn = 0
         key = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._servers = []
-        for url in self._urls:
+        for url in (endpoint, *others):
             try:
                 self._servers.append(Server(url, headers=key, connections=concurrency))
             except BadAddress as error:
