@@ -11,7 +11,9 @@ import pytest
 from bent_rollout import BAD, GOOD
 from detectctl.errors import NotReady, UsageError
 from detectctl.hosts.cluster.place import ClusterPlace
+from detectctl.lifecycle.down import down
 from detectctl.lifecycle.state import Failure, InstanceFolder, InstanceState
+from detectctl.progress import silent
 from lifecycle_values import PLACE, STATE
 from raw_server import RawServer, answer
 
@@ -95,6 +97,19 @@ def test_an_address_leaves_an_instance_of_this_machine_alone(dashboard: Dashboar
     assert (state.place, state.created_at) == (dashboard.place, 2.0)
     there.forget()
     assert here.read() == replace(NOTED, place=PLACE)
+
+
+def test_down_forgets_nothing_that_may_still_be_there(dashboard: Dashboard, tmp_path: Path) -> None:
+    """A cluster that does not answer has not stopped anything."""
+    folder = InstanceFolder(tmp_path, "default")
+    folder.create()
+    noted = replace(NOTED, place=dashboard.place)
+    folder.write(noted)
+    dashboard.says = answer(status="503 Service Unavailable")
+    for force in (False, True):
+        with pytest.raises(NotReady, match="may still be on"):
+            down(folder, timeout_s=0.1, force=force, report=silent)
+    assert folder.read() == noted
 
 
 @pytest.mark.parametrize(

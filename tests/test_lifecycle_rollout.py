@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Mapping
 
+    from detectctl.hosts.local.ray_head import HeadRecord
     from detectctl.hosts.serve_rest import ServeStatus
+    from detectctl.progress import Report
 
 
 class DeadHost(LocalHost):
@@ -89,6 +91,13 @@ class SharedHost(BentHost):
     def __init__(self) -> None:
         super().__init__(GOOD)
         self.seen = 0
+        self.stopped = False
+
+    def start(self, environ: Mapping[str, str], alive_file: Path, report: Report) -> HeadRecord:
+        return PLACE
+
+    def stop(self) -> None:
+        self.stopped = True
 
     def status(self, deadline: Deadline | None = None) -> ServeStatus:
         self.seen += bool(self.deployed)
@@ -149,6 +158,22 @@ def test_a_rollout_waits_for_its_own_deployment_to_answer(folder: InstanceFolder
         with pytest.raises(DeadlineExceeded, match="did not answer in time") as caught:
             Rollout(host, folder, Deadline.after(0.3), silent).start(STATE, GOOD)
     assert "deployment old" in str(caught.value.why)
+
+
+def test_of_two_who_start_at_once_none_takes_down_what_the_other_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a cluster they have one application, and the lock of neither holds up the other."""
+    (tmp_path / "default").mkdir()
+    host, folder = SharedHost(), InstanceFolder(tmp_path, "default")
+    monkeypatch.setattr(InstanceState, "open_host", lambda _: host)
+    job = SimpleNamespace(
+        folder=folder, state=STATE, environ={}, report=silent, deadline=Deadline.after(20), exposure=None
+    )
+    with pytest.raises(NotReady, match="another command has changed instance default meanwhile"):
+        up._start(cast("up.UpJob", job), lambda: BAD)
+    assert not host.stopped
+    assert not folder.state_file.exists()
 
 
 def test_a_start_that_is_interrupted_at_its_first_step_leaves_no_state(tmp_path: Path) -> None:

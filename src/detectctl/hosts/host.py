@@ -116,7 +116,10 @@ class Host(Protocol):
         """
 
     def stop(self) -> None:
-        """End what `up` started there, and nothing else. Not an error if that has ended already."""
+        """End what `up` started there, and nothing else. Not an error if that has ended already.
+
+        NotReady if it may still be there, because the place does not answer.
+        """
 
     def __enter__(self) -> Self: ...
 

@@ -49,17 +49,7 @@ def manifest(settings: ManifestSettings, paths: Paths, environ: Mapping[str, str
     """
     _check(settings)
     deadline = Deadline.after(settings.timeout)
-    report(Progress("resolve", settings.model))
-    model = resolve(
-        settings.model,
-        cache=paths.cache,
-        environ=environ,
-        timeout_s=settings.model_timeout,
-        within_s=deadline.left_s,
-        fallback=False,  # what stands in for a model for a while must not be written down
-        assets_url=settings.assets_url,
-        report=report,
-    )
+    model = _pinned(settings, paths, environ, deadline, report)
     report(Progress("resolve", f"{model.name} sha256:{model.sha256[:12]}", done=True))
     if model.source == "wandb" and settings.wandb_secret is None:
         raise UsageError(
@@ -235,6 +225,22 @@ def prepare(
     report(Progress("convert", f"{settings.model} sha256:{sha256[:12]}", done=True))
 
 
+def _pinned(
+    settings: UpSettings, paths: Paths, environ: Mapping[str, str], deadline: Deadline, report: Report
+) -> ModelVersion:
+    report(Progress("resolve", settings.model))
+    return resolve(
+        settings.model,
+        cache=paths.cache,
+        environ=environ,
+        timeout_s=settings.model_timeout,
+        within_s=deadline.left_s,
+        fallback=False,  # what stands in for a model for a while must not be written down
+        assets_url=settings.assets_url,
+        report=report,
+    )
+
+
 def _fetched(
     settings: UpSettings,
     sha256: str,
@@ -243,18 +249,8 @@ def _fetched(
     deadline: Deadline,
     report: Report,
 ) -> Path:
-    report(Progress("resolve", settings.model))
     try:
-        model = resolve(
-            settings.model,
-            cache=paths.cache,
-            environ=environ,
-            timeout_s=settings.model_timeout,
-            within_s=deadline.left_s,
-            fallback=False,
-            assets_url=settings.assets_url,
-            report=report,
-        )
+        model = _pinned(settings, paths, environ, deadline, report)
     except UsageError as error:
         raise ModelNotFound(
             f"the model {settings.model} is not in this image",

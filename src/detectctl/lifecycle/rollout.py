@@ -25,7 +25,7 @@ _ANSWER_S = 5.0
 _RESTORE_S = 20.0
 
 
-class _Superseded(Exception):
+class Superseded(Exception):
     """Somebody on another machine, whom no lock of ours holds up, deployed something else."""
 
 
@@ -88,7 +88,7 @@ class Rollout:
         try:
             updated = self.start(state, deployment, running.target_replicas)
         except DetectctlError as error:
-            if isinstance(error.__cause__, _Superseded):  # what runs is theirs
+            if isinstance(error.__cause__, Superseded):  # what runs is theirs
                 raise
             with uninterrupted():
                 model = deployment.config.model
@@ -164,7 +164,7 @@ class Rollout:
                     f"another command has changed instance {self.folder.name} meanwhile",
                     why="what it deployed has replaced this",
                     hint="see what runs now: `detectctl status`",
-                ) from _Superseded()
+                ) from Superseded()
             if status.fingerprint == deployment.fingerprint:
                 arrived = True
                 if status.application == "RUNNING":

@@ -23,7 +23,7 @@ from detectctl.lifecycle import exposure
 from detectctl.lifecycle.conversion import convert
 from detectctl.lifecycle.deployment import plan
 from detectctl.lifecycle.lock import locked
-from detectctl.lifecycle.rollout import Rollout, note_failure, scaled_to_zero
+from detectctl.lifecycle.rollout import Rollout, Superseded, note_failure, scaled_to_zero
 from detectctl.lifecycle.state import InstanceFolder, InstanceState, not_running
 from detectctl.progress import Progress, Report
 from detectctl.registry.resolve import resolve as resolve_reference
@@ -292,10 +292,11 @@ def _start(job: UpJob, make: Callable[[], Deployment]) -> UpResult:
             job.report(Progress("start Ray", host.wait_until_up(job.deadline), done=True))
             state = Rollout(host, job.folder, job.deadline, job.report).start(state, deployment)
             return _result(job, host, "started", state)
-        except BaseException:  # also Ctrl-C: a failed start leaves nothing behind
+        except BaseException as error:  # also Ctrl-C: a failed start leaves nothing behind
             with uninterrupted():
                 _keep_logs(host, job.folder)
-                host.stop()
+                if not isinstance(error.__cause__, Superseded):  # else what is there is somebody else's by now
+                    host.stop()
                 job.folder.forget()
             raise
 

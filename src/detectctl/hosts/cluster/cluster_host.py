@@ -291,8 +291,14 @@ class ClusterHost:
             self._run("delete", {}, [jobs.sent(self._dashboard, carrier.code(), deadline)], deadline)
 
     def stop(self) -> None:
-        with contextlib.suppress(ServeApiError):
+        try:
             self._delete(Deadline.after(_JOB_S))
+        except ServeApiError as error:
+            raise NotReady(
+                f"the application {self._place.application} may still be on {self._place.address}",
+                why=str(error),
+                hint="run `detectctl down` again once the cluster answers",
+            ) from error
 
     # --- what it says of itself --------------------------------------------------------------------------------------
 
