@@ -209,10 +209,11 @@ class ClusterHost:
     def deploy(self, application: Mapping[str, Any], record: Mapping[str, Any]) -> None:
         [deployment] = application["deployments"]
         fingerprint = deployment["user_config"]["fingerprint"]
-        known = self._known(fingerprint)
-        if known is None:
+        there = self._application(self._serve.details())
+        before, packages = parse(there), (user_config(there).get(RECORD) or {}).get("packages") or {}
+        known = packages.get(fingerprint)
+        if known is None or not all(jobs.has(self._dashboard, uri) for uri in known["uris"]):
             known = {**self._upload(Path(application["args"]["detector"]["model"])), "attempt": 0}
-        before = parse(self._application(self._serve.details()))
         if before.fingerprint == fingerprint and before.application == "DEPLOY_FAILED":
             # Serve would see no difference, and nodes remember for minutes that an environment failed.
             known = {**known, "attempt": known["attempt"] + 1}
@@ -220,7 +221,7 @@ class ClusterHost:
         if args["api_key_file"] is not None:
             args["api_key_file"] = ""  # there is one, of which they get digests; another is no reason to replace them
         args["detector"] = {**args["detector"], "model": ""}
-        told = {**record, "packages": {**self._packages(), fingerprint: known}}
+        told = {**record, "packages": {**packages, fingerprint: known}}
         keep = {fingerprint, *(one["config"]["fingerprint"] for one in (record["last_good"],) if one)}
         told["packages"] = {key: value for key, value in told["packages"].items() if key in keep}
         spec: dict[str, Any] = {
@@ -236,18 +237,6 @@ class ClusterHost:
         back = _same(record["deployed"], record["last_good"])
         spec["room"] = 0 if back else more(wanted, before.target_replicas, spread=bool(deployment.get("spread")))
         self._run("deploy", spec, known["uris"], attempt=known["attempt"])
-
-    def _known(self, fingerprint: str) -> dict[str, Any] | None:
-        """The packages of a deployment that the cluster has had, if it has them still."""
-        known: dict[str, Any] | None = self._packages().get(fingerprint)
-        if known is None or not all(jobs.has(self._dashboard, uri) for uri in known["uris"]):
-            return None
-        return known
-
-    def _packages(self) -> dict[str, Any]:
-        told = user_config(self._application(self._serve.details())).get(RECORD) or {}
-        found: dict[str, Any] = told.get("packages") or {}
-        return found
 
     def _upload(self, path: Path) -> dict[str, Any]:
         try:
