@@ -13,8 +13,8 @@ from detectctl.lifecycle.rollout import Rollout
 from detectctl.processes import Process
 from detectctl.progress import silent
 from detectctl.settings import UpSettings
+from detectctl.thresholds import Thresholds
 from detectctl.waiting import Deadline
-from detectctl.wire import Thresholds
 from lifecycle_values import COMPILED, MODEL, PLACE, STATE, with_head
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from detectctl.errors import UsageError
 from detectctl.lifecycle.conversion import _check_classes, _device, _summary
 from detectctl.progress import Progress, silent
 from detectctl.settings import UpSettings
-from detectctl.wire import Thresholds
+from detectctl.thresholds import Thresholds
 from lifecycle_values import MODEL
 
 STRIDES = (8, 16, 32)

@@ -15,7 +15,7 @@ from detectctl.lifecycle import sizing
 from detectctl.lifecycle.deployment import plan
 from detectctl.serving.service_config import ServiceConfig
 from detectctl.settings import Replicas, UpSettings
-from detectctl.wire import Thresholds
+from detectctl.thresholds import Thresholds
 from lifecycle_values import COMPILED, MODEL
 
 

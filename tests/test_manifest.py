@@ -26,7 +26,7 @@ from detectctl.precedence import Sources
 from detectctl.processes import MARKER
 from detectctl.progress import silent
 from detectctl.settings import ManifestSettings, Replicas, UpSettings
-from detectctl.wire import Thresholds
+from detectctl.thresholds import Thresholds
 from dockerfile import stages
 from installed import DETECTCTL, marked, wait_until
 from rehearsed_pods import RehearsedPods

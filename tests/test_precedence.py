@@ -20,7 +20,7 @@ from detectctl.settings import (
     UpSettings,
     settings_of,
 )
-from detectctl.wire import Thresholds
+from detectctl.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 
 import pytest
@@ -18,7 +17,6 @@ from detectctl.wire import (
     EngineInfo,
     ModelInfo,
     ServiceInfo,
-    Thresholds,
     error_body,
     error_from_json,
 )
@@ -100,47 +98,6 @@ def test_options_become_a_query() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("text", "confidence", "by_class"),
-    [
-        ("0.4", 0.4, {}),
-        ("1e-3", 0.001, {}),
-        ("0.4,person=0.25", 0.4, {"person": 0.25}),
-        ("person=0.25, traffic light=1", None, {"person": 0.25, "traffic light": 1.0}),
-        ("0.4,a=b=0.1,c, d=0.2,=0.3", 0.4, {"a=b": 0.1, "c, d": 0.2, "": 0.3}),
-        ("c, d=0.2,1,e=0.3", None, {"c, d": 0.2, "1,e": 0.3}),
-        ("0.4,\n=0.1,人=0.2", 0.4, {"": 0.1, "人": 0.2}),
-        ("x=y,z=0.3", None, {"x=y,z": 0.3}),
-        ("size=info,x=0.3", None, {"size=info,x": 0.3}),
-        ("0.4,a=b,c=,d= .5 ,e=1", 0.4, {"a=b,c=,d": 0.5, "e": 1.0}),
-    ],
-)
-def test_thresholds_are_written_as_they_are_read(
-    text: str, confidence: float | None, by_class: dict[str, float]
-) -> None:
-    """A name reaches to the `=` before a number, so it may have a comma or another `=` in it."""
-    read = Thresholds.parse(text)
-    assert read == Thresholds(confidence, by_class)
-    assert Thresholds.parse(str(read)) == read
-    assert DetectOptions(confidence, class_confidence=by_class).parameters() == [("conf", str(read))]
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        *(
-            (text, "0.4,person=0.25")
-            for text in ("", "high", "0.4,", "0.4,person", "person=", "a=high", "x=y,z", "a=0.1,")
-        ),
-        *((text, "from 0 to 1") for text in ("2", "-0.1", "nan", "inf", "person=1.01", "0.4,person=nan")),
-        ("0.4,person=0.1,person=0.1", "'person' one threshold"),
-    ],
-)
-def test_what_are_no_thresholds_is_refused(text: str, told: str) -> None:
-    with pytest.raises(ValueError, match=re.escape(told)):
-        Thresholds.parse(text)
-
-
 def test_an_older_service_has_the_defaults_that_could_not_be_changed() -> None:
     info = INFO.to_json()
     for key in ("class_conf", "max_det", "agnostic_nms"):
@@ -153,6 +110,7 @@ def test_each_default_of_detection_is_stated_once() -> None:
     """The command line, the deployment and the replica read them from the same module."""
     from detectctl.engine.detector_settings import DetectorSettings
     from detectctl.settings import UpSettings
+    from detectctl.thresholds import Thresholds
 
     made, asked = DetectorSettings("", ""), UpSettings()
     assert (made.imgsz, made.iou) == (asked.imgsz, asked.iou)

@@ -28,7 +28,7 @@ from detectctl.settings import (
     settings_of,
     variable_of,
 )
-from detectctl.wire import Thresholds
+from detectctl.thresholds import Thresholds
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

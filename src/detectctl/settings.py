@@ -24,7 +24,7 @@ from detectctl.defaults import (
     TIMEOUT_S,
 )
 from detectctl.engine import detector_settings as detection
-from detectctl.wire import Thresholds
+from detectctl.thresholds import Thresholds
 
 PREFIX = "DETECTCTL_"
 _BYTE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}

@@ -14,7 +14,8 @@ from detectctl.cli.options import Session, asked, command
 from detectctl.errors import UsageError
 from detectctl.keys import read_keys
 from detectctl.settings import OUTPUT, AnnotateSettings, DetectSettings, RequestSettings
-from detectctl.wire import DetectOptions, Thresholds
+from detectctl.thresholds import Thresholds
+from detectctl.wire import DetectOptions
 
 if TYPE_CHECKING:
     from detectctl.client.service_client import Client

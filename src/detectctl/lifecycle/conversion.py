@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from detectctl.progress import Report
     from detectctl.registry.model_version import ModelVersion
     from detectctl.settings import UpSettings
+    from detectctl.thresholds import Thresholds
     from detectctl.waiting import Deadline
-    from detectctl.wire import Device, Thresholds
+    from detectctl.wire import Device
 
 
 def convert(

@@ -13,7 +13,8 @@ from starlette.datastructures import QueryParams
 
 from detectctl.defaults import LABELS, MAX_LINE_WIDTH, MAX_QUALITY, MOST_DET, QUALITY
 from detectctl.errors import BadParameter
-from detectctl.wire import DetectOptions, DrawOptions, Thresholds
+from detectctl.thresholds import Thresholds
+from detectctl.wire import DetectOptions, DrawOptions
 
 if TYPE_CHECKING:
     from starlette.requests import Request
