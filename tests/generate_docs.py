@@ -11,7 +11,8 @@ from pathlib import Path
 from detectctl.cli.program import app
 from detectctl.errors import REQUEST_ERRORS
 from detectctl.lifecycle import sizing
-from detectctl.settings import COMMANDS, GlobalSettings, Replicas, Settings, settings_of
+from detectctl.settings import COMMANDS, GlobalSettings, Settings, settings_of
+from detectctl.values import Replicas
 
 DOCS = Path(__file__).parent.parent / "docs"
 WRITE = "python tests/generate_docs.py"

@@ -25,7 +25,8 @@ from detectctl.lifecycle.manifest import manifest
 from detectctl.paths import Paths
 from detectctl.progress import silent
 from detectctl.serving.guard import OPEN_ROUTES
-from detectctl.settings import DownSettings, ManifestSettings, Replicas
+from detectctl.settings import DownSettings, ManifestSettings
+from detectctl.values import Replicas
 from dockerfile import Builder, Image, stages
 from installed import free_port, wait_until
 from rehearsed_pods import RehearsedPods

@@ -24,7 +24,8 @@ from detectctl.doctor.finding import Subject
 from detectctl.errors import NotReady
 from detectctl.hosts.cluster import probe
 from detectctl.hosts.cluster.probe import FOUND, LACKING, Lacking, Seen
-from detectctl.settings import UpSettings, parse_replicas
+from detectctl.settings import UpSettings
+from detectctl.values import replicas
 from installed import Home
 from lifecycle_values import STATE
 
@@ -320,14 +321,14 @@ BROKEN = {
         "nodes",
         "failure",
         ("room for 4 more replicas", "`up` starts 5", "--replicas"),
-        {"replicas": parse_replicas("5")},
+        {"replicas": replicas("5")},
     ),
     "room on a node alone that cannot take a replica": Broken(
         lambda there: there.change_node(3, seen=asdict(Seen(trouble="GetTimeoutError: late"))),
         "nodes",
         "failure",
         ("room for 2 more replicas", "`up` starts 3"),
-        {"replicas": parse_replicas("3")},
+        {"replicas": replicas("3")},
     ),
     "no room for an update": Broken(
         lambda there: there.change_serve(applications=_RUNS),

@@ -14,8 +14,9 @@ from detectctl.engine.cpus import available_cpus
 from detectctl.lifecycle import sizing
 from detectctl.lifecycle.deployment import plan
 from detectctl.serving.service_config import ServiceConfig
-from detectctl.settings import Replicas, UpSettings
+from detectctl.settings import UpSettings
 from detectctl.thresholds import Thresholds
+from detectctl.values import Replicas
 from lifecycle_values import COMPILED, MODEL
 
 

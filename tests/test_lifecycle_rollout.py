@@ -24,7 +24,7 @@ from detectctl.lifecycle.rollout import Rollout
 from detectctl.lifecycle.state import InstanceFolder, InstanceState
 from detectctl.processes import Process
 from detectctl.progress import silent
-from detectctl.settings import Replicas
+from detectctl.values import Replicas
 from detectctl.waiting import Deadline
 from lifecycle_values import PLACE, STATE
 from raw_server import RawServer, answer

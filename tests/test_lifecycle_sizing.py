@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from detectctl.lifecycle.sizing import LOCK_SHARE, Size, chosen, size
-from detectctl.settings import Replicas
+from detectctl.values import Replicas
 
 _MUCH = 1 << 40
 

@@ -25,8 +25,9 @@ from detectctl.paths import Paths
 from detectctl.precedence import Sources
 from detectctl.processes import MARKER
 from detectctl.progress import silent
-from detectctl.settings import ManifestSettings, Replicas, UpSettings
+from detectctl.settings import ManifestSettings, UpSettings
 from detectctl.thresholds import Thresholds
+from detectctl.values import Replicas
 from dockerfile import stages
 from installed import DETECTCTL, marked, wait_until
 from rehearsed_pods import RehearsedPods

@@ -21,7 +21,8 @@ from detectctl.registry.model_version import ModelVersion
 from detectctl.serving import page_files
 from detectctl.serving.accept import choices
 from detectctl.serving.request_stats import read_stats
-from detectctl.settings import UpSettings, parse_pixels
+from detectctl.settings import UpSettings
+from detectctl.values import pixel_count
 from served import served
 from slow_upload import FORM
 
@@ -414,7 +415,7 @@ def test_a_limit_of_pixels_travels_from_the_settings_to_the_refusal(yolov8n_comp
     assert _code(answer) == (413, "image_too_large")
     hint = answer.json()["error"]["hint"]
     assert hint == "send a smaller image, or raise the limit: `detectctl up --max-image-pixels 3M`"
-    assert decode(large, max_bytes=len(large), max_pixels=parse_pixels("3M")).shape == (1000, 2001, 3)
+    assert decode(large, max_bytes=len(large), max_pixels=pixel_count("3M")).shape == (1000, 2001, 3)
 
 
 def test_without_url_input_no_url_is_opened(yolov8n_compiled: CompiledModel) -> None:

@@ -2,21 +2,20 @@
 
 # Without `from __future__ import annotations`: the types of fields are read.
 
-import re
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import Field, dataclass, field, fields
 from functools import cache
 from itertools import chain
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin
+from typing import Any, ClassVar, Literal, get_args, get_origin
 
+from detectctl import values
 from detectctl.addresses import masked
 from detectctl.defaults import (
     CONCURRENCY,
     LABELS,
     MAX_DET,
-    MAX_LINE_WIDTH,
     MAX_QUALITY,
     MOST_DET,
     QUALITY,
@@ -25,148 +24,10 @@ from detectctl.defaults import (
 )
 from detectctl.engine import detector_settings as detection
 from detectctl.thresholds import Thresholds
+from detectctl.values import Replicas
 
 PREFIX = "DETECTCTL_"
-_BYTE_UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
-_COUNT_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
-N = TypeVar("N", int, float)
-
-
-@dataclass(frozen=True, slots=True)
-class Replicas:
-    """How many replicas the service may have; more than one number means autoscaling between them."""
-
-    minimum: int
-    maximum: int
-
-    def __str__(self) -> str:
-        return str(self.maximum) if self.minimum == self.maximum else f"{self.minimum}..{self.maximum}"
-
-
-def _match(value: object, pattern: str, wanted: str) -> re.Match[str]:
-    match = re.fullmatch(pattern, str(value).strip())
-    if match is None:
-        raise ValueError(wanted)
-    return match
-
-
-def _flag(value: object) -> bool:
-    return _match(str(value).lower(), "(1|true|yes|on)|0|false|no|off", "must be true or false")[1] is not None
-
-
-def _number(value: object, kind: type[N], low: float, high: float) -> N:
-    try:
-        number = kind(str(value))  # not of the value itself: a truth value is not a number, nor 1.5 an integer
-    except ValueError:
-        raise ValueError("must be an integer" if kind is int else "must be a number") from None
-    if not low <= number <= high:  # also NaN
-        raise ValueError(f"must be from {low:g} to {high:g}" if high < 10**9 else f"must be at least {low:g}")
-    return number
-
-
-def _strings(value: object) -> tuple[str, ...]:
-    return tuple(item.strip() for item in _listed(value) if item.strip())
-
-
-def _listed(value: object) -> tuple[str, ...]:
-    items = value.split(",") if isinstance(value, str) else value
-    if not isinstance(items, (list, tuple)) or not all(isinstance(item, str) for item in items):
-        raise ValueError("must be a list of strings")
-    return tuple(items)
-
-
-def _path(text: str) -> Path:
-    try:
-        return Path(text).expanduser()  # no shell has done so in a file, in a variable or after `--option=`
-    except RuntimeError as error:
-        raise ValueError("must not begin with ~, because that folder is not known") from error
-
-
-def _name(value: object) -> str:
-    wanted = "must be 1 to 40 lower-case letters, digits and inner hyphens"
-    return _match(value, "[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?", wanted)[0]
-
-
-def _object(value: object) -> str:
-    wanted = "must be a name of Kubernetes: lower-case letters, digits, dots and inner hyphens"
-    return _match(value, r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?", wanted)[0]
-
-
-def _class_names(value: object) -> tuple[str, ...]:
-    """As the model has them: one may be empty, or begin with a space. Only a variable lists them by commas."""
-    return _strings(value) if isinstance(value, str) else _listed(value)
-
-
-def _origins(value: object) -> tuple[str, ...]:
-    # Browsers compare the whole text: an origin in another spelling would silently permit nobody.
-    wanted = "must be an origin such as https://app.example.org, in lower case and without a path"
-    pattern = r"\*|https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:\d{1,5})?"
-    return tuple(_match(origin, pattern, wanted)[0] for origin in _strings(value))
-
-
-def _dashboard(value: object) -> str:
-    pattern = r"https?://([A-Za-z0-9_.-]+|\[[0-9a-fA-F:.]+\])(:\d{1,5})?(/[!-~]*)?"
-    return _match(value, pattern, "must be the URL of a Ray dashboard, such as http://head:8265")[0].rstrip("/")
-
-
-def _route_prefix(value: object) -> str:
-    return _match(value, r"/|(/[A-Za-z0-9_.~-]+)+", "must be / or a path such as /yolo, without a slash at its end")[0]
-
-
-def _image_size(value: object) -> int:
-    size = _number(value, int, 32, 4096)
-    if size % 32:
-        raise ValueError("must be a multiple of 32, the model's stride")
-    return size
-
-
-def parse_bytes(value: object) -> int:
-    """`20MiB`, `500kB` or a plain number, as bytes; ValueError otherwise."""
-    return _with_unit(value, _BYTE_UNITS, "must be a size such as 20MiB")
-
-
-def parse_pixels(value: object) -> int:
-    """`64M`, `1.5G` or a plain number, as a number of pixels; ValueError otherwise."""
-    count = _with_unit(value, _COUNT_UNITS, "must be a number such as 64M")
-    if not 1 <= count <= detection.MOST_PIXELS:
-        raise ValueError(f"must be from 1 to {_millions(detection.MOST_PIXELS)}")
-    return count
-
-
-def _with_unit(value: object, units: dict[str, int], wanted: str) -> int:
-    match = _match(str(value).lower(), rf"(\d+(?:\.\d+)?)\s*({'|'.join(units)})", wanted)
-    return int(float(match[1]) * units[match[2]])
-
-
-def parse_replicas(value: object) -> Replicas | None:
-    """`2`, or `1..3`, or None for `auto`; ValueError otherwise."""
-    if value == "auto":
-        return None
-    wanted = "must be auto, a number such as 2, or a range such as 1..3"
-    match = _match(value, r"(\d{1,3})(?:\.\.(\d{1,3}))?", wanted)
-    minimum, maximum = int(match[1]), int(match[2] or match[1])
-    if minimum > maximum or maximum == 0:
-        raise ValueError("must allow at least one replica, and a range must not shrink, as in 0..2")
-    return Replicas(minimum, maximum)
-
-
-def _mebibytes(size: int) -> str:
-    return str(size) if size % 2**20 else f"{size >> 20}MiB"
-
-
-def _millions(count: int) -> str:
-    return str(count) if count % 10**6 else f"{count // 10**6}M"
-
-
-def _thresholds(value: object) -> Thresholds:
-    return Thresholds.parse(str(value))
-
-
 _CONF = "Minimum confidence, 0 to 1; 0.4,dog=0.2 sets another for one class"
-
-
-def _line_width(value: object) -> int | None:
-    return None if value == "auto" else _number(value, int, 1, MAX_LINE_WIDTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +112,9 @@ class GlobalSettings(Settings):
 class InstanceSettings(Settings):
     """What every command about one instance needs."""
 
-    name: str = option("default", SERVICE, "Name of the instance", "NAME", names=("--name", "-n"), parse=_name)
+    name: str = option(
+        "default", SERVICE, "Name of the instance", "NAME", names=("--name", "-n"), parse=values.instance_name
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,7 +126,7 @@ class PlacedSettings(InstanceSettings):
         CLUSTER,
         "Dashboard of an existing Ray cluster, to use that instead of this machine",
         "URL",
-        parse=_dashboard,
+        parse=values.dashboard,
     )
     ray_token_file: Path | None = option(
         None, CLUSTER, "File with the cluster's token", "FILE", default="where Ray looks for it", guards=True
@@ -298,9 +161,9 @@ class UpSettings(PlacedSettings):
         MODEL,
         "Longer side of the image that the network sees, in pixels; the default is the size it was trained at",
         "PIXELS",
-        parse=_image_size,
+        parse=values.image_size,
     )
-    conf: Thresholds = option(Thresholds(detection.CONFIDENCE), MODEL, _CONF, "CONF", parse=_thresholds)
+    conf: Thresholds = option(Thresholds(detection.CONFIDENCE), MODEL, _CONF, "CONF", parse=values.thresholds)
     iou: float = option(detection.IOU, MODEL, "NMS: maximum overlap of two boxes, 0 to 1", "IOU", high=1)
     agnostic_nms: bool = option(False, MODEL, "NMS: also between boxes of different classes")
     max_det: int = option(MAX_DET, MODEL, "Maximum number of detections in an image", "N", low=1, high=MOST_DET)
@@ -311,7 +174,7 @@ class UpSettings(PlacedSettings):
         SERVICE,
         "Number of replicas; a range scales with the load, and auto chooses one that fits the machine",
         "auto|N|MIN..MAX",
-        parse=parse_replicas,
+        parse=values.replicas,
         default="auto",
     )
     timeout: float = option(180.0, SERVICE, "Seconds until the service must answer", "SECONDS", low=1, high=_DAY_S)
@@ -319,7 +182,7 @@ class UpSettings(PlacedSettings):
     page: bool = option(True, SERVICE, "Serve a page at / to try the service on")
     metrics_public: bool = option(False, SERVICE, "Answer /metrics without a key")
     route_prefix: str = option(
-        "/", CLUSTER, "Path on the cluster's ingress below which the service answers", "PATH", parse=_route_prefix
+        "/", CLUSTER, "Path on the cluster's ingress below which the service answers", "PATH", parse=values.route_prefix
     )
     cpus: int | None = option(
         None, CLUSTER, "CPUs that a replica reserves and uses", "N", low=1, high=1024, default="1"
@@ -333,21 +196,26 @@ class UpSettings(PlacedSettings):
         (), IMAGES, "Also allow image URLs on this private host or network (repeatable)", "HOST|CIDR"
     )
     max_image_bytes: int = option(
-        detection.MAX_IMAGE_BYTES, IMAGES, "Maximum size of an image", "SIZE", parse=parse_bytes, words=_mebibytes
+        detection.MAX_IMAGE_BYTES,
+        IMAGES,
+        "Maximum size of an image",
+        "SIZE",
+        parse=values.byte_size,
+        words=values.in_mebibytes,
     )
     max_image_pixels: int = option(
         detection.MAX_IMAGE_PIXELS,
         IMAGES,
         f"Maximum number of pixels of an image; each may take {detection.BYTES_PER_PIXEL} bytes of memory",
         "COUNT",
-        parse=parse_pixels,
-        words=_millions,
+        parse=values.pixel_count,
+        words=values.in_millions,
     )
     api_key_file: Path | None = option(None, ACCESS, "Require one of the API keys in FILE", "FILE", guards=True)
     generate_api_key: bool = option(False, ACCESS, "Make an API key, show it once, and require it")
     no_auth: bool = option(False, ACCESS, "Disable authentication, even on a public address", names=("--no-auth",))
     cors_origin: tuple[str, ...] = option(
-        (), ACCESS, "Allowed CORS origin, or * for any (repeatable)", "ORIGIN", parse=_origins
+        (), ACCESS, "Allowed CORS origin, or * for any (repeatable)", "ORIGIN", parse=values.origins
     )
     follow: bool = option(False, FOLLOWING, "Stay, and update the service whenever the model's alias moves")
     interval: float = option(60.0, FOLLOWING, "With --follow: seconds between checks", "SECONDS", low=1, high=_DAY_S)
@@ -358,7 +226,7 @@ class UpSettings(PlacedSettings):
 class RequestSettings(InstanceSettings):
     """How `detect` and `annotate` send images."""
 
-    conf: Thresholds | None = option(None, DETECTIONS, _CONF, "CONF", parse=_thresholds, default="the service's")
+    conf: Thresholds | None = option(None, DETECTIONS, _CONF, "CONF", parse=values.thresholds, default="the service's")
     iou: float | None = option(None, DETECTIONS, "NMS: maximum overlap, 0 to 1", "IOU", high=1, default="the service's")
     agnostic_nms: bool | None = option(
         None, DETECTIONS, "NMS: also between boxes of different classes", default="the service's"
@@ -366,7 +234,7 @@ class RequestSettings(InstanceSettings):
     max_det: int | None = option(
         None, DETECTIONS, "Maximum number of detections in an image", "N", low=1, high=MOST_DET, default="the service's"
     )
-    class_: tuple[str, ...] = option((), DETECTIONS, "Only this class (repeatable)", "CLASS", parse=_class_names)
+    class_: tuple[str, ...] = option((), DETECTIONS, "Only this class (repeatable)", "CLASS", parse=values.class_names)
     recursive: bool = option(False, REQUESTS, "Descend into subdirectories")
     fetch: Literal["server", "client"] = option(
         "server", REQUESTS, "Who downloads image URLs: the server or this client"
@@ -398,7 +266,9 @@ class DetectSettings(RequestSettings):
 class AnnotateSettings(RequestSettings):
     command: ClassVar[str] = "annotate"
     labels: bool = option(LABELS, OUTPUT, "Label each box with class and confidence")
-    line_width: int | None = option(None, OUTPUT, "Width of a box's line", "PIXELS", parse=_line_width, default="auto")
+    line_width: int | None = option(
+        None, OUTPUT, "Width of a box's line", "PIXELS", parse=values.line_width, default="auto"
+    )
     quality: int = option(QUALITY, OUTPUT, f"JPEG and WebP quality, 1 to {MAX_QUALITY}", "N", low=1, high=MAX_QUALITY)
 
 
@@ -450,22 +320,29 @@ class ManifestSettings(UpSettings):
         KUBERNETES,
         "Memory of a replica's pod",
         "SIZE",
-        parse=parse_bytes,
-        words=_mebibytes,
+        parse=values.byte_size,
+        words=values.in_mebibytes,
         default="4GiB, more with --max-image-pixels",
     )
     api_key_secret: str | None = option(
-        None, KUBERNETES, "Secret whose `keys` are the API keys, one per line", "NAME", parse=_object
+        None, KUBERNETES, "Secret whose `keys` are the API keys, one per line", "NAME", parse=values.kubernetes_name
     )
-    wandb_secret: str | None = option(None, KUBERNETES, "Secret whose `wandb_api_key` is W&B's", "NAME", parse=_object)
+    wandb_secret: str | None = option(
+        None, KUBERNETES, "Secret whose `wandb_api_key` is W&B's", "NAME", parse=values.kubernetes_name
+    )
     ray_token_secret: str | None = option(
-        None, KUBERNETES, "Secret whose `auth_token` is Ray's", "NAME", parse=_object, default="one that KubeRay makes"
+        None,
+        KUBERNETES,
+        "Secret whose `auth_token` is Ray's",
+        "NAME",
+        parse=values.kubernetes_name,
+        default="one that KubeRay makes",
     )
     redis: str | None = option(
         None, KUBERNETES, "Redis that keeps what the head knows, so that a lost head costs nothing", "HOST:PORT"
     )
     redis_secret: str | None = option(
-        None, KUBERNETES, "Secret whose `password` is that of Redis", "NAME", parse=_object
+        None, KUBERNETES, "Secret whose `password` is that of Redis", "NAME", parse=values.kubernetes_name
     )
 
 
@@ -514,14 +391,14 @@ class Setting:
         if self.option.parse is not None:
             return self.option.parse(value)
         if self.choices:
-            return _match(value, "|".join(self.choices), f"must be one of {', '.join(self.choices)}")[0]
+            return values.matched(value, "|".join(self.choices), f"must be one of {', '.join(self.choices)}")[0]
         if self.kind in {int, float}:
-            return _number(value, self.kind, self.option.low, self.option.high)
+            return values.number(value, self.kind, self.option.low, self.option.high)
         if self.kind is bool or get_origin(self.kind) is tuple:
-            return _flag(value) if self.kind is bool else _strings(value)
+            return values.flag(value) if self.kind is bool else values.strings(value)
         if not isinstance(value, str):
             raise ValueError("must be a string")  # noqa: TRY004 - the caller adds where the value came from
-        return _path(value) if self.kind is Path else value
+        return values.path(value) if self.kind is Path else value
 
     def words(self, value: Any) -> str:
         """The value as people would write it; a password in a URL is left out."""

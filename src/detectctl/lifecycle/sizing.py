@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from detectctl.settings import Replicas
+    from detectctl.values import Replicas
 
 LOCK_SHARE = 0.125
 """Of a request's CPU time, the part for which it holds its replica's interpreter lock: see docs/performance.md."""
