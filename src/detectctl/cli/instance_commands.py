@@ -16,9 +16,9 @@ from detectctl.settings import SERVICE, DownSettings, LogsSettings, StatusSettin
 from detectctl.signals import Interrupted
 
 if TYPE_CHECKING:
-    from detectctl.console import Seen
     from detectctl.lifecycle.down import DownResult
     from detectctl.lifecycle.status import InstanceStatus
+    from detectctl.rendering import Seen
 
 
 @command
