@@ -6,14 +6,11 @@ raise `NoAnswer`: the caller says what that means to a user.
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import ipaddress
 import json
 import queue
-import re
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urljoin, urlsplit
 
@@ -25,6 +22,8 @@ import detectctl
 from detectctl.addresses import masked
 from detectctl.files import reason
 from detectctl.headers import packings, retry_after_s
+from detectctl.login import split_login
+from detectctl.proxies import proxy_for
 from detectctl.tls import trusting_context
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
     from urllib3 import BaseHTTPResponse, PoolManager
 
+    from detectctl.login import Login
     from detectctl.waiting import Deadline
 
 CONNECT_S = 5.0
@@ -244,13 +244,14 @@ class Downloads:
         for _ in range(MAX_REDIRECTS + 1):
             proxy = None
             try:
-                url, login = _split_login(url, login)
+                url, login = split_login(url, login)
                 scheme = urlsplit(url).scheme
                 if scheme not in {"http", "https"}:
                     raise BadAddress("it is not an http:// or https:// URL")
                 proxy = proxy_for(url)
                 manager = self._manager(scheme, proxy)
-                headers = _HEADERS | (login.headers(url) if login else {})
+                asked = urllib3.util.parse_url(url).url  # as it will stand in the request
+                headers = _HEADERS | (login.headers(asked) if login else {})
                 response = manager.request("GET", url, headers=headers, timeout=_timeout(deadline, stall_s), **_ONCE)
                 with contextlib.closing(response):
                     if response.status == 401 and login and login.may_answer(response.headers):
@@ -287,83 +288,6 @@ class Downloads:
 
 _TOO_SLOW = "it took too long"
 _MALFORMED_LOGIN = "it is malformed; in a password, signs such as / ? # @ must be percent-encoded"
-
-
-@dataclass(slots=True)
-class Login:
-    """A user name and password for one origin.
-
-    Attributes:
-        origin: scheme, host and port, as the URL spells them.
-        challenges: those for Digest authentication (RFC 7616) that are to be answered; Basic is used until there are.
-    """
-
-    origin: str
-    user: str
-    password: str = field(repr=False)
-    challenges: list[str] = field(default_factory=list)
-
-    def headers(self, url: str) -> dict[str, str]:
-        """What a request for `url` is sent with."""
-        if self.challenges:
-            answers = (self._digest(challenge, url) for challenge in self.challenges)
-            return next(({"Authorization": f"Digest {answer}"} for answer in answers if answer), {})
-        return {"Authorization": "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()}
-
-    def may_answer(self, headers: Mapping[str, str]) -> bool:
-        """Whether the answer asks for Digest for the first time; the next request will have it."""
-        asked = re.split(r",\s*(?=digest )", headers.get("www-authenticate", ""), flags=re.IGNORECASE)
-        found = [each for each in asked if each.lower().startswith("digest ")]
-        is_first = bool(found) and not self.challenges
-        self.challenges = found
-        return is_first
-
-    def _digest(self, challenge: str, url: str) -> str | None:
-        """The standard library's answer; None for an algorithm that it does not know."""
-        from urllib import request
-
-        keeper = request.HTTPPasswordMgrWithDefaultRealm()
-        keeper.add_password(None, self.origin, self.user, self.password)
-        try:
-            asked = request.parse_keqv_list(list(filter(None, request.parse_http_list(challenge.partition(" ")[2]))))
-            asking = request.Request(urllib3.util.parse_url(url).url)  # noqa: S310 - http or https, and never opened
-            return request.AbstractDigestAuthHandler(keeper).get_authorization(asking, asked)
-        except (KeyError, ValueError, OSError):
-            return None
-
-
-def _split_login(url: str, known: Login | None) -> tuple[str, Login | None]:
-    """The URL without user name and password, and these, or the known ones, if they are for its origin."""
-    parts = urlsplit(url)
-    login, _, host = parts.netloc.rpartition("@")
-    origin = f"{parts.scheme}://{host}"
-    if login:
-        user, _, password = login.partition(":")
-        return parts._replace(netloc=host).geturl(), Login(origin, unquote(user), unquote(password))
-    return url, known if known and known.origin == origin else None
-
-
-def proxy_for(url: str) -> str | None:
-    """The proxy that the environment names for this URL."""
-    from urllib.request import getproxies, proxy_bypass
-
-    parts = urlsplit(url)
-    proxies = getproxies()
-    proxy = proxies.get(parts.scheme) or proxies.get("all")
-    exempt = proxies.get("no", "").replace("*.", ".")  # as Go and others read it
-    is_direct = parts.hostname == "localhost" or proxy_bypass(parts.netloc, {"no": exempt})
-    with contextlib.suppress(ValueError):
-        address = ipaddress.ip_address(parts.hostname or "")
-        is_direct = is_direct or address.is_loopback or any(address in network for network in _networks(exempt))
-    if not proxy or is_direct:
-        return None
-    return proxy if "://" in proxy else f"http://{proxy}"
-
-
-def _networks(no_proxy: str) -> Generator[ipaddress.IPv4Network | ipaddress.IPv6Network]:
-    for entry in no_proxy.split(","):
-        with contextlib.suppress(ValueError):
-            yield ipaddress.ip_network(entry.strip(" []"), strict=False)
 
 
 def _timeout(deadline: Deadline, stall_s: float = float("inf")) -> urllib3.Timeout:

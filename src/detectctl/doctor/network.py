@@ -16,8 +16,9 @@ from detectctl.doctor.finding import Finding, Subject, failure, ok, warning
 from detectctl.files import reason
 from detectctl.hosts.local import haproxy, ports
 from detectctl.hosts.local.ray_head import temporary_parent
-from detectctl.http import Downloads, NoAnswer, proxy_for
+from detectctl.http import Downloads, NoAnswer
 from detectctl.lifecycle.state import InstanceFolder
+from detectctl.proxies import proxy_for
 from detectctl.serving import tracing
 from detectctl.waiting import Deadline
 
