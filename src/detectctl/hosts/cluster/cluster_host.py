@@ -11,7 +11,7 @@ import functools
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from detectctl.errors import DeadlineExceeded, NotReady, UsageError
@@ -48,21 +48,15 @@ RECORD = "detectctl"
 """In the user configuration of an application of ours: what any client has to know of it."""
 
 
-class ClusterHost:
+class ClusterHost(contextlib.ExitStack):  # of its connections
     """See `hosts.host.Host`."""
 
     remote = True
 
     def __init__(self, place: ClusterPlace) -> None:
+        super().__init__()
         self._place = place
-        self._connections = contextlib.ExitStack()
         self._prefix = "/"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._connections.close()
 
     # --- what is there -----------------------------------------------------------------------------------------------
 
@@ -127,7 +121,7 @@ class ClusterHost:
     @functools.cached_property
     def _dashboard(self) -> Dashboard:
         dashboard = Dashboard(self._place.address, token(self._place.token_file, os.environ))
-        return self._connections.enter_context(contextlib.closing(dashboard))
+        return self.enter_context(contextlib.closing(dashboard))
 
     @functools.cached_property
     def _serve(self) -> ServeApi:

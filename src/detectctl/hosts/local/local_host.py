@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import signal
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -32,20 +32,14 @@ if TYPE_CHECKING:
 _INGRESS_GRACE_S = 1.0
 
 
-class LocalHost:
+class LocalHost(contextlib.ExitStack):  # of its connections
     """See `hosts.host.Host`; its head may live or not."""
 
     remote = False
 
     def __init__(self, record: ray_head.HeadRecord) -> None:
+        super().__init__()
         self._record = record
-        self._connections = contextlib.ExitStack()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._connections.close()
 
     @property
     def endpoint(self) -> str:
@@ -116,7 +110,7 @@ class LocalHost:
         except OSError as error:
             raise ServeApiError(f"its token cannot be read: {reason(error)}") from error
         dashboard = contextlib.closing(Dashboard(self._record.dashboard_url, token))
-        return ServeApi(self._connections.enter_context(dashboard))
+        return ServeApi(self.enter_context(dashboard))
 
     def status(self, deadline: Deadline | None = None) -> ServeStatus:
         return self._serve.status(deadline)
