@@ -374,7 +374,9 @@ def test_a_package_that_is_there_in_name_only(tmp_path: Path, monkeypatch: pytes
     assert seen.lacks["broken"] == "OSError: libtbb.so.12: no such file"
     assert re.fullmatch(r"[\d.]+ instead of >=99", seen.lacks["pillow"])
     assert len(seen.lacks) == 3
-    assert probe.mend({"left": ">=1", "broken": ""}, seen.lacks.keys() - {"pillow"}) == "pip install 'broken' 'left>=1'"
+    needed, lacking = {"left": ">=1", "broken": ""}, seen.lacks.keys() - {"pillow"}
+    assert probe.mend(needed, lacking, {}) == "pip install 'broken' 'left>=1'"
+    assert probe.mend(needed, ["left"], {"py_executable": "/opt/python"}) == "/opt/python -m pip install 'left>=1'"
 
 
 def test_a_python_that_is_too_old_can_say_so(monkeypatch: pytest.MonkeyPatch) -> None:

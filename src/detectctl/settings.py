@@ -191,6 +191,12 @@ class UpSettings(PlacedSettings):
     spread: bool = option(
         False, CLUSTER, "Keep replicas evenly on the nodes; an update then replaces one at a time, in place"
     )
+    node_python: str | None = option(
+        None, CLUSTER, "Python on each node that replicas run on", "PATH", parse=values.node_python, default="Ray's own"
+    )
+    runtime_env: Path | None = option(
+        None, CLUSTER, "File with a runtime environment of Ray's that replicas get too, in YAML or JSON", "FILE"
+    )
     url_input: bool = option(True, IMAGES, "Accept image URLs, which the service then downloads")
     allow_url: tuple[str, ...] = option(
         (), IMAGES, "Also allow image URLs on this private host or network (repeatable)", "HOST|CIDR"
@@ -307,6 +313,7 @@ class ManifestSettings(UpSettings):
     leaves_out: ClassVar[frozenset[str]] = frozenset(
         (
             *("address", "ray_token_file", "host", "port", "api_key_file", "generate_api_key"),
+            *("node_python", "runtime_env"),
             *("fallback", "calibrate", "max_int8_loss", "follow", "interval", "down_on_exit"),
         )
     )

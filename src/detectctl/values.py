@@ -110,6 +110,12 @@ def route_prefix(value: object) -> str:
     return matched(value, r"/|(/[A-Za-z0-9_.~-]+)+", "must be / or a path such as /yolo, without a slash at its end")[0]
 
 
+def node_python(value: object) -> str:
+    """An absolute path on other machines."""
+    wanted = "must be an absolute path on the nodes, such as /opt/detectctl/bin/python"
+    return matched(value, r"/[^\0\n]*[^\0\n/]", wanted)[0]
+
+
 def image_size(value: object) -> int:
     """The longer side of what the network sees, in pixels."""
     size = number(value, int, 32, 4096)

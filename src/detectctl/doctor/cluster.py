@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from detectctl import ray_token
 from detectctl.doctor import running
 from detectctl.doctor.finding import Finding, Subject, failure, ok, warning
-from detectctl.hosts.cluster import carrier, jobs
+from detectctl.hosts.cluster import carrier, jobs, runtime_environment
 from detectctl.hosts.cluster.cluster_host import DRAIN_S, OLDEST_RAY, RECORD, bracketed, more
 from detectctl.hosts.cluster.probe import FOUND, OLDEST_PYTHON, fitting, mend, needs, reserved
 from detectctl.hosts.dashboard import Dashboard, NotThere, ServeApiError, TokenRefused
@@ -78,6 +78,7 @@ def nodes(subject: Subject) -> Iterator[Finding]:
     """What only programs on the nodes can see: a job that looks, and changes nothing."""
     place, settings, deadline = _place(subject), subject.settings, Deadline.after(_JOB_S)
     wanted = needs(on_gpu=settings.gpus > 0)
+    theirs = runtime_environment.read(settings.runtime_env, settings.node_python)
     with _opened(place, ray_token.found(place.token_file, subject.variables)) as there:
         try:
             lack = _lack_of(place, _version(there, deadline))
@@ -96,7 +97,7 @@ def nodes(subject: Subject) -> Iterator[Finding]:
             )
             return
         try:
-            spec = {"name": place.application, "needs": wanted}
+            spec = {"name": place.application, "needs": wanted, "environment": theirs}
             found = _found(jobs.run(there, "survey", spec, [code], deadline, variables={}))
         except NotThere as error:
             yield failure(
@@ -111,7 +112,7 @@ def nodes(subject: Subject) -> Iterator[Finding]:
             return
     yield from _python(found)
     yield from _features(found)
-    yield from (_node(one, wanted, settings) for one in found["nodes"])
+    yield from (_node(one, wanted, theirs, settings) for one in found["nodes"])
     yield _room(found, details, place, settings)
     yield _ingress(found)
     yield from _clocks(found, began, time.time())
@@ -265,7 +266,7 @@ def _features(found: Mapping[str, Any]) -> Iterator[Finding]:
         )
 
 
-def _node(one: Mapping[str, Any], wanted: dict[str, str], settings: UpSettings) -> Finding:
+def _node(one: Mapping[str, Any], wanted: dict[str, str], theirs: dict[str, Any], settings: UpSettings) -> Finding:
     address, seen, cpus, gpus = one["address"], one["seen"], settings.cpus or 1, settings.gpus
     free = f"{one['free']['CPU']:g} of {one['whole']['CPU']:g} CPUs free"
     if one["whole"]["GPU"]:
@@ -274,13 +275,14 @@ def _node(one: Mapping[str, Any], wanted: dict[str, str], settings: UpSettings) 
         return ok(f"{address} takes no replica, which needs {reserved(cpus, gpus)}: {free}")
     if seen["trouble"]:
         return failure(
-            f"{address} could not be looked at: {seen['trouble']}", "see `ray status` on the head, and that node's logs"
+            f"{address} could not be looked at: {seen['trouble']}",
+            "see `ray status` on the head, that node's logs, and what --node-python and --runtime-env name there",
         )
     if seen["lacks"]:
         lacking = ", ".join(f"{name} ({wrong})" for name, wrong in seen["lacks"].items())
         return failure(
             f"{address} lacks what replicas need: {lacking}",
-            f"on it, in the environment that Ray runs in: `{mend(wanted, seen['lacks'])}`",
+            f"on it, in the environment that replicas run in: `{mend(wanted, seen['lacks'], theirs)}`",
         )
     return ok(f"{address} has what replicas need; {free}")
 

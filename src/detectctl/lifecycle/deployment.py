@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -13,6 +13,7 @@ from detectctl import limits
 from detectctl.engine.compiled import read_agreement
 from detectctl.engine.cpus import available_cpus
 from detectctl.engine.detector_settings import CONFIDENCE, DetectorSettings
+from detectctl.hosts.cluster import runtime_environment
 from detectctl.keys import key_digests
 from detectctl.lifecycle import sizing
 from detectctl.serving.service_config import APPLICATION, DEPLOYMENT, IMPORT_PATH, MAX_QUEUE, ServiceConfig
@@ -42,12 +43,14 @@ class Placement:
         gpus: that each reserves.
         spread: whether each node should have as many as another.
         route_prefix: below which the service answers.
+        environment: what they get beside what the host gives them, as Ray's runtime environment.
     """
 
     cpus: int | None = None
     gpus: float = 0.0
     spread: bool = False
     route_prefix: str = "/"
+    environment: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +110,8 @@ class Deployment:
         }
         if self.placement.gpus:
             deployment["ray_actor_options"]["num_gpus"] = self.placement.gpus
+        if self.placement.environment:
+            deployment["ray_actor_options"]["runtime_env"] = self.placement.environment
         if self.minimum == self.maximum:
             deployment["num_replicas"] = self.minimum
         else:
@@ -150,7 +155,8 @@ def plan(
     """
     placement = Placement()
     if remote:
-        placement = Placement(settings.cpus or 1, settings.gpus, settings.spread, settings.route_prefix)
+        environment = runtime_environment.read(settings.runtime_env, settings.node_python)
+        placement = Placement(settings.cpus or 1, settings.gpus, settings.spread, settings.route_prefix, environment)
     on_gpu = device == "cuda"
     shared = not remote and not on_gpu
     size = sizing.size(settings.replicas, available_cpus() if shared else None, limits.whole_memory())

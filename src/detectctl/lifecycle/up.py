@@ -18,6 +18,7 @@ from detectctl.engine.detector_settings import BYTES_PER_PIXEL, MAX_IMAGE_PIXELS
 from detectctl.engine.int8.quantise import prepare
 from detectctl.errors import DetectctlError, ModelError, NotReady, UsageError
 from detectctl.hosts import places
+from detectctl.hosts.cluster import runtime_environment
 from detectctl.hosts.dashboard import ServeApiError
 from detectctl.lifecycle import exposure
 from detectctl.lifecycle.conversion import convert
@@ -153,6 +154,8 @@ def _chosen_device(settings: UpSettings, environ: Mapping[str, str], report: Rep
             "--cpus": settings.cpus is not None,
             "--gpus": settings.gpus > 0,
             "--spread": settings.spread,
+            "--node-python": settings.node_python is not None,
+            "--runtime-env": settings.runtime_env is not None,
             "--route-prefix": settings.route_prefix != "/",
         }.items():
             if given:
@@ -164,6 +167,7 @@ def _chosen_device(settings: UpSettings, environ: Mapping[str, str], report: Rep
         if settings.max_image_pixels > MAX_IMAGE_PIXELS:
             limits.require_memory(settings.max_image_pixels * BYTES_PER_PIXEL)
         return devices.choose(settings.device, settings.precision, environ, report)
+    runtime_environment.read(settings.runtime_env, settings.node_python)
     if settings.device == "cuda" and not settings.gpus:
         raise UsageError(
             "--device cuda needs a GPU for each replica",

@@ -20,6 +20,7 @@ from detectctl.hosts.cluster import carrier, jobs
 from detectctl.hosts.cluster.probe import needs
 from detectctl.hosts.cluster.replica_counters import stats
 from detectctl.hosts.cluster.replica_logs import new_lines
+from detectctl.hosts.cluster.runtime_environment import ATTEMPT, BUILT, DRAIN
 from detectctl.hosts.dashboard import Dashboard, ServeApiError, TokenRefused
 from detectctl.hosts.serve_rest import ServeApi, ServeStatus, parse, user_config
 from detectctl.progress import Progress
@@ -38,12 +39,12 @@ if TYPE_CHECKING:
 OLDEST_RAY = (2, 60)
 """What an older one does not know of an application it leaves out without a word."""
 _JOB_S = 120.0
+_BUILD_S = 600.0  # where each node prepares an environment first
 _ASK_S = 10.0
 # HAProxy waits half a minute for a replica that leaves, unless the application says how long is enough.
 DRAIN_S = 1
-_ENVIRONMENT = {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": str(DRAIN_S)}
+_ENVIRONMENT = {DRAIN: str(DRAIN_S)}
 _SERVE = {"proxy_location": "EveryNode", "http_options": {"host": "0.0.0.0", "port": 8000}, "applications": []}  # noqa: S104 - a cluster is there to be reached; without a key `up` refuses
-_ATTEMPT = "DETECTCTL_ATTEMPT"  # for nobody to read
 RECORD = "detectctl"
 """In the user configuration of an application of ours: what any client has to know of it."""
 
@@ -230,7 +231,10 @@ class ClusterHost(contextlib.ExitStack):  # of its connections
         wanted: int = deployment.get("num_replicas") or max(1, deployment["autoscaling_config"]["min_replicas"])
         back = _same(record["deployed"], record["last_good"])
         spec["room"] = 0 if back else more(wanted, before.target_replicas, spread=bool(deployment.get("spread")))
-        self._run("deploy", spec, known["uris"], attempt=known["attempt"])
+        builds = set(BUILT) & set(asked.get("runtime_env", ()))
+        deadline = Deadline.after(_BUILD_S if builds else _JOB_S)
+        spec["look_s"] = deadline.left_s / 2
+        self._run("deploy", spec, known["uris"], deadline, attempt=known["attempt"])
 
     def _upload(self, path: Path) -> dict[str, Any]:
         try:
@@ -255,7 +259,7 @@ class ClusterHost(contextlib.ExitStack):  # of its connections
             {"name": self._place.application, **spec},
             uris,
             deadline or Deadline.after(_JOB_S),
-            variables=_environment() | ({_ATTEMPT: str(attempt)} if attempt else {}),
+            variables=_environment() | ({ATTEMPT: str(attempt)} if attempt else {}),
         )
 
     def drain(self, deadline: Deadline) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shlex
 import sys
 import zlib
 from typing import Any
@@ -27,7 +28,7 @@ def main() -> int:
     ray.init(address="auto", namespace="serve", log_to_driver=False)
     try:
         if command == "survey":
-            sys.stdout.write(f"{FOUND}: {json.dumps(survey(spec['needs']))}\n")
+            sys.stdout.write(f"{FOUND}: {json.dumps(survey(spec['needs'], spec['environment']))}\n")
         elif command == "deploy":
             require_python()
             deploy(spec)
@@ -49,19 +50,28 @@ def deploy(spec: dict[str, Any]) -> None:
     from ray import serve
     from ray.serve.config import DeploymentActorConfig
 
+    from detectctl.hosts.cluster.runtime_environment import PYTHON, of_replicas
     from detectctl.serving.app import Replica
     from detectctl.serving.package_keeper import KEEPER, keeper_class
     from detectctl.serving.service_config import ServiceConfig
 
     asked = spec["deployment"]["ray_actor_options"]
-    nodes = probe(spec["needs"], cpus=asked["num_cpus"], gpus=asked.get("num_gpus", 0), replicas=spec["room"])
-    options = _options(spec["deployment"], nodes)
-    keeper = DeploymentActorConfig(
-        name=KEEPER,
-        actor_class=keeper_class(),
-        # On the head: Serve's state ends with it anyway, and it may stand without a replica.
-        actor_options={"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}},
+    theirs = asked.pop("runtime_env", {})
+    nodes = probe(
+        spec["needs"],
+        theirs,
+        cpus=asked["num_cpus"],
+        gpus=asked.get("num_gpus", 0),
+        replicas=spec["room"],
+        look_s=spec["look_s"],
     )
+    options = _options(spec["deployment"], nodes)
+    options["ray_actor_options"] = {**asked, "runtime_env": of_replicas(theirs)}
+    # On the head: Serve's state ends with it anyway, and it may stand without a replica, and without what they need.
+    alone: dict[str, Any] = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
+    if PYTHON in theirs:
+        alone["runtime_env"] = {PYTHON: shlex.quote(sys.executable)}
+    keeper = DeploymentActorConfig(name=KEEPER, actor_class=keeper_class(), actor_options=alone)
     deployment = serve.deployment(deployment_actors=[keeper], **options)(serve.ingress()(Replica))
     # Otherwise each call replaces all replicas, whatever has changed.
     deployment._version = _version(spec, options)
@@ -81,11 +91,7 @@ def _options(deployment: dict[str, Any], nodes: int) -> dict[str, Any]:
 
 
 def _version(spec: dict[str, Any], options: dict[str, Any]) -> str:
-    import ray
-
-    kept = {key: value for key, value in options.items() if key != "user_config"}
-    environment = dict(ray.get_runtime_context().runtime_env)
-    told = json.dumps([spec["args"], kept["ray_actor_options"], environment], sort_keys=True, default=str)
+    told = json.dumps([spec["args"], options["ray_actor_options"]], sort_keys=True, default=str)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 

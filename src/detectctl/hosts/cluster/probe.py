@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
+import subprocess
 import sys
 import time
+import uuid
 from dataclasses import asdict, dataclass, field
 from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 _MODULES = {
     "aiohttp": "aiohttp",
@@ -30,6 +33,8 @@ _SAME = {
     "ultralytics-opencv-headless": ("ultralytics",),
 }
 _LOOK_S = 60.0
+_START_S = 30.0
+_VERSIONS = "import importlib.metadata as m, platform; print(platform.python_version(), m.version('ray'))"
 
 OLDEST_PYTHON = (3, 11)
 FAILED = "detectctl"
@@ -74,9 +79,10 @@ class Seen:
         return self.trouble or ", ".join(f"{name} ({wrong})" for name, wrong in self.lacks.items())
 
 
-def mend(needed: dict[str, str], lacking: Iterable[str]) -> str:
-    """The command that installs these packages on a node."""
-    return "pip install " + " ".join(f"'{name}{needed[name]}'" for name in sorted(lacking))
+def mend(needed: dict[str, str], lacking: Iterable[str], theirs: dict[str, Any]) -> str:
+    """The command that installs these packages on a node, for the Python that replicas run on there."""
+    pip = f"{theirs['py_executable']} -m pip" if "py_executable" in theirs else "pip"
+    return f"{pip} install " + " ".join(f"'{name}{needed[name]}'" for name in sorted(lacking))
 
 
 def require_python() -> None:
@@ -90,14 +96,18 @@ def _python() -> str:
     return ".".join(map(str, sys.version_info[:3]))
 
 
-def probe(needed: dict[str, str], *, cpus: float, gpus: float, replicas: int) -> int:
+def probe(
+    needed: dict[str, str], theirs: dict[str, Any], *, cpus: float, gpus: float, replicas: int, look_s: float
+) -> int:
     """Look at every node that could have a replica, from a driver that is connected; returns how many there are.
 
     Args:
         needed: as from `needs`.
+        theirs: what an operator adds to Ray's runtime environment of replicas.
         cpus: that a replica reserves.
         gpus: that a replica reserves.
         replicas: that must find room at once.
+        look_s: how long the nodes may take, which prepare that environment first.
 
     Raises:
         Lacking: some node lacks a package, or there is not the room.
@@ -105,17 +115,17 @@ def probe(needed: dict[str, str], *, cpus: float, gpus: float, replicas: int) ->
     nodes = [node for node in _alive() if _fits(node["Resources"], cpus, gpus)]
     if not nodes:
         raise Lacking(f"no node of the cluster has {reserved(cpus, gpus)} for a replica")
-    lacking = {address: seen for address, seen in _seen(nodes, needed).items() if seen.words}
+    lacking = {address: seen for address, seen in _seen(nodes, needed, theirs, look_s).items() if seen.words}
     if lacking:
         where = "; ".join(f"{address}: {seen.words}" for address, seen in sorted(lacking.items()))
         missing = {name for seen in lacking.values() for name in seen.lacks}
-        mends = f"; on each: {mend(needed, missing)}" if missing else ""
+        mends = f"; on each: {mend(needed, missing, theirs)}" if missing else ""
         raise Lacking(f"nodes lack what replicas need: {where}{mends}")
     _require_room(nodes, cpus, gpus, replicas)
     return len(nodes)
 
 
-def survey(needed: dict[str, str]) -> dict[str, Any]:
+def survey(needed: dict[str, str], theirs: dict[str, Any]) -> dict[str, Any]:
     """What there is for whoever asks, as JSON: each living node, and what Serve is on this cluster."""
     import inspect
 
@@ -124,7 +134,7 @@ def survey(needed: dict[str, str]) -> dict[str, Any]:
     from ray.serve._private import constants
 
     nodes, free = sorted(_alive(), key=lambda node: str(node["NodeManagerAddress"])), available_resources_per_node()
-    seen = _seen([node for node in nodes if node["Resources"].get("CPU")], needed)
+    seen = _seen([node for node in nodes if node["Resources"].get("CPU")], needed, theirs, _LOOK_S)
     known = inspect.signature(serve.deployment).parameters
     return {
         "python": _python(),
@@ -154,19 +164,43 @@ def _fits(resources: dict[str, float], cpus: float, gpus: float) -> bool:
     return resources.get("CPU", 0) >= cpus and resources.get("GPU", 0) >= gpus
 
 
-def _seen(nodes: list[dict[str, Any]], needed: dict[str, str]) -> dict[str, Seen]:
-    """Each node's address → what it has; all are asked at once."""
+def _seen(
+    nodes: list[dict[str, Any]], needed: dict[str, str], theirs: dict[str, Any], look_s: float
+) -> dict[str, Seen]:
+    """Each node's address → what it has, with what an operator adds to the runtime environment.
+
+    Another Python is looked at from Ray's own first: one that is not there Ray would try to start for minutes, and
+    nothing else on that node meanwhile.
+    """
+    late = time.monotonic() + look_s
+    if not theirs:
+        return _asked(nodes, look, needed, {}, late)
+    from detectctl.hosts.cluster.runtime_environment import ATTEMPT, PYTHON, of_replicas
+
+    seen = _asked(nodes, look_at_python, theirs[PYTHON], {}, late) if PYTHON in theirs else {}
+    sound = [node for node in nodes if not (one := seen.get(node["NodeManagerAddress"])) or not one.words]
+    environment = of_replicas(theirs)
+    # Nodes remember for minutes that an environment failed, whatever was mended meanwhile.
+    environment["env_vars"][ATTEMPT] = uuid.uuid4().hex
+    return {**seen, **_asked(sound, look, needed, environment, late)}
+
+
+def _asked(
+    nodes: list[dict[str, Any]], question: Callable[[Any], Seen], about: Any, environment: dict[str, Any], late: float
+) -> dict[str, Seen]:
+    """Each node's address → its answer; all are asked at once."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    remote_look = ray.remote(num_cpus=0, max_retries=0)(look)
+    remote = ray.remote(num_cpus=0, max_retries=0)(question)
+    options = {"runtime_env": environment} if environment else {}
     asked = {
-        node["NodeManagerAddress"]: remote_look.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        ).remote(needed)
+        node["NodeManagerAddress"]: remote.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False), **options
+        ).remote(about)
         for node in nodes
     }
-    seen, late = {}, time.monotonic() + _LOOK_S
+    seen = {}
     for address, answer in asked.items():
         try:
             seen[address] = ray.get(answer, timeout=max(0.0, late - time.monotonic()))
@@ -217,6 +251,26 @@ def look(needed: dict[str, str]) -> Seen:
         if found is not None and not SpecifierSet(versions).contains(found, prereleases=True):
             lacks[name] = f"{found} instead of {versions}"
     return Seen(lacks, time.time())
+
+
+def look_at_python(command: str) -> Seen:
+    """What is wrong on this node with a Python that replicas are to run on: Ray wants the same as its own."""
+    import ray
+
+    # As Ray starts it.
+    shell = ["bash", "-c", f"exec {command} -c {shlex.quote(_VERSIONS)}"]
+    try:
+        done = subprocess.run(shell, capture_output=True, text=True, timeout=_START_S, check=False)
+    except subprocess.TimeoutExpired:
+        return Seen(trouble=f"the Python {command} does not start within {_START_S:g} s")
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        return Seen(trouble=f"the Python {command} cannot be used: {said}")
+    found, own = done.stdout.split(), [_python(), ray.__version__]
+    if found != own:
+        words = "Python {} with Ray {}".format
+        return Seen(trouble=f"{command} is {words(*found)}, and must be {words(*own)}, as Ray is there")
+    return Seen()
 
 
 def _version(name: str) -> str | None:

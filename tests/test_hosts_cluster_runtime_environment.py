@@ -1,0 +1,100 @@
+"""What an operator's runtime environment may have; that replicas get it is shown in tests/cluster."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from detectctl.errors import UsageError
+from detectctl.hosts.cluster.probe import look_at_python
+from detectctl.hosts.cluster.runtime_environment import read
+from detectctl.lifecycle.deployment import plan
+from detectctl.settings import UpSettings
+from lifecycle_values import COMPILED, MODEL
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GIVEN = {
+    "working_dir": "https://example.org/work.zip",
+    "py_modules": ["s3://bucket/mine.zip"],
+    "env_vars": {"LD_PRELOAD": "libjemalloc.so"},
+    "config": {"setup_timeout_seconds": 300},
+}
+
+
+def _file(folder: Path, given: object) -> Path:
+    file = folder / "environment.yaml"
+    file.write_text(given if isinstance(given, str) else json.dumps(given))
+    return file
+
+
+def test_what_is_in_the_file_is_passed_on_and_another_one_is_another_deployment(tmp_path: Path) -> None:
+    """A Python beside it, whose path no shell takes apart."""
+    file = _file(tmp_path, GIVEN)
+    there = {"remote": True}
+    without = plan(UpSettings(), MODEL, COMPILED, "cpu", None, **there)
+    planned = plan(
+        UpSettings(runtime_env=file, node_python="/opt/my env/python"), MODEL, COMPILED, "cpu", None, **there
+    )
+    expected = {**GIVEN, "py_executable": "'/opt/my env/python'"}
+    assert planned.application()["deployments"][0]["ray_actor_options"]["runtime_env"] == expected
+    assert "runtime_env" not in without.application()["deployments"][0]["ray_actor_options"]
+    assert planned.fingerprint != without.fingerprint
+    file.write_text("env_vars: {LD_PRELOAD: other.so}\n")
+    assert plan(UpSettings(runtime_env=file), MODEL, COMPILED, "cpu", None, **there).fingerprint != planned.fingerprint
+    assert read(_file(tmp_path, {"conda": "named", "env_vars": {}}), None) == {"conda": "named", "env_vars": {}}
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("[1, 2", "not YAML"),
+        ("", "no keys"),
+        ({"pip_packages": []}, "pip_packages is not possible"),
+        ({"image_uri": "x/y:z"}, "does not combine"),
+        ({"working_dir": "./here"}, "./here is on this machine's disk"),
+        ({"py_modules": ["/srv/mine"]}, "/srv/mine is on this machine's disk"),
+        ({"py_modules": "s3://bucket/mine.zip"}, "not a list"),
+        ({"pip": "requirements.txt"}, "requirements.txt is on this machine's disk"),
+        ({"conda": "environment.yml"}, "environment.yml is on this machine's disk"),
+        ({"pip": ["six"], "py_executable": "/opt/python"}, "py_executable and pip exclude each other"),
+        ({"env_vars": {"THREADS": 2}}, "not a table of strings"),
+        ({"env_vars": {"DETECTCTL_ATTEMPT": "1"}}, "sets the variable DETECTCTL_ATTEMPT itself"),
+        ({"env_vars": {"RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "9"}}, "itself"),
+    ],
+)
+def test_what_ray_would_misunderstand_or_detectctl_sets_is_refused(tmp_path: Path, given: Any, words: str) -> None:
+    """Before anything is sent."""
+    with pytest.raises(UsageError) as refused:
+        read(_file(tmp_path, given), None)
+    assert words in refused.value.what_and_why
+
+
+@pytest.mark.parametrize("given", [{"py_executable": "/opt/python"}, {"pip": ["six"]}, {"conda": "named"}])
+def test_only_one_can_say_which_python_replicas_run_on(tmp_path: Path, given: Any) -> None:
+    """Also where there is no such file, that is an error."""
+    with pytest.raises(UsageError, match="cannot be used") as refused:
+        read(_file(tmp_path, given), "/opt/python")
+    assert "--node-python" in refused.value.what_and_why
+    with pytest.raises(UsageError, match="cannot be used"):
+        read(tmp_path / "none", None)
+
+
+@pytest.mark.parametrize(
+    ("command", "trouble"),
+    [
+        (sys.executable, ""),
+        ("/nowhere/python", "No such file or directory"),
+        (f"{sys.executable} -S -I", "No package metadata was found for ray"),
+        ("echo 3.4.0 1.0 #", "Python 3.4.0 with Ray 1.0, and must be Python "),
+    ],
+)
+def test_a_python_is_looked_at_before_ray_starts_it(command: str, trouble: str) -> None:
+    """One that is not there, or not as Ray's own, would hold Ray up on that node."""
+    seen = look_at_python(command)
+    assert trouble in seen.trouble
+    assert bool(trouble) == bool(seen.words)
