@@ -23,6 +23,8 @@ from installed import free_port, wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
     from detectctl.engine.compiled import CompiledModel
     from detectctl.serving.spans import Spans
 
@@ -41,9 +43,13 @@ def served(
     info: ModelInfo = BASE,
     defaults: Mapping[str, Any] | None = None,
     spans: Spans | None = None,
+    prefix: str = "",
     **config: Any,
 ) -> Iterator[int]:
-    """A service's port; `info` is what it says of its model, `defaults` and `config` are fields of its settings."""
+    """The port of a service below a prefix.
+
+    `info` is what it says of its model, `defaults` and `config` are fields of its settings.
+    """
     settings = DetectorSettings(
         str(model.directory),
         model.checkpoint_sha256,
@@ -58,7 +64,8 @@ def served(
     service = Service(made, detector, fetcher, request_id=lambda: "1", stats_file=stats_file, spans=spans)
     port = free_port()
     keys = None if made.api_key_file is None else KeyRing(Path(made.api_key_file))
-    server = uvicorn.Server(uvicorn.Config(create_app(service, keys), port=port, ws="none", log_config=None))
+    app = _below(prefix, create_app(service, keys))
+    server = uvicorn.Server(uvicorn.Config(app, port=port, ws="none", log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -69,3 +76,15 @@ def served(
         thread.join(20)
         detector.close()
     assert not thread.is_alive()
+
+
+def _below(prefix: str, app: ASGIApp) -> ASGIApp:
+    """As Serve puts an application below its route prefix: the whole path, and the prefix beside it."""
+
+    async def below(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            assert f"{scope['path']}/".startswith(f"{prefix}/"), scope["path"]
+            scope["root_path"] = prefix
+        await app(scope, receive, send)
+
+    return below if prefix else app

@@ -484,6 +484,45 @@ def test_the_page_works_below_a_prefix(page: Page, url: str, bus_jpg: Path) -> N
     expect(page.locator("#code")).to_contain_text(f"{url}a/prefix ")
 
 
+def test_at_a_route_prefix_all_that_the_page_asks_and_links_lies_below_it(
+    browser: Browser, yolov8n_compiled: CompiledModel, bus_jpg: Path, tmp_path: Path
+) -> None:
+    """As `--route-prefix` has it on a cluster, from the prefix itself on, as people type it; with a key."""
+    (tmp_path / "keys").write_text(KEY + "\n")
+    (tmp_path / "keys").chmod(0o600)
+    with served(yolov8n_compiled, imgsz=640, api_key_file=str(tmp_path / "keys"), prefix="/team/yolo") as port:
+        context = browser.new_context()
+        page, asked, failed = context.new_page(), list[str](), list[str]()
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("response", lambda answer: failed.append(answer.url) if answer.status >= 400 else None)
+        home = f"http://127.0.0.1:{port}/team/yolo"
+        page.goto(home)
+        assert page.url == f"{home}/"
+        assert page.request.get(home, max_redirects=0).headers["location"] == "yolo/", "also behind what speaks TLS"
+        page.get_by_label("API key").fill(KEY)
+        page.keyboard.press("Enter")
+        expect(page.locator("#model")).to_contain_text("yolov8n")
+        failed.clear()  # the question that told the page that it needs a key
+        _pick(page, bus_jpg)
+        expect(page.locator("#summary")).to_contain_text("1 bus")
+        for tab in ("curl", "python", "detectctl"):
+            page.locator(f"#tab-{tab}").click()
+            expect(page.locator("#code")).to_contain_text(home)
+        assert [url for url in asked if not url.startswith((home, f"blob:http://127.0.0.1:{port}/"))] == []
+        assert failed == []
+
+        # A browser that follows a link sends no key.
+        page.set_extra_http_headers({"X-API-Key": KEY})
+        page.goto(f"{home}/docs")
+        expect(page.locator("h1")).to_contain_text("detectctl")
+        page.get_by_role("link", name="openapi.json").click()
+        assert page.url == f"{home}/openapi.json"
+        described = json.loads(page.locator("body").inner_text())
+        assert described["servers"] == [{"url": "/team/yolo"}]
+        assert failed == []
+        context.close()
+
+
 def test_a_picture_of_more_bytes_than_the_service_takes_is_not_sent(
     page: Page, asked: list[str], tmp_path: Path
 ) -> None:

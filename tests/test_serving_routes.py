@@ -46,6 +46,17 @@ def client(yolov8n_compiled: CompiledModel) -> Iterator[httpx.Client]:
         yield client
 
 
+@pytest.mark.parametrize(("path", "location"), [("/detect/?conf=0.5", "../detect?conf=0.5"), ("/info/", "../info")])
+def test_a_slash_too_many_is_redirected_relative_to_what_was_asked(
+    client: httpx.Client, path: str, location: str
+) -> None:
+    """So it leads there too where something in front speaks TLS, or takes a prefix away."""
+    answer = client.get(path)
+    assert (answer.status_code, answer.headers["location"]) == (307, location)
+    assert client.get(path, follow_redirects=True).status_code != 404
+    assert _code(client.get("/nothing/")) == (404, "not_found")
+
+
 def _code(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["error"]["code"]
 

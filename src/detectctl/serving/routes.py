@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
@@ -72,6 +72,7 @@ def create_api(service: Service) -> FastAPI:
         openapi_url="/openapi.json" if config.docs else None,
         docs_url=None,
         redoc_url=None,
+        redirect_slashes=False,  # see `_neighbour`
         # Its own spans have the query, and with it the signatures of image URLs; ours are in `spans`.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
@@ -216,6 +217,21 @@ def _methods(api: FastAPI, path: str) -> str:
     return ", ".join(sorted({method for route in routes for method in route.methods or ()}))
 
 
+def _neighbour(api: FastAPI, request: Request) -> str | None:
+    """Where the route is whose path has a slash more or less at its end than the request's; None if there is none.
+
+    It is relative: whatever is in front of us, and speaks TLS or takes a prefix away, it leads the caller there. The
+    absolute one of Starlette's would not.
+    """
+    path, below_prefix = request.scope["path"], below.path(request.scope)
+    other = below_prefix.removesuffix("/") if path.endswith("/") else f"{below_prefix.removesuffix('/')}/"
+    if not _methods(api, other):
+        return None
+    name = other.rpartition("/")[2]
+    location = f"../{name}" if path.endswith("/") else f"{path.rpartition('/')[2]}/"
+    return f"{location}?{request.url.query}" if request.url.query else location
+
+
 def _add_error_handlers(api: FastAPI, service: Service) -> None:
     @api.exception_handler(errors.RequestError)
     async def request_error(request: Request, error: errors.RequestError) -> Response:
@@ -230,6 +246,8 @@ def _add_error_handlers(api: FastAPI, service: Service) -> None:
         path = below.path(request.scope)
         methods = _methods(api, path)
         answered: errors.RequestError
+        if error.status_code == errors.NotFound.status and (location := _neighbour(api, request)):
+            return RedirectResponse(location)
         if error.status_code == errors.NotFound.status:
             answered = errors.NotFound(
                 "no such route",
