@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import pytest
 
+from detectctl.engine.nms import select
 from detectctl.engine.trained import Head, Trained
 from detectctl.engine.yolo_head import Candidates, Raw, decode, least, whole
 
@@ -66,6 +69,22 @@ def test_the_threshold_is_strict_and_loses_nobody(confidence: float) -> None:
         shape=SHAPE,
     )
     np.testing.assert_array_equal(found.scores[0], confidences[confidences > np.float32(confidence)])
+
+
+@pytest.mark.parametrize("kind", ["anchors", "decoded", "queries"])
+def test_no_place_gives_no_candidate(kind: Literal["anchors", "decoded", "queries"]) -> None:
+    """Not one of its numbers is computed, and each array has the rows that those after it count on."""
+    nothing = np.empty(0, np.intp)
+    found = boxes(
+        replace(HEAD, kind=kind),
+        np.empty((4 * BINS, 0), np.float32),
+        np.empty((3, 0), np.float32),
+        nothing,
+        confidence=0.5,
+        shape=SHAPE,
+    )
+    assert (found.boxes.shape, found.scores.shape) == ((4, 0), (3, 0))
+    assert select(found, iou=0.7).index.size == 0
 
 
 def test_logits_far_out_overflow_nowhere() -> None:

@@ -155,6 +155,15 @@ def test_serve_says_where_its_logs_are() -> None:
     )
 
 
+def test_serve_logs_each_request_at_info() -> None:
+    """`serving.app` raises the level of that logger, so that no record is made which the setting would then drop."""
+    from ray.serve._private.constants import SERVE_LOGGER_NAME
+
+    assert SERVE_LOGGER_NAME == "ray.serve"
+    replica = ast.unparse(_function(_source("ray", "serve", "_private", "replica.py"), "_record_errors_and_metrics"))
+    assert "logger.info(access_log_msg(" in replica
+
+
 def test_haproxys_template_is_known(tmp_path: Path) -> None:
     """Otherwise services run behind Serve's own proxy; test_hosts_local_haproxy.py has the details."""
     assert haproxy.obstacle(tmp_path, tmp_path / "cache", ports.choose(), "127.0.0.1", 8000) is None

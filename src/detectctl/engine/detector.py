@@ -142,6 +142,8 @@ class Detector:
             (candidates,) = self._engine.infer(box, [float(thresholds.min())], alone=alone)
         if trained.task == "classify":
             return Found(classified(candidates.scores[:, 0], trained, placement))
+        if not candidates.scores.shape[1]:
+            return Found(())
         queries = trained.head.kind == "queries"
         selection = select(
             candidates,

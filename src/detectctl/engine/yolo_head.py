@@ -85,6 +85,8 @@ def decode(trained: Trained, raw: Raw, *, confidence: float, shape: Sequence[int
     """
     head = trained.head
     classes, sides, extras, places = raw.classes, raw.sides, raw.extras, raw.places
+    if not places.size:  # what follows takes as long for nothing as for one object
+        return Candidates(sides[:4], classes, extras)
     scores = _sigmoid(classes) if head.kind == "anchors" else classes
     above = scores.max(axis=0, initial=0) > np.float32(confidence)
     if not above.all():

@@ -64,6 +64,8 @@ class Replica:
         from detectctl.serving.tracing import open_spans
         from detectctl.serving.url_policy import UrlPolicy
 
+        # Serve's setting drops its line about each request only after it has made it.
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
         context = serve.get_replica_context()
         name, stats_file = context.replica_id.unique_id, None
         if self._config.stats_dir is not None:
