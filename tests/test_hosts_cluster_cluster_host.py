@@ -10,7 +10,9 @@ import pytest
 
 from bent_rollout import BAD, GOOD
 from detectctl.errors import NotReady, UsageError
+from detectctl.hosts.cluster.cluster_host import updates
 from detectctl.hosts.cluster.place import ClusterPlace
+from detectctl.hosts.serve_rest import ServeStatus
 from detectctl.lifecycle.down import down
 from detectctl.lifecycle.state import Failure, InstanceFolder, InstanceState
 from detectctl.progress import silent
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Iterator
     from pathlib import Path
+
+    from detectctl.lifecycle.deployment import Deployment
 
 FAILURE = Failure("a/b/c:d", None, "it does not load", None, 1.0)
 NOTED = replace(STATE, deployed=GOOD, last_good=GOOD)
@@ -97,6 +101,23 @@ def test_an_address_leaves_an_instance_of_this_machine_alone(dashboard: Dashboar
     assert (state.place, state.created_at) == (dashboard.place, 2.0)
     there.forget()
     assert here.read() == replace(NOTED, place=PLACE)
+
+
+def test_changes_are_counted_by_their_end_in_what_is_deployed() -> None:
+    """One that failed was not done, whether Serve took it or not; what was good and is taken back was both."""
+
+    def after(known: dict[str, int], status: str, running: Deployment, wanted: InstanceState) -> dict[str, int]:
+        return updates(known, ServeStatus(status, fingerprint=running.fingerprint), wanted.to_json())
+
+    first = after({}, "", replace(GOOD, config=replace(GOOD.config, fingerprint="")), replace(NOTED, last_good=None))
+    assert first == {"done": 0, "went_back": 0}
+    rolled = after(first, "RUNNING", GOOD, replace(NOTED, deployed=BAD))
+    assert rolled == {"done": 1, "went_back": 0}
+    back = replace(NOTED, last_failure=FAILURE)
+    assert after(rolled, "DEPLOY_FAILED", BAD, back) == {"done": 0, "went_back": 1}
+    assert after(rolled, "RUNNING", BAD, back) == {"done": 1, "went_back": 1}
+    assert after(first, "RUNNING", GOOD, back) == {"done": 0, "went_back": 1}
+    assert after(rolled, "RUNNING", GOOD, NOTED) == rolled, "the same again, to forget that something failed"
 
 
 def test_down_forgets_nothing_that_may_still_be_there(dashboard: Dashboard, tmp_path: Path) -> None:

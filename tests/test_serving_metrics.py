@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from detectctl.engine.compiled import CompiledModel
+    from detectctl.serving.tally import Content
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +142,14 @@ def test_counts_are_there_without_a_folder_for_them(yolov8n_compiled: CompiledMo
         assert httpx.get(f"{url}/nowhere", trust_env=False).status_code == 404
         found = samples(httpx.get(f"{url}/metrics", trust_env=False).text)
     assert value(found, "requests_total", route="other", source="none", code="not_found", status="404") == 1
+
+
+def test_updates_are_what_the_replica_that_was_told_last_knows(tmp_path: Path) -> None:
+    """Where no folder counts them: not the sum, and not that of a replica which has not heard of the last one yet."""
+    page = metrics.Metrics(Tally(tmp_path / "own.tally")).page
+    told: list[Content] = [({"updates": {"done": number, "went_back": 1}}, {}) for number in (2, 3, 2)]
+    found = samples(page("", None, [*told, ({}, {}), ({"updates": "of another version"}, {})])[0].decode())
+    assert [value(found, "updates_total", outcome=outcome) for outcome in metrics.UPDATES] == [3, 1, 0]
 
 
 def test_who_has_ended_is_read_once_and_counts_for_ever(tmp_path: Path) -> None:

@@ -250,6 +250,7 @@ class Service:
             "replica": self._name,
             "model": self.config.model.to_json(),
             "queue_limit": self.config.max_queue,
+            "updates": self.config.updates,
         }
 
     def _finish(self, turn: Turn, code: str, *, admitted: bool, error: BaseException | None = None) -> None:

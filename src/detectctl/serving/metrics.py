@@ -108,8 +108,11 @@ def _families(tallies: list[Content], replicas: tuple[int, int] | None) -> Itera
         objects.add_metric([told], counted[request_stats.OBJECTS, name])
     yield objects
     updates = CounterMetricFamily(PREFIX + "updates", "Changes of what is served, by their end.", labels=["outcome"])
+    # Where no host counts them, each replica was told; during an update, some have not heard of it yet.
+    told_of = [about["updates"] for about, _ in tallies if isinstance(about.get("updates"), dict)]
     for outcome in UPDATES:
-        updates.add_metric([outcome], counted.get((request_stats.UPDATES, outcome), 0.0))
+        most = max((float(told.get(outcome, 0)) for told in told_of), default=0.0)
+        updates.add_metric([outcome], counted.get((request_stats.UPDATES, outcome), most))
     yield updates
     if replicas is not None:
         for name, told, value in zip(

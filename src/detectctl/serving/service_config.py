@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from detectctl.engine.detector_settings import DetectorSettings
@@ -13,6 +13,8 @@ APPLICATION = "detectctl"
 DEPLOYMENT = "Detector"
 IMPORT_PATH = "detectctl.serving.app:build"
 _REQUEST_DEFAULTS = ("confidence", "class_confidence", "iou", "max_det", "agnostic_nms")
+UPDATES = "updates"
+"""In the user configuration: what a host that cannot count elsewhere has counted."""
 MAX_QUEUE = 64
 """Requests that one replica accepts at once: at 60 a second the last of them waits one second."""
 
@@ -28,6 +30,7 @@ class ServiceConfig:
         api_key_file: path of the file of accepted keys, never a key, because Serve's dashboard shows all this; None
             accepts every caller.
         key_digests: SHA-256, hex, of the accepted keys, for replicas that cannot read that file.
+        updates: how many changes of the service had which end, where no folder of its host counts them.
         carried: how the model came to the node, for those that do not have it at `detector.model`.
         own_host: the `Host` that is accepted beside localhost and addresses; None accepts any.
         cors_origin: web origins whose pages may use the service, or `*`.
@@ -51,6 +54,7 @@ class ServiceConfig:
     stats_dir: str | None = None
     key_digests: tuple[str, ...] = ()
     carried: Carried | None = None
+    updates: dict[str, int] = field(default_factory=dict)
 
     def split(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """What a replica is made with (Serve's `args`), and what can change while it runs (Serve's `user_config`).
@@ -76,6 +80,7 @@ class ServiceConfig:
             model=replace(self.model, **user_config["model"]),
             detector=replace(self.detector, **user_config["detector"]),
             key_digests=tuple(user_config["key_digests"]),
+            updates=dict(user_config.get(UPDATES, {})),
         )
 
     @classmethod

@@ -27,6 +27,7 @@ from detectctl.progress import Progress
 from detectctl.ray_token import ORDER, found, token
 from detectctl.serving import tracing
 from detectctl.serving.request_stats import RequestStats
+from detectctl.serving.service_config import UPDATES
 from detectctl.waiting import Deadline, NotYet, until
 
 if TYPE_CHECKING:
@@ -219,10 +220,11 @@ class ClusterHost(contextlib.ExitStack):  # of its connections
         told = {**record, "packages": {**packages, fingerprint: known}}
         keep = {fingerprint, *(one["config"]["fingerprint"] for one in (record["last_good"],) if one)}
         told["packages"] = {key: value for key, value in told["packages"].items() if key in keep}
+        user = {**deployment["user_config"], UPDATES: updates(user_config(there).get(UPDATES) or {}, before, record)}
         spec: dict[str, Any] = {
             "route_prefix": application["route_prefix"],
             "args": args,
-            "deployment": {**deployment, "user_config": {**deployment["user_config"], RECORD: told}},
+            "deployment": {**deployment, "user_config": {**user, RECORD: told}},
         }
         asked = deployment["ray_actor_options"]
         spec["needs"] = needs(on_gpu=bool(asked.get("num_gpus")))
@@ -295,7 +297,7 @@ class ClusterHost(contextlib.ExitStack):  # of its connections
         return RequestStats()
 
     def note_update(self, outcome: str) -> None:
-        """Replicas count their own."""
+        """Replicas are told with what is deployed; see `updates`."""
 
     def new_log_lines(self, reached: dict[Any, Any], *, unfinished: bool = False) -> Iterator[NewLines]:
         del unfinished
@@ -307,6 +309,23 @@ def more(wanted: int, running: int, *, spread: bool) -> int:
     if spread:  # an old one makes room
         return max(0, wanted - running)
     return max(1, wanted - running + 1) if running else wanted
+
+
+def updates(known: Mapping[str, int], before: ServeStatus, record: Mapping[str, Any]) -> dict[str, int]:
+    """How many changes had which end, once what `record` says is deployed in place of `before`, which knew of `known`.
+
+    It counts as done, as nobody may come to say so later; if what was there comes back, it was not.
+    """
+    counts = {"done": 0, "went_back": 0, **known}
+    if not _same(record["deployed"], record["last_good"]):
+        counts["done"] += bool(before.application)  # the first one changes nothing
+    elif before.fingerprint != record["deployed"]["config"]["fingerprint"]:
+        counts["went_back"] += 1
+        if before.application != "RUNNING":
+            counts["done"] = max(0, counts["done"] - 1)
+    elif record["last_failure"] is not None:  # Serve has not taken the other one
+        counts["went_back"] += 1
+    return counts
 
 
 def _same(deployed: Mapping[str, Any], good: Mapping[str, Any] | None) -> bool:
