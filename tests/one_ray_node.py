@@ -28,10 +28,11 @@ class OneRayNode(RayCluster):
 
     Attributes:
         reason: why there is no more than this.
+        gpus: how many Ray is told of, whatever there is.
     """
 
-    def __init__(self, folder: Path, reason: str, *, env: Mapping[str, str] | None = None) -> None:
-        self.reason = reason
+    def __init__(self, folder: Path, reason: str, *, env: Mapping[str, str] | None = None, gpus: int = 0) -> None:
+        self.reason, self.gpus = reason, gpus
         self._disk = Path(tempfile.mkdtemp(prefix="ray-"))  # not in `folder`: the path of a socket has to be short
         self._ports = {DASHBOARD: free_port(), INGRESS: free_port()}
         self._mark = f"RAY_NODE_DISK={self._disk}"
@@ -45,6 +46,7 @@ class OneRayNode(RayCluster):
         ports += [f"--dashboard-agent-listen-port={free_port()}", "--min-worker-port=0", "--max-worker-port=0"]
         dashboard = [f"--dashboard-host={_IP}", f"--dashboard-port={self._ports[DASHBOARD]}"]
         head = ["--head", f"--node-ip-address={_IP}", "--num-cpus=2", f"--temp-dir={self._disk / 'tmp'}"]
+        head += [f"--num-gpus={self.gpus}"] if self.gpus else []
         command = [*self._with_env, self._mark, "python", *START_RAY, *head, *dashboard, *ports]
         with self._log(1).open("a") as log:
             self._ray = subprocess.Popen(command, stdout=log, stderr=log)

@@ -23,7 +23,7 @@ from detectctl.doctor.checkup import OF_CLUSTER, examine, explain
 from detectctl.doctor.finding import Subject
 from detectctl.errors import NotReady
 from detectctl.hosts.cluster import probe
-from detectctl.hosts.cluster.probe import FOUND, LACKING, Lacking, Seen
+from detectctl.hosts.cluster.probe import FOUND, GPU, LACKING, Lacking, Seen
 from detectctl.settings import UpSettings
 from detectctl.values import replicas
 from installed import Home
@@ -309,6 +309,15 @@ BROKEN = {
         "nodes",
         "failure",
         (f"10.77.0.3 lacks what replicas need: openvino ({_LACK})", "`pip install 'openvino"),
+    ),
+    "a GPU that is only counted": Broken(
+        lambda there: there.change_node(
+            3, seen=asdict(Seen({GPU: "no driver"})), whole={"CPU": 2.0, "GPU": 1.0}, free={"CPU": 2.0, "GPU": 1.0}
+        ),
+        "nodes",
+        "failure",
+        ("10.77.0.3 lacks what replicas need: a GPU that computes (no driver)", "nvidia-smi", "leave out --gpus"),
+        {"gpus": 1.0},
     ),
     "a node that does not answer": Broken(
         lambda there: there.change_node(3, seen=asdict(Seen(trouble="GetTimeoutError: late"))),

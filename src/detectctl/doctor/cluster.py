@@ -16,7 +16,7 @@ from detectctl.doctor import running
 from detectctl.doctor.finding import Finding, Subject, failure, ok, warning
 from detectctl.hosts.cluster import carrier, jobs, runtime_environment
 from detectctl.hosts.cluster.cluster_host import DRAIN_S, OLDEST_RAY, RECORD, bracketed, more
-from detectctl.hosts.cluster.probe import FOUND, OLDEST_PYTHON, fitting, mend, needs, reserved
+from detectctl.hosts.cluster.probe import FOUND, GPU, OLDEST_PYTHON, fitting, mend, needs, reserved
 from detectctl.hosts.dashboard import Dashboard, NotThere, ServeApiError, TokenRefused
 from detectctl.hosts.serve_rest import ServeApi, parse, user_config
 from detectctl.http import NoAnswer, Server
@@ -77,7 +77,7 @@ def dashboard(subject: Subject) -> Iterator[Finding]:
 def nodes(subject: Subject) -> Iterator[Finding]:
     """What only programs on the nodes can see: a job that looks, and changes nothing."""
     place, settings, deadline = _place(subject), subject.settings, Deadline.after(_JOB_S)
-    wanted = needs(on_gpu=settings.gpus > 0)
+    wanted = needs(on_gpu=settings.gpus > 0 and settings.device != "cpu")
     theirs = runtime_environment.read(settings.runtime_env, settings.node_python)
     with _opened(place, ray_token.found(place.token_file, subject.variables)) as there:
         try:
@@ -280,6 +280,9 @@ def _node(one: Mapping[str, Any], wanted: dict[str, str], theirs: dict[str, Any]
         )
     if seen["lacks"]:
         lacking = ", ".join(f"{name} ({wrong})" for name, wrong in seen["lacks"].items())
+        if GPU in seen["lacks"]:
+            fix = "see on it whether `nvidia-smi` names its GPUs; or compute on CPUs: leave out --gpus"
+            return failure(f"{address} lacks what replicas need: {lacking}", fix)
         return failure(
             f"{address} lacks what replicas need: {lacking}",
             f"on it, in the environment that replicas run in: `{mend(wanted, seen['lacks'], theirs)}`",

@@ -226,8 +226,7 @@ class ClusterHost(contextlib.ExitStack):  # of its connections
             "args": args,
             "deployment": {**deployment, "user_config": {**user, RECORD: told}},
         }
-        asked = deployment["ray_actor_options"]
-        spec["needs"] = needs(on_gpu=bool(asked.get("num_gpus")))
+        spec["needs"] = needs(on_gpu=args["detector"]["device"] == "cuda")
         # New replicas must find CPUs beside the old ones, or Serve would wait for room without a word. Of what is gone
         # back to, some have never stopped.
         wanted: int = deployment.get("num_replicas") or max(1, deployment["autoscaling_config"]["min_replicas"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -26,6 +27,8 @@ _MODULES = {
     "python-multipart": "python_multipart",
 }
 _MODULES_ON_GPU = {"ultralytics-opencv-headless": "ultralytics"}
+GPU = "a GPU that computes"
+"""Among what a node may lack; no package mends it."""
 _FEATURES = ("max_surge_percent", "deployment_actors")
 # Any of them is as good: what differs is what they bring along.
 _SAME = {
@@ -64,7 +67,7 @@ class Seen:
     """What a node has; this runs on Pythons that are too old for the rest of us.
 
     Attributes:
-        lacks: name of a package → what is wrong with it.
+        lacks: name of a package, or `GPU` → what is wrong with it.
         clock: seconds since the epoch, as the node has it.
         trouble: why nothing could be looked at there; empty if it could.
     """
@@ -118,7 +121,7 @@ def probe(
     lacking = {address: seen for address, seen in _seen(nodes, needed, theirs, look_s).items() if seen.words}
     if lacking:
         where = "; ".join(f"{address}: {seen.words}" for address, seen in sorted(lacking.items()))
-        missing = {name for seen in lacking.values() for name in seen.lacks}
+        missing = {name for seen in lacking.values() for name in seen.lacks if name != GPU}
         mends = f"; on each: {mend(needed, missing, theirs)}" if missing else ""
         raise Lacking(f"nodes lack what replicas need: {where}{mends}")
     _require_room(nodes, cpus, gpus, replicas)
@@ -250,6 +253,8 @@ def look(needed: dict[str, str]) -> Seen:
         found = _version(name)
         if found is not None and not SpecifierSet(versions).contains(found, prereleases=True):
             lacks[name] = f"{found} instead of {versions}"
+    if not lacks and needed.keys() & _MODULES_ON_GPU.keys() and (wrong := _wrong_with_gpu()) is not None:
+        lacks[GPU] = wrong
     return Seen(lacks, time.time())
 
 
@@ -271,6 +276,16 @@ def look_at_python(command: str) -> Seen:
         words = "Python {} with Ray {}".format
         return Seen(trouble=f"{command} is {words(*found)}, and must be {words(*own)}, as Ray is there")
     return Seen()
+
+
+def _wrong_with_gpu() -> str | None:
+    """Ray counts GPUs that somebody told it of, and those that no library can use."""
+    if sys.version_info < OLDEST_PYTHON:
+        return None  # which is told by itself
+    from detectctl.engine.devices import lack_of_gpu
+
+    # Who reserves no GPU is shown none.
+    return lack_of_gpu({name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"})
 
 
 def _version(name: str) -> str | None:
