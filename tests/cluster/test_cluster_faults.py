@@ -11,12 +11,15 @@ import pytest
 from cluster_client import Client
 from installed import DETECTCTL, Home, wait_until
 from ray_nodes import NODES, RayNodes
+from train_checkpoints import FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     import psutil
+
+    from ray_cluster import RayCluster
 
 # Long because each fault takes Ray's own time to be noticed, and the last one takes the cluster away.
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
@@ -25,9 +28,12 @@ IMAGES = 300
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """On a cluster of its own; packages that nothing needs are gone there after 5 s."""
+    """On a cluster of its own; packages that nothing needs are gone there after 5 s, and no node keeps them."""
     folder = tmp_path_factory.mktemp("faults")
-    expiry = {"RAY_RUNTIME_ENV_TEMPORARY_REFERENCE_EXPIRATION_S": "5"}
+    expiry = {
+        "RAY_RUNTIME_ENV_TEMPORARY_REFERENCE_EXPIRATION_S": "5",
+        "RAY_RUNTIME_ENV_PY_MODULES_CACHE_SIZE_GB": "0",
+    }
     with RayNodes(folder, env={"RAY_SERVE_ENABLE_HA_PROXY": "1", **expiry}) as nodes:
         made = Client(nodes, Home(tmp_path_factory.mktemp("client")))
         made.up()
@@ -116,6 +122,46 @@ def test_a_service_that_sleeps_wakes_although_its_packages_have_expired(client: 
     done = client.run("detect", "--name", "sleeper", client.picture, "--format", "json", "--timeout", "120")
     assert done.returncode == 0, done.stderr
     assert client.run("down", "--name", "sleeper").returncode == 0
+
+
+def test_packages_go_when_nothing_needs_them(client: Client) -> None:
+    """From the head's memory and the nodes' disks: a model's after an update to another, all of them after `down`."""
+    nodes = client.nodes
+    before = _deployed(client)
+    assert client.up("--model", str(FOLDER / "v5.pt"))["action"] == "updated"
+    after = _deployed(client)
+    assert len(before - after) == len(after - before) == 1, "the model's; that of the code is the same"
+    for left in (after, set[str]()):
+        if not left:
+            assert client.run("down", "--name", client.name).returncode == 0
+        wait_until(lambda wanted=left: _stored(nodes) == wanted, 120)
+        for node in NODES:
+            wait_until(lambda at=node, wanted=left: _unpacked(nodes, at) == wanted, 120)
+    assert client.up()["action"] == "started"
+
+
+def _deployed(client: Client) -> set[str]:
+    """The packages of what runs."""
+    application = client.nodes.get("/api/serve/applications/").json()["applications"][f"detectctl-{client.name}"]
+    told = application["deployments"]["Detector"]["deployment_config"]["user_config"]
+    return {uri.removeprefix("gcs://") for uri in told["detectctl"]["packages"][told["fingerprint"]]["uris"]}
+
+
+def _stored(nodes: RayCluster) -> set[str]:
+    """The packages that the head keeps; to ask the dashboard for one would keep it."""
+    asks = (
+        "from ray._raylet import GcsClient\n"
+        "for key in GcsClient(address='10.77.0.1:6379').internal_kv_keys(b'gcs://', None): print(key.decode())"
+    )
+    found = nodes.on_node(1, ["python", "-c", asks], check=True).stdout
+    return {line.removeprefix("gcs://") for line in found.splitlines()}
+
+
+def _unpacked(nodes: RayCluster, node: int) -> set[str]:
+    """The packages that lie on a node's disk."""
+    folder = "/tmp/ray/session_latest/runtime_resources/py_modules_files"  # noqa: S108 - the node's own
+    found = nodes.on_node(node, ["find", folder, "-mindepth", "1", "-maxdepth", "1", "-type", "d"]).stdout
+    return {f"{line.rpartition('/')[2]}.zip" for line in found.splitlines()}
 
 
 def test_after_the_heads_death_up_restores_the_service(client: Client) -> None:

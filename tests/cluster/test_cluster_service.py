@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_client import Client
+from cluster_client import KEY, Client
 from installed import Home
 from ray_nodes import NODES
 
@@ -51,6 +51,27 @@ def test_each_node_answers_the_same_below_the_prefix_and_only_with_a_key(client:
 def test_the_same_again_changes_nothing(client: Client) -> None:
     pids = client.pids()
     assert client.up()["action"] == "unchanged"
+    assert client.pids() == pids
+
+
+def test_keys_are_changed_as_replicas_run_and_the_dashboard_shows_none(client: Client) -> None:
+    """Their digests travel, and who has an old one is refused from then on; neighbours' owners read no key."""
+    pids, other = client.pids(), "another-key-of-the-cluster"
+    client.keys.write_text(f"{other}\n")
+    try:
+        assert client.up()["action"] == "updated"
+        assert [client.detect(node) for node in NODES] == [401, 401, 401]
+        asked = client.nodes.get(f"/{NAME}/info", port=8000, headers={"X-API-Key": other})
+        assert asked.status_code == 200
+        for path in ("/api/serve/applications/", "/api/jobs/", "/api/v0/actors?detail=1"):
+            shown = client.nodes.get(path).text
+            assert NAME in shown
+            assert KEY not in shown
+            assert other not in shown
+    finally:
+        client.keys.write_text(f"{KEY}\n")
+        client.up()
+    assert client.detect(1)["objects"]
     assert client.pids() == pids
 
 
