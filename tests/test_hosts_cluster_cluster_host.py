@@ -10,8 +10,9 @@ import pytest
 
 from bent_rollout import BAD, GOOD
 from detectctl.errors import NotReady, UsageError
-from detectctl.hosts.cluster.cluster_host import updates
+from detectctl.hosts.cluster.cluster_host import ClusterHost, updates
 from detectctl.hosts.cluster.place import ClusterPlace
+from detectctl.hosts.dashboard import NothingChanged
 from detectctl.hosts.serve_rest import ServeStatus
 from detectctl.lifecycle.down import down
 from detectctl.lifecycle.state import Failure, InstanceFolder, InstanceState
@@ -38,15 +39,16 @@ def _application(record: object, status: str = "RUNNING", **changes: Any) -> dic
 
 
 class Dashboard(RawServer):
-    """One that says whatever `says` is, and then hangs up."""
+    """One that says whatever `says` is, except to those who ask for what is in `instead`, and then hangs up."""
 
     def __init__(self) -> None:
         super().__init__(self._say)
         self.says = b""
+        self.instead: dict[str, bytes] = {}
         self.place = ClusterPlace.of("default", f"http://127.0.0.1:{self.port}", None)
 
-    async def _say(self, _head: str, writer: asyncio.StreamWriter) -> None:
-        writer.write(self.says)
+    async def _say(self, head: str, writer: asyncio.StreamWriter) -> None:
+        writer.write(next((says for asked, says in self.instead.items() if head.startswith(asked)), self.says))
         await writer.drain()
         writer.close()
 
@@ -101,6 +103,41 @@ def test_an_address_leaves_an_instance_of_this_machine_alone(dashboard: Dashboar
     assert (state.place, state.created_at) == (dashboard.place, 2.0)
     there.forget()
     assert here.read() == replace(NOTED, place=PLACE)
+
+
+@pytest.mark.parametrize(
+    ("version", "applications", "kind", "words"),
+    [
+        ("2.59.1", {}, NotReady, "runs Ray 2.59.1"),
+        ("", {}, NotReady, "of an unknown version"),
+        ("2.60.0", {"search": {"route_prefix": "/yolo"}}, UsageError, "--route-prefix /yolo is taken"),
+        ("2.60.0", {"detectctl-default": _application(None)}, UsageError, "is not detectctl's"),
+    ],
+)
+def test_what_the_cluster_cannot_keep_its_promise_for_is_refused(
+    dashboard: Dashboard, version: str, applications: dict[str, Any], kind: type[Exception], words: str
+) -> None:
+    """Before anything changes there: it was only asked."""
+    dashboard.instead = {"GET /api/version": answer(json.dumps({"ray_version": version}).encode())}
+    dashboard.says = answer(json.dumps({"applications": applications}).encode())
+    with ClusterHost(dashboard.place) as host, pytest.raises(kind, match=words):
+        host.require("/yolo")
+    assert all(head.startswith("GET ") for head in dashboard.requests)
+
+
+def test_a_store_that_takes_no_more_is_told_and_nothing_has_changed(dashboard: Dashboard, tmp_path: Path) -> None:
+    """What ran before needs no restoring, since no job was started."""
+    (tmp_path / "model.bin").write_bytes(b"weights")
+    application = GOOD.application()
+    application["args"]["detector"]["model"] = str(tmp_path)
+    dashboard.says = answer(b'{"applications": {}}')
+    dashboard.instead = {
+        "GET /api/packages/": answer(status="404 Not Found"),
+        "PUT /api/packages/": answer(b"the store is full", "507 Insufficient Storage"),
+    }
+    with ClusterHost(dashboard.place) as host, pytest.raises(NothingChanged, match="HTTP 507: the store is full"):
+        host.deploy(application, NOTED.to_json())
+    assert not any(head.startswith("POST ") for head in dashboard.requests)
 
 
 def test_changes_are_counted_by_their_end_in_what_is_deployed() -> None:

@@ -29,11 +29,18 @@ def exposed(folder: InstanceFolder, report: Report = silent, **given: Any) -> An
     return exposure.prepared(UpSettings(**given), folder, report)
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.2", "10.1.2.3"])  # noqa: S104 - nothing binds here
-def test_a_service_that_others_reach_needs_a_word_about_keys(host: str) -> None:
+@pytest.mark.parametrize(
+    "where",
+    [
+        *({"host": host} for host in ("0.0.0.0", "::", "192.0.2.2", "10.1.2.3")),  # noqa: S104 - nothing binds here
+        {"host": "127.0.0.1", "address": "http://head:8265"},
+    ],
+    ids=str,
+)
+def test_a_service_that_others_reach_needs_a_word_about_keys(where: dict[str, str]) -> None:
     """The error names the three ways out, and is one of usage."""
     with pytest.raises(UsageError) as caught:
-        check(host)
+        check(**where)
     assert caught.value.exit_code == 2
     for option in ("--api-key-file", "--generate-api-key", "--no-auth"):
         assert option in str(caught.value.hint)

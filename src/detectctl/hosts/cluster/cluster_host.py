@@ -21,7 +21,7 @@ from detectctl.hosts.cluster.probe import needs
 from detectctl.hosts.cluster.replica_counters import stats
 from detectctl.hosts.cluster.replica_logs import new_lines
 from detectctl.hosts.cluster.runtime_environment import ATTEMPT, BUILT, DRAIN
-from detectctl.hosts.dashboard import Dashboard, ServeApiError, TokenRefused
+from detectctl.hosts.dashboard import Dashboard, NothingChanged, ServeApiError, TokenRefused
 from detectctl.hosts.serve_rest import ServeApi, ServeStatus, parse, user_config
 from detectctl.progress import Progress
 from detectctl.ray_token import ORDER, found, token
@@ -232,7 +232,7 @@ class ClusterHost(contextlib.ExitStack):  # of its connections
         wanted: int = deployment.get("num_replicas") or max(1, deployment["autoscaling_config"]["min_replicas"])
         back = _same(record["deployed"], record["last_good"])
         spec["room"] = 0 if back else more(wanted, before.target_replicas, spread=bool(deployment.get("spread")))
-        builds = set(BUILT) & set(asked.get("runtime_env", ()))
+        builds = set(BUILT) & set(deployment["ray_actor_options"].get("runtime_env", ()))
         deadline = Deadline.after(_BUILD_S if builds else _JOB_S)
         spec["look_s"] = deadline.left_s / 2
         self._run("deploy", spec, known["uris"], deadline, attempt=known["attempt"])
@@ -242,7 +242,10 @@ class ClusterHost(contextlib.ExitStack):  # of its connections
             carried, parts = carrier.model(path)
         except OSError as error:
             raise ServeApiError(f"its model is not on this machine: {path}: {reason(error)}") from error
-        uris = [jobs.sent(self._dashboard, package) for package in (carrier.code(), *parts)]
+        try:
+            uris = [jobs.sent(self._dashboard, package) for package in (carrier.code(), *parts)]
+        except ServeApiError as error:
+            raise NothingChanged(f"code and model cannot be sent to the cluster: {error}") from error
         return {"carried": asdict(carried), "uris": uris}
 
     def _run(
