@@ -76,6 +76,11 @@ class Client:
         )
         return answer.json() if answer.status_code == 200 else answer.status_code
 
+    def model(self) -> tuple[str, str]:
+        """Name and version of what answers."""
+        found = self.nodes.get(f"/{self.name}/info", port=8000, headers={"X-API-Key": KEY}).raise_for_status().json()
+        return found["model"]["name"], found["model"]["version"]
+
     @contextlib.contextmanager
     def asking(self, *at: int, failing: int = 0) -> Iterator[list[Asked]]:
         """Two callers at the ingresses of these nodes, at most `failing` of whose requests fail."""

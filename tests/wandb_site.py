@@ -108,7 +108,14 @@ class Following:
 @contextlib.contextmanager
 def following(site: Site, *options: str) -> Iterator[Following]:
     """`up --follow`, which is ended at the end."""
-    with site.start("--follow", "--interval", "1", *options) as process:
+    with watched(site.start("--follow", "--interval", "1", *options)) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def watched(process: subprocess.Popen[str]) -> Iterator[Following]:
+    """The same of one that was started already."""
+    with process:
         found = Following(process)
         try:
             yield found
