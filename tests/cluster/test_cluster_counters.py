@@ -117,6 +117,7 @@ def test_counters_are_exact_over_all_nodes_and_outlive_who_counted(
         scene.up("--imgsz", "96")
         scene.ask()
         assert [scene.told(node) for node in NODES] == [scene.asked] * 3
+        assert [value(scene.metrics(node), "updates_total", outcome="done") for node in NODES] == [1, 1, 1]
         [controller] = scene.processes("ServeController")
         controller.kill()
         scene.ask()

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_client import Client
+from cluster_client import KEY, Client
 from gateway import HOST, Gateway
 from installed import DETECTCTL, Home
 from ray_nodes import NODES
+from scrape import samples, value
 from self_signed import trusted_tls
 from train_checkpoints import FOLDER
 from wandb_server import API_KEY, WandbServer
@@ -78,6 +79,8 @@ def test_who_follows_rolls_when_the_alias_moves_and_goes_on_after_the_dashboard_
                     gateway.open_dashboard()
                     follower.wait_for("now serving yolo v2")
                     assert client.model() == ("yolo", "v2")
+                metrics = nodes.get(f"/{NAME}/metrics", port=8000, headers={"X-API-Key": KEY})
+                assert value(samples(metrics.text), "updates_total", outcome="done") == 2
                 assert follower.end() == 0
             assert client.model() == ("yolo", "v2"), "the service goes on"
         finally:
