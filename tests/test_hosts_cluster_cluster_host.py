@@ -15,8 +15,9 @@ from detectctl.hosts.cluster.place import ClusterPlace
 from detectctl.hosts.dashboard import NothingChanged
 from detectctl.hosts.serve_rest import ServeStatus
 from detectctl.lifecycle.down import down
-from detectctl.lifecycle.state import Failure, InstanceFolder, InstanceState
+from detectctl.lifecycle.state import Failure, InstanceFolder, InstanceState, served_digests
 from detectctl.progress import silent
+from detectctl.settings import ModelsSettings
 from lifecycle_values import PLACE, STATE
 from raw_server import RawServer, answer
 
@@ -75,6 +76,13 @@ def test_the_application_tells_any_machine_what_runs(dashboard: Dashboard, tmp_p
     dashboard.has(_application(record, "DEPLOYING"))
     assert dashboard.read(tmp_path) == replace(NOTED, place=dashboard.place, last_good=BAD, last_failure=FAILURE)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_machine_that_knows_the_address_knows_which_model_is_served(dashboard: Dashboard, tmp_path: Path) -> None:
+    dashboard.has(_application(NOTED.to_json()))
+    assert served_digests(ModelsSettings(), tmp_path) == {}
+    there = ModelsSettings(address=dashboard.place.address)
+    assert served_digests(there, tmp_path) == {GOOD.config.model.digest: "default"}
 
 
 def test_a_machine_remembers_what_only_it_has_tried(dashboard: Dashboard, tmp_path: Path) -> None:

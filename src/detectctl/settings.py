@@ -291,7 +291,7 @@ class LogsSettings(PlacedSettings):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelsSettings(Settings):
+class ModelsSettings(PlacedSettings):
     command: ClassVar[str] = "models"
     model_timeout: float = _model_timeout()
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +20,6 @@ from wandb_site import WANTED, watched
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from neighbours import Neighbours
     from ray_cluster import RayCluster
@@ -81,8 +82,20 @@ def test_who_follows_rolls_when_the_alias_moves_and_goes_on_after_the_dashboard_
                     assert client.model() == ("yolo", "v2")
                 metrics = nodes.get(f"/{NAME}/metrics", port=8000, headers={"X-API-Key": KEY})
                 assert value(samples(metrics.text), "updates_total", outcome="done") == 2
+                stranger = {**trusting, "HOME": str(tmp_path / "elsewhere")}
+                assert _served(nodes, stranger) == {"v2": None, "v1": None, "v0": None}
+                assert _served(nodes, stranger, *there) == {"v2": NAME, "v1": None, "v0": None}
                 assert follower.end() == 0
             assert client.model() == ("yolo", "v2"), "the service goes on"
         finally:
             down = nodes.run([DETECTCTL, "down", *there], env=trusting, cwd=tmp_path)
         assert down.returncode == 0, down.stderr
+
+
+def _served(nodes: RayCluster, env: dict[str, str], *options: str) -> dict[str, str | None]:
+    """Which instance serves which version, as `detectctl models` tells it."""
+    home = Path(env["HOME"])
+    home.mkdir(exist_ok=True)
+    done = nodes.run([DETECTCTL, "models", WANTED.rpartition(":")[0], *options, "--json"], env=env, cwd=home)
+    assert done.returncode == 0, done.stderr
+    return {one["version"]: one["served"] for one in json.loads(done.stdout)["versions"]}

@@ -34,7 +34,7 @@ def models(
     from detectctl.registry.kept import kept_models
 
     if reference is None:
-        kept = kept_models(session.paths.cache, served_digests(session.paths.state))
+        kept = kept_models(session.paths.cache, served_digests(settings, session.paths.state))
         session.console.json({"models": [asdict(one) for one in kept]}) if as_json else session.console.kept(kept)
         return
 
@@ -43,7 +43,7 @@ def models(
         cache=session.paths.cache,
         environ=session.environ,
         timeout_s=settings.model_timeout,
-        served=served_artifacts(session.paths.state),
+        served=served_artifacts(settings, session.paths.state),
     )
     if as_json:
         session.console.json({"versions": [{**asdict(one), "stored": one.stored} for one in found]})

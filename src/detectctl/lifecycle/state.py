@@ -284,21 +284,27 @@ def all_states(state_home: Path) -> Iterator[InstanceState]:
             yield state
 
 
-def served_artifacts(state_home: Path) -> dict[str, str]:
-    """`ModelVersion.artifact` of what instances serve now → the instances' names."""
-    return _served(state_home, lambda deployed: deployed.artifact)
+def served_artifacts(settings: PlacedSettings, state_home: Path) -> dict[str, str]:
+    """`ModelVersion.artifact` of what instances serve now → their names.
+
+    They are those of this machine, and the one on the cluster that the settings name.
+    """
+    return _served(settings, state_home, lambda deployed: deployed.artifact)
 
 
-def served_digests(state_home: Path) -> dict[str, str]:
-    """`ModelInfo.digest` of what instances serve now → the instances' names."""
-    return _served(state_home, lambda deployed: deployed.config.model.digest)
+def served_digests(settings: PlacedSettings, state_home: Path) -> dict[str, str]:
+    """`ModelInfo.digest` of what instances serve now → their names, as `served_artifacts`."""
+    return _served(settings, state_home, lambda deployed: deployed.config.model.digest)
 
 
-def _served(state_home: Path, by: Callable[[Deployment], str | None]) -> dict[str, str]:
-    found: dict[str, list[str]] = {}
-    for state in all_states(state_home):
+def _served(settings: PlacedSettings, state_home: Path, by: Callable[[Deployment], str | None]) -> dict[str, str]:
+    states = list(all_states(state_home))
+    if settings.address is not None and (there := InstanceFolder.named(settings, state_home).read()):
+        states.append(there)
+    found: dict[str, dict[str, None]] = {}
+    for state in states:
         if state.deployed and (key := by(state.deployed)):
-            found.setdefault(key, []).append(state.name)
+            found.setdefault(key, {})[state.name] = None
     return {key: ", ".join(instances) for key, instances in found.items()}
 
 
