@@ -10,6 +10,7 @@ import pytest
 
 from detectctl.errors import NotReady
 from detectctl.hosts.local import ray_head
+from detectctl.hosts.local.local_host import LocalHost
 from detectctl.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -29,6 +30,33 @@ def test_what_the_system_does_not_let_it_do_is_said(tmp_path: Path, monkeypatch:
     with pytest.raises(NotReady, match="could not be started") as caught:
         ray_head.spawn(record, {}, tmp_path / "alive", silent)
     assert caught.value.why == "No space left on device: /somewhere"
+
+
+# Prints as Ray does: what it is about to do on stdout, and why it gave up on stderr.
+_RAY = """
+def main():
+    print("Local node IP: 127.0.0.1")
+    raise Exception("The current node timed out during startup.")
+"""
+
+
+@pytest.mark.filterwarnings("ignore:subprocess:ResourceWarning")  # a head outlives who starts it
+def test_why_a_head_ended_is_the_last_that_its_log_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where Python buffers what goes into a file: of a machine that was too slow, nothing else tells."""
+    for file in ("ray/__init__.py", "ray/_private/services.py", "ray/scripts/scripts.py"):
+        module = tmp_path / "packages" / file
+        module.parent.mkdir(parents=True)
+        module.write_text(_RAY)
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    monkeypatch.setattr("detectctl.hosts.local.haproxy.obstacle", lambda *_: "not here")
+    record = ray_head.HeadRecord("0", tmp_path / "head", "127.0.0.1", 8000)
+    packages = {"PYTHONPATH": str(tmp_path / "packages")}
+    record = ray_head.spawn(record, environ | packages, tmp_path / "alive", silent)
+    assert record.head is not None
+    os.waitpid(record.head.pid, 0)
+    with LocalHost(record) as host, pytest.raises(NotReady, match="ended while starting") as caught:
+        host.require_running("starting")
+    assert caught.value.why == "Exception: The current node timed out during startup."
 
 
 def test_traces_that_cannot_be_sent_are_a_warning_and_no_obstacle(

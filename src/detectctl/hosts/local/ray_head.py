@@ -152,7 +152,9 @@ def _spawn(record: HeadRecord, ports: Ports, environ: Mapping[str, str], alive_f
         # away. That nobody else listens there has been checked before.
         env |= {"SERVE_SOCKET_REUSE_PORT_ENABLED": "1", "RAY_SERVE_ENABLE_HA_PROXY": "0"}
     command = [
-        *(sys.executable, "-m", "detectctl.hosts.local.ray_head_child", str(alive_file), "start", "--head", "--block"),
+        # Unbuffered: its log ends with why it ended, and not with what it had printed before that.
+        *(sys.executable, "-u", "-m", "detectctl.hosts.local.ray_head_child", str(alive_file)),
+        *("start", "--head", "--block"),
         "--node-ip-address=127.0.0.1",
         f"--port={ports.gcs}",
         "--dashboard-host=127.0.0.1",
