@@ -278,6 +278,8 @@ WRITTEN = ["image/jpeg", "image/png", "image/webp"]
         ("text/html, image/gif, image/jpeg, *; q=.2, */*; q=.2", "jpeg png webp"),
         ("IMAGE/PNG ; Q=1.0 , image/webp;level=1;q=0.3", "png webp"),
         ("image/webp;q=high", "webp"),
+        ("image/jpg, image/png;q=0.5", "jpeg png"),
+        ("image/pjpeg", "jpeg"),
         ("image/avif", ""),
         ("*/*;q=0", ""),
         (",,;q=1,", "jpeg png webp"),
@@ -347,6 +349,16 @@ def test_an_image_url_that_was_not_encoded_is_told_as_that(client: httpx.Client,
     assert _code(encoded_url) == (403, "url_not_allowed")
     plain = client.get(f"{path}?image_url=https://127.0.0.1/x.jpg&confidence=1").json()["error"]
     assert (plain["message"], "percent-encoded" in plain["hint"]) == ("a query parameter is unknown", True)
+
+
+@pytest.mark.parametrize("url", ["https://example.com/x.jpg", S3])
+@pytest.mark.parametrize("path", ["/detect", "/annotate"])
+def test_an_image_url_that_was_posted_is_told_to_go_by_get(client: httpx.Client, path: str, url: str) -> None:
+    """As many other services take it; with a body or without."""
+    for answer in (client.post(f"{path}?image_url={url}"), client.post(f"{path}?image_url={url}", content=GOOD)):
+        assert _code(answer) == (422, "bad_parameter")
+        assert answer.json()["error"]["message"] == "image_url is a parameter of GET"
+        assert "`curl -G`" in answer.json()["error"]["hint"]
 
 
 @pytest.mark.parametrize(

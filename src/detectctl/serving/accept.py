@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _Q = re.compile(r"q=(\d*\.?\d+)")
+_ALSO = {"*": "*/*", "image/jpg": "image/jpeg", "image/pjpeg": "image/jpeg"}
+"""What is written for others: by Java, by many programs, by an old Internet Explorer."""
 
 
 def choices(accept: str, written: Sequence[str]) -> list[str]:
@@ -22,7 +24,7 @@ def choices(accept: str, written: Sequence[str]) -> list[str]:
         name, *parameters = (part.replace(" ", "").replace("\t", "") for part in item.split(";"))
         quality = next((float(match[1]) for part in parameters if (match := _Q.fullmatch(part))), 1.0)
         if name:
-            ranges.setdefault({"*": "*/*"}.get(name, name), (quality, place))  # a lone asterisk is Java's
+            ranges.setdefault(_ALSO.get(name, name), (quality, place))
     if not ranges:
         return list(written)
     wanted = []

@@ -71,6 +71,7 @@ class AnnotateUrlQuery(AnnotateQuery, _UrlQuery):
 
 
 Q = TypeVar("Q", bound=BaseModel)
+_URL = next(iter(_UrlQuery.model_fields))
 _DESCRIBED = "`/openapi.json` describes every parameter"
 _UNKNOWN = f"{_DESCRIBED}; what is part of an image's URL must be percent-encoded in it"
 
@@ -86,6 +87,12 @@ def _read(query_string: bytes, kind: type[Q]) -> Q:
     known = {field.alias or name for name, field in kind.model_fields.items()}
     given: dict[str, Any] = {}
     for name, value in QueryParams(query_string).multi_items():
+        if name == _URL and name not in known:
+            raise BadParameter(
+                f"{_URL} is a parameter of GET",
+                why="a POST brings the image itself",
+                hint="send the same by GET, with no body: `curl -G`",
+            )
         if name not in known:  # not repeated in the answer, because it may be anything
             raise BadParameter(
                 "a query parameter is unknown", why=f"this route takes {', '.join(sorted(known))}", hint=_UNKNOWN
@@ -118,13 +125,13 @@ def explained(error: BadParameter, request: Request) -> BadParameter:
 
     Whatever encodes a parameter also encodes its question marks.
     """
-    url = request.scope["query_string"].decode("latin-1").partition("image_url=")[2].partition("&")[0]
-    if "?" not in url:
+    url = request.scope["query_string"].decode("latin-1").partition(f"{_URL}=")[2].partition("&")[0]
+    if "?" not in url or request.method == "POST":
         return error
     return BadParameter(
-        "image_url is not percent-encoded",
+        f"{_URL} is not percent-encoded",
         why=f"what follows an & in it is read as a parameter of this route: {error.what}",
-        hint=f"encode it, as `curl -G …{request.scope['path']} --data-urlencode image_url=https://…` does",
+        hint=f"encode it, as `curl -G …{request.scope['path']} --data-urlencode {_URL}=https://…` does",
     )
 
 
