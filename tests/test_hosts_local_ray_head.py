@@ -34,15 +34,16 @@ def test_what_the_system_does_not_let_it_do_is_said(tmp_path: Path, monkeypatch:
 
 # Prints as Ray does: what it is about to do on stdout, and why it gave up on stderr.
 _RAY = """
+import sys
 def main():
-    print("Local node IP: 127.0.0.1")
+    print("Local node IP: 127.0.0.1", *sys.argv)
     raise Exception("The current node timed out during startup.")
 """
 
 
-@pytest.mark.filterwarnings("ignore:subprocess:ResourceWarning")  # a head outlives who starts it
-def test_why_a_head_ended_is_the_last_that_its_log_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where Python buffers what goes into a file: of a machine that was too slow, nothing else tells."""
+@pytest.fixture
+def ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ray_head.HeadRecord:
+    """A head whose Ray gave up, in a Python that buffers what it prints into a file."""
     for file in ("ray/__init__.py", "ray/_private/services.py", "ray/scripts/scripts.py"):
         module = tmp_path / "packages" / file
         module.parent.mkdir(parents=True)
@@ -54,9 +55,21 @@ def test_why_a_head_ended_is_the_last_that_its_log_has(tmp_path: Path, monkeypat
     record = ray_head.spawn(record, environ | packages, tmp_path / "alive", silent)
     assert record.head is not None
     os.waitpid(record.head.pid, 0)
-    with LocalHost(record) as host, pytest.raises(NotReady, match="ended while starting") as caught:
+    return record
+
+
+@pytest.mark.filterwarnings("ignore:subprocess:ResourceWarning")  # a head outlives who starts it
+def test_why_a_head_ended_is_the_last_that_its_log_has(ended: ray_head.HeadRecord) -> None:
+    """Of a machine that was too slow for Ray nothing else tells."""
+    with LocalHost(ended) as host, pytest.raises(NotReady, match="ended while starting") as caught:
         host.require_running("starting")
     assert caught.value.why == "Exception: The current node timed out during startup."
+
+
+@pytest.mark.filterwarnings("ignore:subprocess:ResourceWarning")
+def test_ray_is_told_of_the_same_processors_and_of_no_gpu_on_every_machine(ended: ray_head.HeadRecord) -> None:
+    """It counts none where half of one is allowed, and starts an idle worker for each of 64."""
+    assert {"--num-cpus=2", "--num-gpus=0"} < set(ended.head_log.read_text().split())
 
 
 def test_traces_that_cannot_be_sent_are_a_warning_and_no_obstacle(
