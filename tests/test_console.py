@@ -90,6 +90,15 @@ def test_up_and_status_name_the_task(
         assert f"(a/b/c:d), {task}" in capsys.readouterr().out.splitlines()[0]
 
 
+def test_up_tells_which_of_several_addresses_stays(capsys: pytest.CaptureFixture[str]) -> None:
+    """Those of a cluster's workers come and go with their replicas."""
+    model, engine = ModelInfo("yolov8n", "v3", "sha256:0"), EngineInfo("openvino", "cpu", "bf16")
+    endpoints = tuple(f"http://10.0.0.{number}:8000/yolo" for number in (1, 2, 3))
+    Console().up(UpResult("i", endpoints[0], "started", model, engine, 3, 2.0, endpoints=endpoints))
+    stays = f"{endpoints[0]} stays; while they have replicas, also at {endpoints[1]}, {endpoints[2]}"
+    assert stays in " ".join(capsys.readouterr().out.split())
+
+
 _WATCHING = """
 from detectctl.console import Console
 

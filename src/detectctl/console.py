@@ -140,8 +140,8 @@ class Console:
             self.err.print(f"[bold]API key[/], shown this once: {escape(result.api_key)}", soft_wrap=True)
         key = "" if result.api_key_file is None else "-H 'X-API-Key: …' "
         self.line(f"  curl {key}'{result.endpoint}/detect?image_url=https://…'")
-        if len(result.endpoints) > 1:  # the first is the one that stays
-            self.line(f"  also at {', '.join(result.endpoints[1:])}")
+        if len(result.endpoints) > 1:
+            self.line(f"  {result.endpoint} stays; while they have replicas, also at {', '.join(result.endpoints[1:])}")
         if result.api_key_file is not None:
             self.line(f"  keys: {escape(result.api_key_file)}")
 
