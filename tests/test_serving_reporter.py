@@ -41,6 +41,7 @@ class _Keepers:
 
         def method(call: Callable[..., Any]) -> Any:
             async def remote(*arguments: Any) -> Any:
+                await asyncio.sleep(0)  # as every call over Ray; since Python 3.12 `wait_for` by itself is no pause
                 if self.living is not meant:
                     raise RayActorError
                 return await call(*arguments)
