@@ -21,7 +21,7 @@ from detectctl.waiting import Deadline
 from detectctl.wire import Agreement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from detectctl.progress import Report
@@ -166,11 +166,9 @@ def make_once(
         ModelError: the folder cannot be written.
         DetectctlError: what `prepare` and the child raise.
     """
-    from filelock import Timeout  # a replica does without
-
     deadline = Deadline.after(max(0.0, timeout_s))  # a negative timeout would mean for ever
     lock = files.lock(directory.with_name(directory.name + ".lock"), deadline.left_s)
-    try:
+    with _told_as_errors(name, directory.parent, timeout_s):
         directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with lock:
             try:
@@ -187,6 +185,15 @@ def make_once(
                 child.run(module, request, timeout_s=deadline.left_s, env=env, report=report)
                 output.replace(directory)
             return load_compiled(directory, checkpoint_sha256=checkpoint_sha256)
+
+
+@contextlib.contextmanager
+def _told_as_errors(name: str, folder: Path, timeout_s: float) -> Iterator[None]:
+    """Raises what keeps the model `name` from being made in `folder` as an error for people."""
+    from filelock import Timeout  # a replica does without
+
+    try:
+        yield
     except Timeout as error:
         raise ConversionFailed(
             f"{name} was not converted within {max(0.0, timeout_s):.0f} s",
@@ -206,9 +213,9 @@ def make_once(
         raise failed from error
     except OSError as error:
         raise ModelError(
-            f"{name} cannot be converted in {directory.parent}",
+            f"{name} cannot be converted in {folder}",
             why=describe(error),
-            hint=remedy(error, directory.parent, "XDG_CACHE_HOME"),
+            hint=remedy(error, folder, "XDG_CACHE_HOME"),
         ) from error
 
 

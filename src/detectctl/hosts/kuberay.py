@@ -164,19 +164,6 @@ def _workers(application: Mapping[str, Any], pods: Pods) -> dict[str, Any]:
         secrets["keys"] = _secret(pods.key_secret, KEYS)
     if pods.wandb_secret is not None:
         secrets["wandb"] = _secret(pods.wandb_secret, _WANDB_KEY)
-    prepare = {
-        "name": "model",
-        "image": pods.image,
-        "args": list(pods.prepare),
-        "env": [{"name": name, "value": value} for name, value in sorted(pods.prepare_env.items())],
-        "resources": {"requests": amounts, "limits": amounts},
-        "securityContext": _locked(),
-        "volumeMounts": [
-            _mount("tmp", "/tmp"),  # noqa: S108
-            _mount("cache", str(CACHE)),
-            *([] if pods.wandb_secret is None else [_file("wandb", _WANDB_KEY)]),
-        ],
-    }
     container = {
         "name": "ray-worker",
         "image": pods.image,
@@ -202,7 +189,7 @@ def _workers(application: Mapping[str, Any], pods: Pods) -> dict[str, Any]:
         "automountServiceAccountToken": False,
         "securityContext": _unprivileged(),
         "topologySpreadConstraints": [spread],
-        "initContainers": [prepare],
+        "initContainers": [_preparation(pods, amounts)],
         "containers": [container],
         "volumes": [
             {"name": "tmp", "emptyDir": {}},
@@ -219,6 +206,23 @@ def _workers(application: Mapping[str, Any], pods: Pods) -> dict[str, Any]:
         "maxReplicas": pods.maximum,
         "rayStartParams": {"num-cpus": str(pods.cpus), "object-store-memory": str(OBJECT_STORE_BYTES)},
         "template": {"metadata": {"labels": _labels(pods), "annotations": annotations}, "spec": spec},
+    }
+
+
+def _preparation(pods: Pods, amounts: Mapping[str, str]) -> dict[str, Any]:
+    """The container that puts the model where its pod's replica finds it."""
+    return {
+        "name": "model",
+        "image": pods.image,
+        "args": list(pods.prepare),
+        "env": [{"name": name, "value": value} for name, value in sorted(pods.prepare_env.items())],
+        "resources": {"requests": amounts, "limits": amounts},
+        "securityContext": _locked(),
+        "volumeMounts": [
+            _mount("tmp", "/tmp"),  # noqa: S108
+            _mount("cache", str(CACHE)),
+            *([] if pods.wandb_secret is None else [_file("wandb", _WANDB_KEY)]),
+        ],
     }
 
 

@@ -194,13 +194,16 @@ def plan(
         page=settings.page,
         metrics_public=settings.metrics_public,
     )
-    # The wording of a reason is not a change; everything else is.
-    told = replace(config, model=replace(config.model, reason=None))
-    compared = {**asdict(told), "replicas": [size.minimum, size.maximum], "device": device}
-    if remote:
-        compared["placement"] = asdict(placement)
-    fingerprint = hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:16]
-    config = replace(config, fingerprint=fingerprint)
+    config = replace(config, fingerprint=_fingerprint(config, size, placement if remote else None))
     return Deployment(
         config, size.minimum, size.maximum, device, model.source, model.artifact, placement, sizing=size.why
     )
+
+
+def _fingerprint(config: ServiceConfig, size: sizing.Size, placement: Placement | None) -> str:
+    """The same for all that serves the same in the same way."""
+    told = replace(config, model=replace(config.model, reason=None))  # its wording is not a change; everything else is
+    compared = {**asdict(told), "replicas": [size.minimum, size.maximum], "device": config.detector.device}
+    if placement is not None:
+        compared["placement"] = asdict(placement)
+    return hashlib.sha256(json.dumps(compared, sort_keys=True).encode()).hexdigest()[:16]

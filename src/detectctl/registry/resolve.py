@@ -97,14 +97,22 @@ def resolve(
             raise
         _refuse_boxes_for(store.task_of(str(wanted), site=site), error)
         seconds = min(timeout_s, deadline.left_s)
-        try:
-            base = base_model(DEFAULT_BASE, store, timeout_s=seconds, assets_url=assets_url, report=report)
-        except (RegistryUnreachable, ModelNotFound, ModelCorrupt) as base_error:
-            why = f"{error.why}; and {base_error.what}: {base_error.why}"
-            raise type(error)(error.what, why=why, hint=base_error.hint) from error
-        return replace(base, reference=str(wanted), fallback=True, reason=error.what_and_why)
+        base = _base_instead(error, store, timeout_s=seconds, assets_url=assets_url, report=report)
+        return replace(base, reference=str(wanted))
     store.remember(model, site=site)
     return model
+
+
+def _base_instead(
+    error: RegistryTimedOut, store: Store, *, timeout_s: float, assets_url: str | None, report: Report
+) -> ModelVersion:
+    """The base model in place of what W&B did not deliver; `error`, if that cannot be had either."""
+    try:
+        base = base_model(DEFAULT_BASE, store, timeout_s=timeout_s, assets_url=assets_url, report=report)
+    except (RegistryUnreachable, ModelNotFound, ModelCorrupt) as base_error:
+        why = f"{error.why}; and {base_error.what}: {base_error.why}"
+        raise type(error)(error.what, why=why, hint=base_error.hint) from error
+    return replace(base, fallback=True, reason=error.what_and_why)
 
 
 def _refuse_boxes_for(task: str | None, error: RegistryTimedOut) -> None:
