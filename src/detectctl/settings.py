@@ -66,7 +66,7 @@ def option(default: Any, /, *words: Any, **rules: Any) -> Any:
 
 
 def _model_timeout() -> Any:
-    return option(60.0, MODEL, "Seconds to wait for W&B, or for the download of a model", "SECONDS", low=1, high=_DAY_S)
+    return option(60.0, MODEL, "Seconds to wait for W&B or for a model to download", "SECONDS", low=1, high=_DAY_S)
 
 
 _DAY_S = 86400
@@ -124,7 +124,7 @@ class PlacedSettings(InstanceSettings):
     address: str | None = option(
         None,
         CLUSTER,
-        "Dashboard of an existing Ray cluster, to use that instead of this machine",
+        "Dashboard of an existing Ray cluster to use instead of this machine",
         "URL",
         parse=values.dashboard,
     )
@@ -145,7 +145,7 @@ class UpSettings(PlacedSettings):
         names=("--model", "-m"),
     )
     fallback: bool = option(
-        True, MODEL, "If W&B does not deliver the model in time, serve stock YOLOv8n instead, and exit with 8"
+        True, MODEL, "If W&B does not deliver the model in time, serve stock YOLOv8n instead and exit with code 8"
     )
     model_timeout: float = _model_timeout()
     trust_checkpoint: bool = option(
@@ -155,7 +155,9 @@ class UpSettings(PlacedSettings):
     device: Literal["auto", "cpu", "cuda"] = option("auto", MODEL, "Device to run on")
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = option("auto", MODEL, "Numeric precision")
     calibrate: Path | None = option(None, MODEL, "For int8: folder of images like those the service will see", "DIR")
-    max_int8_loss: float = option(0.2, MODEL, "For int8: share of boxes that may differ from fp32", "SHARE", high=1)
+    max_int8_loss: float = option(
+        0.2, MODEL, "For int8: maximum share of boxes that may differ from fp32", "SHARE", high=1
+    )
     imgsz: int | None = option(
         None,
         MODEL,
@@ -165,7 +167,7 @@ class UpSettings(PlacedSettings):
     )
     conf: Thresholds = option(Thresholds(detection.CONFIDENCE), MODEL, _CONF, "CONF", parse=values.thresholds)
     iou: float = option(detection.IOU, MODEL, "NMS: maximum overlap of two boxes, 0 to 1", "IOU", high=1)
-    agnostic_nms: bool = option(False, MODEL, "NMS: also between boxes of different classes")
+    agnostic_nms: bool = option(False, MODEL, "Apply NMS across classes, not only within each")
     max_det: int = option(MAX_DET, MODEL, "Maximum number of detections in an image", "N", low=1, high=MOST_DET)
     host: str = option("127.0.0.1", SERVICE, "Address to listen on", "HOST")
     port: int = option(8000, SERVICE, "Port to listen on", "PORT", low=1, high=65535)
@@ -177,19 +179,19 @@ class UpSettings(PlacedSettings):
         parse=values.replicas,
         default="auto",
     )
-    timeout: float = option(180.0, SERVICE, "Seconds until the service must answer", "SECONDS", low=1, high=_DAY_S)
+    timeout: float = option(180.0, SERVICE, "Seconds to wait until the service answers", "SECONDS", low=1, high=_DAY_S)
     docs: bool = option(True, SERVICE, "Serve the pages /docs and /openapi.json")
-    page: bool = option(True, SERVICE, "Serve a page at / to try the service on")
+    page: bool = option(True, SERVICE, "Serve a page at / for trying the service out")
     metrics_public: bool = option(False, SERVICE, "Answer /metrics without a key")
     route_prefix: str = option(
         "/", CLUSTER, "Path on the cluster's ingress below which the service answers", "PATH", parse=values.route_prefix
     )
     cpus: int | None = option(
-        None, CLUSTER, "CPUs that a replica reserves and uses", "N", low=1, high=1024, default="1"
+        None, CLUSTER, "CPUs that each replica reserves and uses", "N", low=1, high=1024, default="1"
     )
-    gpus: float = option(0.0, CLUSTER, "GPUs that a replica reserves; with any, it runs on the GPU", "N", high=64)
+    gpus: float = option(0.0, CLUSTER, "GPUs that each replica reserves; with any, it runs on the GPU", "N", high=64)
     spread: bool = option(
-        False, CLUSTER, "Keep replicas evenly on the nodes; an update then replaces one at a time, in place"
+        False, CLUSTER, "Spread replicas evenly over the nodes; updates then replace them one at a time, in place"
     )
     node_python: str | None = option(
         None, CLUSTER, "Python on each node that replicas run on", "PATH", parse=values.node_python, default="Ray's own"
@@ -218,12 +220,12 @@ class UpSettings(PlacedSettings):
         words=values.in_millions,
     )
     api_key_file: Path | None = option(None, ACCESS, "Require one of the API keys in FILE", "FILE", guards=True)
-    generate_api_key: bool = option(False, ACCESS, "Make an API key, show it once, and require it")
+    generate_api_key: bool = option(False, ACCESS, "Generate an API key, show it once, and require it")
     no_auth: bool = option(False, ACCESS, "Disable authentication, even on a public address", names=("--no-auth",))
     cors_origin: tuple[str, ...] = option(
         (), ACCESS, "Allowed CORS origin, or * for any (repeatable)", "ORIGIN", parse=values.origins
     )
-    follow: bool = option(False, FOLLOWING, "Stay, and update the service whenever the model's alias moves")
+    follow: bool = option(False, FOLLOWING, "Keep running, and update the service whenever the model's alias moves")
     interval: float = option(60.0, FOLLOWING, "With --follow: seconds between checks", "SECONDS", low=1, high=_DAY_S)
     down_on_exit: bool = option(False, FOLLOWING, "With --follow: stop the service on exit")
 
@@ -233,9 +235,11 @@ class RequestSettings(InstanceSettings):
     """How `detect` and `annotate` send images."""
 
     conf: Thresholds | None = option(None, DETECTIONS, _CONF, "CONF", parse=values.thresholds, default="the service's")
-    iou: float | None = option(None, DETECTIONS, "NMS: maximum overlap, 0 to 1", "IOU", high=1, default="the service's")
+    iou: float | None = option(
+        None, DETECTIONS, "NMS: maximum overlap of two boxes, 0 to 1", "IOU", high=1, default="the service's"
+    )
     agnostic_nms: bool | None = option(
-        None, DETECTIONS, "NMS: also between boxes of different classes", default="the service's"
+        None, DETECTIONS, "Apply NMS across classes, not only within each", default="the service's"
     )
     max_det: int | None = option(
         None, DETECTIONS, "Maximum number of detections in an image", "N", low=1, high=MOST_DET, default="the service's"
@@ -273,7 +277,7 @@ class AnnotateSettings(RequestSettings):
     command: ClassVar[str] = "annotate"
     labels: bool = option(LABELS, OUTPUT, "Label each box with class and confidence")
     line_width: int | None = option(
-        None, OUTPUT, "Width of a box's line", "PIXELS", parse=values.line_width, default="auto"
+        None, OUTPUT, "Line width of a box", "PIXELS", parse=values.line_width, default="auto"
     )
     quality: int = option(QUALITY, OUTPUT, f"JPEG and WebP quality, 1 to {MAX_QUALITY}", "N", low=1, high=MAX_QUALITY)
 
@@ -287,7 +291,7 @@ class StatusSettings(PlacedSettings):
 class LogsSettings(PlacedSettings):
     command: ClassVar[str] = "logs"
     level: Literal["debug", "info", "warning", "error"] = option("info", SERVICE, "Minimum level of the lines shown")
-    tail: int = option(100, SERVICE, "Number of lines shown, counted from the end", "N")
+    tail: int = option(100, SERVICE, "Number of lines to show from the end of the log", "N")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,7 +303,7 @@ class ModelsSettings(PlacedSettings):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownSettings(PlacedSettings):
     command: ClassVar[str] = "down"
-    timeout: float = option(30.0, SERVICE, "Seconds that accepted requests may take", "SECONDS", high=_DAY_S)
+    timeout: float = option(30.0, SERVICE, "Seconds to wait for accepted requests", "SECONDS", high=_DAY_S)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -320,8 +324,8 @@ class ManifestSettings(UpSettings):
     timeout: float = option(
         180.0, MODEL, "Seconds to fetch and convert the model, here and in each pod", "SECONDS", low=1, high=_DAY_S
     )
-    spread: bool = option(False, KUBERNETES, "Have a pod wait rather than share its node with another replica")
-    image: str | None = option(None, KUBERNETES, "Image of detectctl, which your cluster can pull", "IMAGE")
+    spread: bool = option(False, KUBERNETES, "Let a pod wait rather than share a node with another replica")
+    image: str | None = option(None, KUBERNETES, "Container image of detectctl that your cluster can pull", "IMAGE")
     memory: int | None = option(
         None,
         KUBERNETES,
@@ -332,24 +336,24 @@ class ManifestSettings(UpSettings):
         default="4GiB, more with --max-image-pixels",
     )
     api_key_secret: str | None = option(
-        None, KUBERNETES, "Secret whose `keys` are the API keys, one per line", "NAME", parse=values.kubernetes_name
+        None, KUBERNETES, "Secret whose `keys` holds the API keys, one per line", "NAME", parse=values.kubernetes_name
     )
     wandb_secret: str | None = option(
-        None, KUBERNETES, "Secret whose `wandb_api_key` is W&B's", "NAME", parse=values.kubernetes_name
+        None, KUBERNETES, "Secret whose `wandb_api_key` holds W&B's API key", "NAME", parse=values.kubernetes_name
     )
     ray_token_secret: str | None = option(
         None,
         KUBERNETES,
-        "Secret whose `auth_token` is Ray's",
+        "Secret whose `auth_token` holds Ray's token",
         "NAME",
         parse=values.kubernetes_name,
         default="one that KubeRay makes",
     )
     redis: str | None = option(
-        None, KUBERNETES, "Redis that keeps what the head knows, so that a lost head costs nothing", "HOST:PORT"
+        None, KUBERNETES, "Redis that keeps the head's state, so that losing the head costs nothing", "HOST:PORT"
     )
     redis_secret: str | None = option(
-        None, KUBERNETES, "Secret whose `password` is that of Redis", "NAME", parse=values.kubernetes_name
+        None, KUBERNETES, "Secret whose `password` holds the password of Redis", "NAME", parse=values.kubernetes_name
     )
 
 

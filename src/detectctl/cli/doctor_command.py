@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @command
 def doctor(session: Session, settings: DoctorSettings, as_json: Json = False) -> int:
-    """Check machine or cluster and the service, and say what to do."""
+    """Check the machine or cluster and the service; suggest fixes."""
     from detectctl.doctor.checkup import examine
 
     findings = []

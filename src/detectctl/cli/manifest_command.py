@@ -15,7 +15,7 @@ from detectctl.settings import ManifestSettings, UpSettings
 
 @command
 def manifest(session: Session, settings: ManifestSettings, output: OneFile = None) -> None:
-    """Write what `kubectl apply` needs for the same service."""
+    """Write a Kubernetes manifest for the same service."""
     from detectctl.client.outputs import text_file
     from detectctl.lifecycle import manifest as manifests
 

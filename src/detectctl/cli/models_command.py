@@ -25,7 +25,7 @@ def models(
     yes: Annotated[bool, asked("With --prune: do not ask", OPTIONS, "--yes", "-y")] = False,
     as_json: Json = False,
 ) -> None:
-    """List stored models or a W&B collection's versions, or free space."""
+    """List stored models or a collection's versions, or free space."""
     if prune:
         _prune(session, settings, yes=yes, as_json=as_json)
         return
