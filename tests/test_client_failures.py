@@ -286,11 +286,12 @@ def test_a_host_that_cannot_be_looked_up_is_a_usage_error_at_once() -> None:
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_proxys_plain_text_is_quoted() -> None:
+def test_the_words_of_a_proxys_page_are_quoted() -> None:
+    """Without its HTML, which would fill the terminal."""
     with bent(plain_502) as service, pytest.raises(NotReady) as caught:
         ask(service.url)
     assert caught.value.what == f"{service.url} answered 502"
-    assert caught.value.why == "it said '<h1>Bad Gateway</h1>'"
+    assert caught.value.why == "it said 'Bad Gateway'"
 
 
 def test_a_status_without_our_json_still_means_what_it_means() -> None:

@@ -151,7 +151,7 @@ def test_the_folder_of_an_export_is_a_local_model(tmp_path: Path) -> None:
         ("yolov8n.pt", "--model yolov8n"),
         ("YOLO26n.pt", "--model yolo26n"),
         ("yolo26n-depth.pt", "Ultralytics' yolo26n-depth is not served"),
-        ("yolov8q.pt", "did you mean one of Ultralytics' own checkpoints, yolov8n"),
+        ("yolov8q.pt", "or use one of Ultralytics' own: `--model yolov8n`"),
         ("x" * 300, "neither a base model"),
         ("a/" + "b" * 300, "two parts"),
     ],

@@ -39,7 +39,7 @@ def read_keys(path: Path) -> tuple[str, ...]:
     keys = {number: line for number, line in lines.items() if line and not line.startswith("#")}
     for number, key in keys.items():
         if not _KEY.fullmatch(key):
-            raise _bad(path, f"line {number} is not 8 to 512 visible ASCII characters without a space")
+            raise _bad(path, f"line {number} must be 8 to 512 visible ASCII characters, without a space")
     if not keys:
         raise _bad(path, "it has no key in it")
     return tuple(keys.values())

@@ -43,7 +43,7 @@ class Thresholds:
 
 
 _OF_A_CLASS = re.compile(r"(.*?)=(\s*[+-]?(?:\.?\d[^=,]*|(?:nan|inf(?:inity)?)\s*))(?=,|\Z)", re.DOTALL | re.IGNORECASE)
-_THRESHOLDS = "must be a number from 0 to 1, optionally followed by those of classes, as in 0.4,person=0.25"
+_THRESHOLDS = "must be a number from 0 to 1, or one for each class, as in 0.4,person=0.25"
 
 
 def _share(text: str) -> float:

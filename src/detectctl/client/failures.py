@@ -5,6 +5,7 @@ The functions return what to raise: an error of ours, or `TryAgain` with one whe
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from detectctl.addresses import NO_FRAGMENT
@@ -143,8 +144,11 @@ def _guessed_error(answer: Answer, endpoint: str) -> DetectctlError:
     if 300 <= answer.status < 400:
         why = f"it redirects to {answer.headers.get('location', 'nowhere')}, and redirects are not followed"
         return NotReady(what, why=why, hint="if that is the service, name it: `--url URL`")
-    text = " ".join(answer.body[:400].decode(errors="replace").split())[:200]
+    text = answer.body[:2000].decode(errors="replace")
+    if answer.content_type == "text/html":  # for people: without what is for browsers
+        text = re.sub(r"<[^>]*>", " ", text)
+    text = " ".join(text.split())[:100]
     why = f"it said {text!r}" if text else "it said nothing more"
     if answer.status >= 500:
-        return NotReady(what, why=why, hint="check the service: `detectctl status`")
+        return NotReady(what, why=why, hint="check `--url`, and the service: `detectctl status`")
     return _BY_STATUS.get(answer.status, NotReady)(what, why=why, hint="check that `--url` is a detectctl service")

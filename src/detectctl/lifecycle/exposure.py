@@ -59,9 +59,9 @@ def check(settings: UpSettings) -> None:
     if not given and not only_this_machine:
         where = f"--host {settings.host}" if settings.address is None else f"--address {settings.address}"
         raise UsageError(
-            f"{where} exposes the service to other machines without authentication",
-            why="everybody who reaches it could use it",
-            hint="require a key: `--api-key-file FILE` or `--generate-api-key`; or allow everybody: `--no-auth`",
+            f"{where} exposes the service to other machines without a key",
+            why="everybody who can reach it could use it",
+            hint="add `--generate-api-key` or `--api-key-file FILE`, or `--no-auth` to allow that",
         )
 
 

@@ -121,7 +121,7 @@ def _refuse(text: str, why: str, hint: str = f"write one of: {_FORMS}") -> NoRet
 
 
 def _refuse_missing_file(path: Path) -> NoReturn:
-    hint, is_name, near = "give the path of an existing checkpoint", path.name == str(path), nearest(path.stem)
+    hint, is_name, near = "check the path", path.name == str(path), nearest(path.stem)
     if is_name:
         refuse_unserved(path.stem)
     if path.stem.lower() in {name.lower() for name in near}:
@@ -132,7 +132,7 @@ def _refuse_missing_file(path: Path) -> NoReturn:
         if like:
             hint = f"did you mean {path.parent / like[0]}?"
         elif is_name and near:
-            hint = f"did you mean one of Ultralytics' own checkpoints, {', '.join(near)}?"
+            hint = f"check the path, or use one of Ultralytics' own: `--model {near[0]}`"
     if path.name.endswith(exports.FOLDER) and path.is_dir():
         raise UsageError(
             f"{path} is not an OpenVINO export",

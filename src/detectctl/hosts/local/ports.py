@@ -87,7 +87,7 @@ def require_free(host: str, port: int) -> None:
             raise PortTaken(
                 f"port {port} on {host} is taken",
                 why=_listener(port) or "another process listens there",
-                hint="choose another with `--port`, or stop what listens: `detectctl status --all` lists yours",
+                hint="choose another with `--port`; `detectctl status --all` lists your services",
             ) from error
         raise UsageError(
             f"--host {host} is not an address of this machine",
