@@ -158,11 +158,9 @@ def test_the_refusal_of_another_task_reaches_the_user(checkpoints: Checkpoints, 
     assert leftovers(tmp_path) == []
 
 
-def test_another_generation_with_the_same_head_is_served(checkpoints: Checkpoints, tmp_path: Path) -> None:
+def test_no_generation_with_the_same_head_is_refused(checkpoints: Checkpoints) -> None:
+    """That they are served is shown in test_engine_families.py."""
     assert all(checkpoints.refusals[kind] is None for kind in ("v5", "v10", "v11", "v26"))
-    model = convert(checkpoints["v11"], tmp_path)
-    detector = Detector.load(DetectorSettings(str(model.directory), model.checkpoint_sha256))
-    detector.warm_up()
 
 
 def test_what_an_older_version_converted_is_served_as_it_is(yolov8n_compiled: CompiledModel, tmp_path: Path) -> None:

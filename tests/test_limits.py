@@ -107,17 +107,17 @@ def test_images_larger_than_the_memory_are_an_error_at_once(empty_home: Home) ->
 def test_a_client_has_no_more_requests_in_flight_than_it_may_have_files(
     empty_home: Home, tiny_compiled: Callable[[str], CompiledModel], bus_jpg: Path
 ) -> None:
-    """Many systems allow 1024 at first, which `--concurrency 1024` is more than."""
+    """Many systems allow 1024 at first, which `--concurrency 1024` is more than; here 60 are more than 72 allow."""
     folder = empty_home.path / "photos"
     folder.mkdir()
-    for number in range(200):
+    for number in range(60):
         (folder / f"{number}.jpg").symlink_to(bus_jpg)
     with served(tiny_compiled("v8"), imgsz=128) as port:
         url = f"http://127.0.0.1:{port}"
-        options = ("--url", url, "--concurrency", "200", "--format", "jsonl")
+        options = ("--url", url, "--concurrency", "60", "--format", "jsonl")
         done = _within(empty_home, "ulimit -Sn 50; ulimit -Hn 72", "detect", "photos", *options)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count('"found"') == 200
+    assert done.stdout.count('"found"') == 60
 
 
 def test_no_limit_of_open_files_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,7 +132,8 @@ def test_another_machine_sees_and_changes_it_by_the_address_alone(client: Client
     told = {"state": "running", "message": "", "uptime_s": seen["uptime_s"]}  # of what only this machine has tried
     assert seen == {**mine, **told}
     assert not (tmp_path / ".local").exists()
-    updated = other.up()
+    updated = other.up("--conf", "0.4", "--imgsz", "96")  # of another size, its replicas would be others
+    assert updated["action"] == "updated"
     assert updated["endpoint"] == seen["endpoint"] == "http://10.77.0.1:8000/yolo"
     assert client.status()["state"] == "running"
     logs = other.run("logs", "--name", NAME, "--address", client.nodes.address, "--json")

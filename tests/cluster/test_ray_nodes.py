@@ -43,6 +43,7 @@ def test_a_client_sees_this_machines_disk_and_only_the_nodes_network(nodes: RayC
     assert "Network is unreachable" in nodes.run(["ip", "route", "get", "192.0.2.1"]).stderr
 
 
+@pytest.mark.long  # as are the tests that kill nodes or cut their cables
 def test_a_killed_node_returns_with_its_disk_and_one_whose_cable_is_cut_hears_nothing(nodes: RayCluster) -> None:
     """Each fault ends when it is told to."""
     nodes.on_node(3, ["touch", "before"])

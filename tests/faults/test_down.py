@@ -199,7 +199,7 @@ def _after_the_answers(load: Load, client: int) -> list[int | str]:
 @pytest.mark.parametrize(
     ("after", "signum"),
     [
-        ("✓ convert", signal.SIGTERM),
+        ("✓ convert", signal.SIGINT),
         ("deploying", signal.SIGHUP),
         # Long: between the two above.
         pytest.param("✓ resolve", signal.SIGTERM, marks=pytest.mark.long),
@@ -207,7 +207,7 @@ def _after_the_answers(load: Load, client: int) -> list[int | str]:
     ],
 )
 def test_a_stopped_up_leaves_nothing(idle_home: Home, options: tuple[str, ...], after: str, signum: int) -> None:
-    """SIGTERM, or a closed terminal, at each step: exit 130, no process, no state, no folder."""
+    """Ctrl-C, a closed terminal or SIGTERM, at each step: exit 130, no process, no state, no folder."""
     code, said, state = _interrupted(idle_home, options, after, signum)
     assert code == 130, said
     assert idle_home.instance() is None

@@ -7,7 +7,6 @@ import fcntl
 import io
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from installed import DETECTCTL, Home, Service, free_port, marked, wait_until
+from installed import DETECTCTL, Home, Service, free_port, marked
 from otlp_collector import collector
 
 pytestmark = pytest.mark.cluster
@@ -335,23 +334,3 @@ def test_the_doctor_asks_the_service_a_picture(service: Service) -> None:
     (strangers,) = (each["message"] for each in found if each["check"] == "Ray")  # another test may have some
     assert {str(process.pid) for process in service.home.processes(service.name)}.isdisjoint(strangers.split())
     assert "instance default answers a picture with yolov8n" in [each["message"] for each in found]
-
-
-@pytest.mark.parametrize("step", ["start Ray", "deploy"])
-def test_an_interrupted_up_leaves_nothing(home: Home, step: str) -> None:
-    """Ctrl-C while Ray starts or the replicas load: exit 130, no process, no state, no folder."""
-    process = home.start("up", "--port", str(free_port()))
-    assert process.stderr is not None
-    wait_until(lambda: home.instance() is not None)
-    state = home.instance()
-    assert state is not None
-    if step == "deploy":
-        for line in process.stderr:
-            if "start Ray" in line:
-                break
-    process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 130, stderr
-    assert home.instance() is None
-    assert marked(state["instance_id"]) == []
-    assert not (home.path / state["temp_dir"]).exists()
