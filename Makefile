@@ -15,7 +15,7 @@ endif
 FETCH := $(INSTALL) --no-deps --only-binary=:all: --python-version 3.11 --upgrade
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test-fast test test-all faults fuzz cov corpora mutants agreement container-size check docs fix build lock bench curve clean
+.PHONY: help install demo test-fast test test-all faults fuzz cov corpora mutants agreement container-size check docs fix build lock bench bench-gpu curve clean
 
 # Processes that run tests side by side: those that start Ray wait more than they compute.
 JOBS ?= 2
@@ -126,6 +126,11 @@ lock: .venv/.installed  ## write constraints.txt anew, with today's versions
 
 bench: .cache/bench/.installed .cache/.weights  ## measure it against its own engine and against peers; needs wrk and nginx
 	$(BIN)/python benchmarks/run.py $(BENCH)
+
+# What is installed first counts, too.
+bench-gpu: BEGUN := $(shell date +%s)
+bench-gpu: .cache/bench/.installed .cache/.weights  ## measure one GPU's variants, replicas and peers, in under eight minutes
+	$(BIN)/python benchmarks/gpu.py --begun $(BEGUN) $(BENCH)
 
 curve: .venv/.installed .cache/.weights  ## plot throughput and latency against clients, image size, replicas, model
 	$(BIN)/python benchmarks/curve.py $(BENCH)

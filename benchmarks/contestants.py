@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 PEERS = Path(__file__).parent / "peers"
 CACHE = instance.ROOT / ".cache" / "bench"
 # Their packages that the project does not have, see `make bench`.
-_ENVIRONMENT = {"PYTHONPATH": str(CACHE / "site"), "YOLO_CONFIG_DIR": str(CACHE / "ultralytics")}
+ENVIRONMENT = {"PYTHONPATH": str(CACHE / "site"), "YOLO_CONFIG_DIR": str(CACHE / "ultralytics")}
 _WARM_UP_S = 1
 
 
@@ -132,7 +132,7 @@ def export_for_peers() -> Path:
     """Ultralytics' own OpenVINO export of YOLOv8n; made once."""
     folder = CACHE / f"ultralytics-{version('ultralytics-opencv-headless')}"
     command = [sys.executable, str(PEERS / "ultralytics_openvino.py"), str(instance.YOLOV8N), str(folder)]
-    done = subprocess.run(command, env=os.environ | _ENVIRONMENT, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=os.environ | ENVIRONMENT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr)
     return Path(done.stdout.strip().splitlines()[-1])
@@ -142,7 +142,7 @@ def export_for_peers() -> Path:
 def peer(who: str, model: Path, script: str, *options: str, imgsz: int = 640) -> Iterator[Running]:
     """A peer from its start to its end."""
     port, marker = pictures.free_port(), secrets.token_hex(8)
-    env = os.environ | _ENVIRONMENT | {"MODEL": str(model), "IMGSZ": str(imgsz), processes.MARKER: marker}
+    env = os.environ | ENVIRONMENT | {"MODEL": str(model), "IMGSZ": str(imgsz), processes.MARKER: marker}
     command = [sys.executable, script, str(port), *options]
     # What they say is of interest only if they do not answer: some complain of the clients that wrk leaves waiting.
     with tempfile.TemporaryFile() as said:

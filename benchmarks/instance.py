@@ -89,5 +89,6 @@ def down(home: Path, detectctl: Path = DETECTCTL) -> float:
 
 
 def environment(home: Path) -> dict[str, str]:
-    """Of a command that has no settings but its own."""
-    return {key: os.environ[key] for key in ("PATH", "LANG") if key in os.environ} | {"HOME": str(home)}
+    """Of a command that has no settings but its own; with what leads to a GPU."""
+    kept = ("PATH", "LANG", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
+    return {key: os.environ[key] for key in kept if key in os.environ} | {"HOME": str(home)}

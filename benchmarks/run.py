@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +19,7 @@ import psutil
 from rich.console import Console
 
 import client
+import conditions
 import contestants
 import instance
 import pictures
@@ -182,22 +180,10 @@ def main() -> None:
     if arguments.ceiling:
         return
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    everything = {"conditions": _conditions(arguments), **report.summary(rounds)}
+    asked = {name: getattr(arguments, name) for name in ("rounds", "seconds", "replicas", "quick")}
+    everything = {"conditions": conditions.conditions() | asked, **report.summary(rounds)}
     arguments.output.write_text(json.dumps(everything, indent=1) + "\n")
     console.print(f"written to {arguments.output}")
-
-
-def _conditions(arguments: argparse.Namespace) -> dict[str, Any]:
-    cpus = {line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")}
-    packages = ("detectctl", "ray", "openvino", "fastapi", "uvicorn", "ultralytics-opencv-headless")
-    return {
-        "at": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "cpu": ", ".join(sorted(line.partition(": ")[2] for line in cpus)),
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in packages},
-        **{name: getattr(arguments, name) for name in ("rounds", "seconds", "replicas", "quick")},
-    }
 
 
 if __name__ == "__main__":

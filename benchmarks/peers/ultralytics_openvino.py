@@ -57,16 +57,19 @@ def load(model: str) -> Callable[[bytes], list[dict[str, Any]]]:
 
     def detect(data: bytes) -> list[dict[str, Any]]:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-        boxes = yolo.predict(image, conf=0.25, iou=0.7, imgsz=imgsz, verbose=False)[0].boxes
-        return [
-            {"class": yolo.names[int(class_id)], "coordinates": xyxy, "confidence": confidence}
-            for xyxy, confidence, class_id in zip(
-                boxes.xyxy.tolist(), boxes.conf.tolist(), boxes.cls.tolist(), strict=True
-            )
-        ]
+        return boxes(yolo, yolo.predict(image, conf=0.25, iou=0.7, imgsz=imgsz, verbose=False)[0])
 
     detect(cv2.imencode(".jpg", np.full((480, 640, 3), 114, np.uint8))[1].tobytes())
     return detect
+
+
+def boxes(yolo: YOLO, result: Any) -> list[dict[str, Any]]:
+    """As JSON."""
+    found = result.boxes
+    return [
+        {"class": yolo.names[int(class_id)], "coordinates": xyxy, "confidence": confidence}
+        for xyxy, confidence, class_id in zip(found.xyxy.tolist(), found.conf.tolist(), found.cls.tolist(), strict=True)
+    ]
 
 
 if __name__ == "__main__":

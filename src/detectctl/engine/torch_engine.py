@@ -73,11 +73,15 @@ class TorchEngine:
         return self._batcher.infer(images, confidences)
 
     def _run(self, images: NDArray[np.uint8], confidences: Sequence[float]) -> list[Candidates]:
-        torch, shape = self._torch, images.shape[1:3]
+        batch = self._torch.from_numpy(images)
+        if self._device == "cuda":
+            batch = batch.pin_memory().to("cuda", non_blocking=True)
+        return self._found(batch, confidences)
+
+    def _found(self, batch: Any, confidences: Sequence[float]) -> list[Candidates]:
+        """As `infer`, of a tensor that is on the device."""
+        torch, shape = self._torch, batch.shape[1:3]
         with torch.inference_mode():
-            batch = torch.from_numpy(images)
-            if self._device == "cuda":
-                batch = batch.pin_memory().to("cuda", non_blocking=True)
             # A view: channels_last means NHWC memory seen as NCHW.
             answer = outputs(self._model(batch.permute(0, 3, 1, 2).to(self._dtype) / 255))
             classes = answer["classes"]
@@ -89,7 +93,7 @@ class TorchEngine:
             parts = [answer[name] for name in ("boxes", "classes", "extras") if name in answer]
             picked = torch.cat([part[image, :, place] for part in parts], dim=1).float().cpu().numpy()
             where = torch.stack((image, place)).cpu().numpy()
-            prototypes = [None] * len(images)
+            prototypes = [None] * len(batch)
             if "prototypes" in answer and len(place):
                 prototypes = list(answer["prototypes"].float().cpu().numpy())
         sides = parts[0].shape[1]
