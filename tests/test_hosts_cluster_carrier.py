@@ -10,6 +10,7 @@ import pytest
 
 from detectctl.errors import ModelCorrupt
 from detectctl.hosts.cluster import carrier
+from detectctl.serving import carried as carried_module
 from detectctl.serving.carried import Carried
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 def _fetched(sent: Iterable[carrier.Package], node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As Ray does it on a node: each package in a folder of its own, all of them on Python's path."""
     for package in sent:
-        home = node / package.file_name
+        home = node / package.file_name.removesuffix(".zip")
         with zipfile.ZipFile(io.BytesIO(package.data)) as archive:
             archive.extractall(home)
         monkeypatch.syspath_prepend(str(home))
@@ -75,17 +76,48 @@ def test_what_was_joined_and_then_changed_is_joined_again(
     assert (carried.unpack() / "model.bin").read_bytes() == FILES["model.bin"]
 
 
+@pytest.mark.parametrize("max_bytes", [carrier.MAX_BYTES, 1000])
+def test_changed_or_missing_bytes_are_fetched_anew(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, max_bytes: int
+) -> None:
+    """From where the cluster keeps them; a file that a replica has mapped is not written into."""
+    monkeypatch.setattr(carrier, "MAX_BYTES", max_bytes)
+    carried, sent = carrier.model(folder)
+    _fetched(sent, tmp_path / "node", monkeypatch)
+    monkeypatch.setattr(carried_module, "_kept", {package.uri: package.data for package in sent}.get)
+    weights = carried.unpack() / "model.bin"
+    for part in (tmp_path / "node").glob("*/*/model.bin"):
+        other = part.with_name("other")
+        other.write_bytes(part.read_bytes()[::-1])
+        other.replace(part)
+    weights.unlink()
+    assert {name: (carried.unpack() / name).read_bytes() for name in FILES} == FILES
+    with weights.open("rb") as mapped:
+        for part in (tmp_path / "node").glob("*/*/model.xml"):
+            part.unlink()
+        weights.with_name("model.xml").unlink(missing_ok=True)
+        assert {name: (carried.unpack() / name).read_bytes() for name in FILES} == FILES
+        assert mapped.read() == FILES["model.bin"]
+
+
 def test_changed_or_missing_bytes_are_never_served(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also where the cluster has nothing else, or no more."""
     carried, sent = carrier.model(folder)
     with pytest.raises(ModelCorrupt, match="is not on this node"):
         carried.unpack()
     _fetched(sent, tmp_path / "node", monkeypatch)
+    [package] = sent
     weights = carried.unpack() / "model.bin"
     weights.write_bytes(FILES["model.bin"][::-1])
-    with pytest.raises(ModelCorrupt, match=r"model\.bin of the model is not what was sent"):
+    monkeypatch.setattr(carried_module, "_kept", {}.get)
+    with pytest.raises(ModelCorrupt, match="could not be fetched anew") as refused:
         carried.unpack()
-    weights.unlink()
+    assert package.uri in str(refused.value.why)
+    (folder / "model.bin").write_bytes(b"other")
+    [other] = [bytes(one.data) for one in carrier.model(folder)[1]]
+    renamed = other.replace(carrier.model(folder)[0].modules[0].encode(), carried.modules[0].encode())
+    monkeypatch.setattr(carried_module, "_kept", {package.uri: renamed}.get)
     with pytest.raises(ModelCorrupt, match=r"model\.bin of the model is not what was sent"):
         carried.unpack()
