@@ -85,6 +85,27 @@ def test_a_machine_that_knows_the_address_knows_which_model_is_served(dashboard:
     assert served_digests(there, tmp_path) == {GOOD.config.model.digest: "default"}
 
 
+def test_an_update_names_the_node_that_it_waits_for(dashboard: Dashboard) -> None:
+    """One that was lost after it was deployed, and is not back; others have nothing to do with it."""
+    application = _application(NOTED.to_json(), "DEPLOYING", last_deployed_time_s=100.0)
+    application["deployments"]["Detector"]["target_num_replicas"] = 3
+    lost = {"state": "DEAD", "end_time_ms": 101_000}
+    nodes = [
+        {"node_ip": "10.0.0.1", "state": "ALIVE", "end_time_ms": 0},
+        {"node_ip": "10.0.0.2", **lost},
+        {"node_ip": "10.0.0.3", **lost},
+        {"node_ip": "10.0.0.3", "state": "ALIVE", "end_time_ms": 0},
+        {"node_ip": "10.0.0.4", "state": "DEAD", "end_time_ms": 99_000},
+    ]
+    there = {"applications": {"detectctl-default": application}, "data": {"result": {"result": nodes}}}
+    dashboard.says = answer(json.dumps(there).encode(), headers=["Connection: close"])
+    with ClusterHost(dashboard.place) as host:
+        assert str(host.status()) == "DEPLOYING (no replica yet), waiting for the lost node 10.0.0.2"
+        nodes[1]["state"] = "ALIVE"
+        dashboard.says = answer(json.dumps(there).encode(), headers=["Connection: close"])
+        assert str(host.status()) == "DEPLOYING (no replica yet)"
+
+
 def test_a_machine_remembers_what_only_it_has_tried(dashboard: Dashboard, tmp_path: Path) -> None:
     """An update that never came as far as the cluster; and an instance of which the cluster says nothing just now."""
     folder = InstanceFolder(tmp_path, "default")

@@ -164,6 +164,24 @@ def test_serve_logs_each_request_at_info() -> None:
     assert "logger.info(access_log_msg(" in replica
 
 
+def test_each_node_has_one_of_what_is_named_so() -> None:
+    """`hosts.cluster.deploy_child` limits the replicas of a version on a node as Serve limits those of a deployment."""
+    from ray._raylet import IMPLICIT_RESOURCE_PREFIX  # type: ignore[attr-defined]  # compiled, without a description
+
+    assert IMPLICIT_RESOURCE_PREFIX.startswith("node:")
+    scheduler = _source("ray", "serve", "_private", "deployment_scheduler.py")
+    assert 'f"{IMPLICIT_RESOURCE_PREFIX}"' in scheduler
+    assert "(1.0 / scheduling_request.max_replicas_per_node)" in scheduler
+
+
+def test_packages_are_kept_by_their_uris() -> None:
+    """`serving.carried` takes a model from there that was changed on its node."""
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    assert next(iter(inspect.signature(_internal_kv_get).parameters)) == "key"
+    assert "_internal_kv_put(pkg_uri, data)" in _source("ray", "_private", "runtime_env", "packaging.py")
+
+
 def test_haproxys_template_is_known(tmp_path: Path) -> None:
     """Otherwise services run behind Serve's own proxy; test_hosts_local_haproxy.py has the details."""
     assert haproxy.obstacle(tmp_path, tmp_path / "cache", ports.choose(), "127.0.0.1", 8000) is None

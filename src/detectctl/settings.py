@@ -190,9 +190,7 @@ class UpSettings(PlacedSettings):
         None, CLUSTER, "CPUs that each replica reserves and uses", "N", low=1, high=1024, default="1"
     )
     gpus: float = option(0.0, CLUSTER, "GPUs that each replica reserves; with any, it runs on the GPU", "N", high=64)
-    spread: bool = option(
-        False, CLUSTER, "Spread replicas evenly over the nodes; updates then replace them one at a time, in place"
-    )
+    spread: bool = option(False, CLUSTER, "Spread replicas evenly over the nodes: none has more than its share")
     node_python: str | None = option(
         None, CLUSTER, "Python on each node that replicas run on", "PATH", parse=values.node_python, default="Ray's own"
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import TYPE_CHECKING
 
 import pytest
 
 from cluster_client import KEY, Client
+from detectctl.hosts.cluster import carrier
 from installed import Home
 from ray_nodes import NODES
 
@@ -75,46 +77,84 @@ def test_keys_are_changed_as_replicas_run_and_the_dashboard_shows_none(client: C
     assert client.pids() == pids
 
 
-def test_updates_under_load_lose_no_request(client: Client) -> None:
-    """Thresholds and keys reach replicas as they run; another size of picture takes other ones.
+def test_updates_under_load_close_no_nodes_address(client: Client) -> None:
+    """Thresholds and keys reach replicas as they run; another size of picture takes other ones, on each node again.
 
-    Then only the head's address is sure to answer: a worker's is closed while its one replica is replaced.
+    One request may cross a connection that HAProxy or a replica that leaves is closing.
     """
     pids = client.pids()
     with client.asking(*NODES):
         assert client.up("--conf", "0.5")["action"] == "updated"
     assert client.pids() == pids
-    with client.asking(1):
+    with client.asking(*NODES, failing=1):
         assert client.up("--conf", "0.5", "--imgsz", "96")["action"] == "updated"
+    assert client.pids().keys() == pids.keys()
     assert set(client.pids().values()).isdisjoint(pids.values())
 
 
 @pytest.mark.long  # a minute; that other bytes are refused is shown in test_hosts_cluster_carrier.py
-def test_a_model_that_was_changed_on_its_node_is_never_served(client: Client) -> None:
-    """An update needs the same bytes again; it fails, and the replicas that loaded them before go on."""
+def test_a_model_that_was_changed_on_its_nodes_is_fetched_anew_and_never_served(client: Client) -> None:
+    """An update needs the same bytes again: replicas take them from the package that the cluster keeps."""
+    before = client.detect(1)
+    weights, _ = _carried(client)
+    with _changed(client, weights):
+        assert client.up("--conf", "0.5", "--imgsz", "64")["action"] == "updated"
+        for node in NODES:
+            same = client.nodes.on_node(node, ["sh", "-c", f"cmp {weights} {weights}.whole"])
+            assert same.returncode == 0, same.stdout
+    assert client.up("--conf", "0.5", "--imgsz", "96")["action"] == "updated"
+    assert client.detect(1) == before
+
+
+@pytest.mark.long  # a minute
+def test_an_update_whose_replicas_cannot_load_the_model_costs_nothing(client: Client) -> None:
+    """It has other bytes on the nodes, and the cluster none; all replicas that loaded it before go on."""
     before, pids = client.detect(1), client.pids()
-    weights = "/tmp/ray/session_latest/runtime_resources/py_modules_files/*/detectctl_model_*/model.bin"  # noqa: S108
-    # Another file in its place: replicas that run have mapped the one that was there.
-    change = f"for file in {weights}; do cp -p $file $file.whole; cp $file $file.other; printf x >> $file.other; "
-    mend = f"for file in {weights}; do mv $file.whole $file; done"
-    for node in NODES:
-        client.nodes.on_node(node, ["sh", "-c", f"{change} mv $file.other $file; done"], check=True)
+    weights, uris = _carried(client)
+    [compiled] = client.home.cache.glob("compiled/*/")
+    [package] = carrier.model(compiled)[1]
+    assert package.uri in uris
+    kept = f"/api/packages/gcs/{package.file_name}"
+    client.nodes.request("PUT", kept, content=b"nothing").raise_for_status()
     try:
-        with client.asking(1):
+        with _changed(client, weights), client.asking(*NODES):
             failed = client.run(*client.up_command("--conf", "0.5", "--imgsz", "64"))
     finally:
-        for node in NODES:
-            client.nodes.on_node(node, ["sh", "-c", mend], check=True)
+        client.nodes.request("PUT", kept, content=package.data).raise_for_status()
     assert failed.returncode == 5, failed.stderr
-    assert "model.bin of the model is not what was sent" in failed.stderr
+    assert "is not what was sent, and could not be fetched anew" in failed.stderr
     assert client.detect(1) == before
-    assert client.run("status", "--name", NAME).returncode == 4
-    assert len(set(client.pids().items()) & set(pids.items())) >= 2, "one at a time made room"
+    assert client.pids() == pids
+    assert client.status(code=4)["state"] == "failed update"
+    client.up("--conf", "0.5", "--imgsz", "96")  # also what a failure has left behind is mended by `up`
+
+
+def _carried(client: Client) -> tuple[str, set[str]]:
+    """Where the model's weights lie on each node, as a pattern, and what was sent to the cluster for it."""
+    application = client.nodes.get("/api/serve/applications/").json()["applications"][f"detectctl-{NAME}"]
+    told = application["deployments"]["Detector"]["deployment_config"]["user_config"]["detectctl"]["packages"].values()
+    [module] = {module for one in told for module in one["carried"]["modules"]}
+    folder = "/tmp/ray/session_latest/runtime_resources/py_modules_files"  # noqa: S108
+    return f"{folder}/*/{module}/model.bin", {uri for one in told for uri in one["uris"]}
+
+
+@contextlib.contextmanager
+def _changed(client: Client, weights: str) -> Iterator[None]:
+    """Another file in the place of this one on each node, until the block ends; what has mapped it has it still."""
+    change = f"for file in {weights}; do cp $file $file.whole; cp $file $file.other; printf x >> $file.other; done; "
+    change += f"for file in {weights}; do mv $file.other $file; done"
+    for node in NODES:
+        client.nodes.on_node(node, ["sh", "-ec", change], check=True)
+    try:
+        yield
+    finally:
+        for node in NODES:
+            mend = f"for file in {weights}; do mv $file.whole $file; done"
+            client.nodes.on_node(node, ["sh", "-ec", mend], check=True)
 
 
 def test_what_does_not_fit_is_refused_before_anything_changes(client: Client) -> None:
     """Serve would wait for room without a word."""
-    client.up("--conf", "0.5", "--imgsz", "96")  # also what a failure has left behind is mended by `up`
     pids = client.pids()
     failed = client.run(*client.up_command("--cpus", "3"))
     assert failed.returncode == 4, failed.stderr

@@ -44,6 +44,7 @@ class ServeStatus:
         target_replicas: how many Serve wants now.
         replicas: those it has.
         fingerprint: of the deployment that was last PUT.
+        waits_for: what keeps it from becoming ready, where the host knows; empty where it does not.
     """
 
     application: str = ""
@@ -52,10 +53,12 @@ class ServeStatus:
     target_replicas: int = 0
     replicas: tuple[Replica, ...] = ()
     fingerprint: str = ""
+    waits_for: str = ""
 
     def __str__(self) -> str:
         states = ", ".join(sorted(replica.state for replica in self.replicas)) or "no replica yet"
-        return f"{self.application or 'NOT_STARTED'} ({states})"
+        waits = f", waiting for {self.waits_for}" if self.waits_for else ""
+        return f"{self.application or 'NOT_STARTED'} ({states}){waits}"
 
     @property
     def ready(self) -> int:

@@ -110,12 +110,24 @@ class ClusterHost(contextlib.ExitStack):  # of its connections
         details = self._serve.details(deadline)
         application = self._application(details)
         status = parse(application)
+        if status.application == "DEPLOYING" and status.ready < status.target_replicas:
+            return replace(status, waits_for=self._lost_since(application.get("last_deployed_time_s") or 0.0, deadline))
         if status.application == "RUNNING" and (closed := _closed(details, status)):
             waits = f"the ingress of {', '.join(sorted(closed))} is not ready"
             return replace(status, application="DEPLOYING", message=status.message or waits)
         if status.application == "UNHEALTHY" and status.message.startswith("A deployment actor"):
             return replace(status, application="RUNNING")  # it keeps packages; requests do not need it
         return status
+
+    def _lost_since(self, moment: float, deadline: Deadline | None) -> str:
+        """Nodes that were lost after this, and are not back: their addresses, in words; empty if there are none."""
+        known: dict[str, Any] = {}
+        with contextlib.suppress(ServeApiError):  # a part of the dashboard that nothing else here needs
+            known = self._dashboard.json("GET", "/api/v0/nodes?detail=1&limit=10000", deadline)
+        nodes = ((known.get("data") or {}).get("result") or {}).get("result") or ()
+        lost = {one.get("node_ip") for one in nodes if (one.get("end_time_ms") or 0) > moment * 1000}
+        missing = sorted(map(str, lost - {one.get("node_ip") for one in nodes if one.get("state") == "ALIVE"}))
+        return f"the lost node {', '.join(missing)}" if missing else ""
 
     def _application(self, details: Mapping[str, Any]) -> dict[str, Any]:
         return (details.get("applications") or {}).get(self._place.application) or {}
@@ -231,6 +243,7 @@ class ClusterHost(contextlib.ExitStack):  # of its connections
         # back to, some have never stopped.
         wanted: int = deployment.get("num_replicas") or max(1, deployment["autoscaling_config"]["min_replicas"])
         back = _same(record["deployed"], record["last_good"])
+        spec["running"] = max(wanted, before.target_replicas)
         spec["room"] = 0 if back else more(wanted, before.target_replicas, spread=bool(deployment.get("spread")))
         builds = set(BUILT) & set(deployment["ray_actor_options"].get("runtime_env", ()))
         deadline = Deadline.after(_BUILD_S if builds else _JOB_S)

@@ -57,7 +57,7 @@ def deploy(spec: dict[str, Any]) -> None:
 
     asked = spec["deployment"]["ray_actor_options"]
     theirs = asked.pop("runtime_env", {})
-    nodes = probe(
+    rooms = probe(
         spec["needs"],
         theirs,
         cpus=asked["num_cpus"],
@@ -65,8 +65,11 @@ def deploy(spec: dict[str, Any]) -> None:
         replicas=spec["room"],
         look_s=spec["look_s"],
     )
-    options = _options(spec["deployment"], nodes)
-    options["ray_actor_options"] = {**asked, "runtime_env": of_replicas(theirs)}
+    asked["runtime_env"] = of_replicas(theirs)
+    options = {key: value for key, value in spec["deployment"].items() if key != "spread"}
+    version = _version(spec["args"], asked)
+    if spec["deployment"].get("spread"):
+        version = _spread(options, rooms, spec["running"], f"{spec['name']}:{version}")
     # On the head: Serve's state ends with it anyway, and it may stand without a replica, and without what they need.
     alone: dict[str, Any] = {"num_cpus": 0, "resources": {"node:__internal_head__": 0.001}}
     if PYTHON in theirs:
@@ -74,24 +77,33 @@ def deploy(spec: dict[str, Any]) -> None:
     keeper = DeploymentActorConfig(name=KEEPER, actor_class=keeper_class(), actor_options=alone)
     deployment = serve.deployment(deployment_actors=[keeper], **options)(serve.ingress()(Replica))
     # Otherwise each call replaces all replicas, whatever has changed.
-    deployment._version = _version(spec, options)
+    deployment._version = version
     application = deployment.bind(ServiceConfig.from_json(spec["args"]))
     target = serve.RunTarget(application, spec["name"], spec["route_prefix"], logging_config=_LOGGING)
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
-def _options(deployment: dict[str, Any], nodes: int) -> dict[str, Any]:
-    options = {key: value for key, value in deployment.items() if key != "spread"}
-    if deployment.get("spread"):
-        most = options.get("num_replicas") or options["autoscaling_config"]["max_replicas"]
-        options["max_replicas_per_node"] = -(-most // nodes)
-        # Old and new ones count together, so that a surge would wait for room for ever.
-        options["max_surge_percent"] = 0
-    return options
+def _spread(options: dict[str, Any], rooms: list[int], running: int, version: str) -> str:
+    """Give each node its share of the replicas of this version, and no more; returns the version with that.
+
+    Serve's own `max_replicas_per_node` counts old and new ones together: with as many replicas as nodes, new ones would
+    wait for ever for room beside the old. So each version has a limit of its own, made as Serve makes that one.
+    """
+    from ray import _raylet
+
+    most = options.get("num_replicas") or options["autoscaling_config"]["max_replicas"]
+    share = -(-most // len(rooms))
+    limited = f"{version}-{share}"
+    prefix: str = _raylet.IMPLICIT_RESOURCE_PREFIX  # type: ignore[attr-defined]  # compiled, without a description
+    options["ray_actor_options"]["resources"] = {f"{prefix}{limited}": 1 / share}
+    if sum(min(room, share) for room in rooms) < running:
+        options["max_surge_percent"] = 0  # an old one makes room
+    return limited
 
 
-def _version(spec: dict[str, Any], options: dict[str, Any]) -> str:
-    told = json.dumps([spec["args"], options["ray_actor_options"]], sort_keys=True, default=str)
+def _version(args: dict[str, Any], asked: dict[str, Any]) -> str:
+    """Equal for what need not replace replicas."""
+    told = json.dumps([args, asked], sort_keys=True, default=str)
     return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 

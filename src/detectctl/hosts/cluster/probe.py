@@ -101,8 +101,10 @@ def _python() -> str:
 
 def probe(
     needed: dict[str, str], theirs: dict[str, Any], *, cpus: float, gpus: float, replicas: int, look_s: float
-) -> int:
-    """Look at every node that could have a replica, from a driver that is connected; returns how many there are.
+) -> list[int]:
+    """Look at every node that could have a replica, from a driver that is connected.
+
+    Returns how many find room beside what is there, on each of them.
 
     Args:
         needed: as from `needs`.
@@ -115,17 +117,18 @@ def probe(
     Raises:
         Lacking: some node lacks a package, or there is not the room.
     """
-    nodes = [node for node in _alive() if _fits(node["Resources"], cpus, gpus)]
+    seen = _seen([node for node in _alive() if _fits(node["Resources"], cpus, gpus)], needed, theirs, look_s)
+    # One that was lost shortly before that has been missed by now.
+    nodes = [node for node in _alive() if node["NodeManagerAddress"] in seen]
     if not nodes:
         raise Lacking(f"no node of the cluster has {reserved(cpus, gpus)} for a replica")
-    lacking = {address: seen for address, seen in _seen(nodes, needed, theirs, look_s).items() if seen.words}
+    lacking = {address: seen[address] for node in nodes if seen[address := node["NodeManagerAddress"]].words}
     if lacking:
-        where = "; ".join(f"{address}: {seen.words}" for address, seen in sorted(lacking.items()))
-        missing = {name for seen in lacking.values() for name in seen.lacks if name != GPU}
+        where = "; ".join(f"{address}: {one.words}" for address, one in sorted(lacking.items()))
+        missing = {name for one in lacking.values() for name in one.lacks if name != GPU}
         mends = f"; on each: {mend(needed, missing, theirs)}" if missing else ""
         raise Lacking(f"nodes lack what replicas need: {where}{mends}")
-    _require_room(nodes, cpus, gpus, replicas)
-    return len(nodes)
+    return _rooms(nodes, cpus, gpus, replicas)
 
 
 def survey(needed: dict[str, str], theirs: dict[str, Any]) -> dict[str, Any]:
@@ -207,21 +210,24 @@ def _asked(
     for address, answer in asked.items():
         try:
             seen[address] = ray.get(answer, timeout=max(0.0, late - time.monotonic()))
+        except ray.exceptions.GetTimeoutError:
+            seen[address] = Seen(trouble="it does not answer, although Ray has not missed it yet")
         except ray.exceptions.RayError as error:
             seen[address] = Seen(trouble=f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}")
     return seen
 
 
-def _require_room(nodes: list[dict[str, Any]], cpus: float, gpus: float, replicas: int) -> None:
+def _rooms(nodes: list[dict[str, Any]], cpus: float, gpus: float, replicas: int) -> list[int]:
     from ray._private.state import available_resources_per_node
 
     free = available_resources_per_node()
-    room = sum(fitting(free.get(node["NodeID"], {}), cpus, gpus) for node in nodes)
-    if room < replicas:
+    rooms = [fitting(free.get(node["NodeID"], {}), cpus, gpus) for node in nodes]
+    if sum(rooms) < replicas:
         raise Lacking(
-            f"there is room for {room} of the {replicas} replicas to start, with {reserved(cpus, gpus)} each: "
+            f"there is room for {sum(rooms)} of the {replicas} replicas to start, with {reserved(cpus, gpus)} each: "
             "free some, add nodes, or lower --cpus or --replicas"
         )
+    return rooms
 
 
 def fitting(free: dict[str, float], cpus: float, gpus: float) -> int:

@@ -1,0 +1,47 @@
+"""Updates of a service on each node of a cluster, under callers at each node's address; figures by `pytest -rP`."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cluster_client import Client
+from installed import Home
+from ray_nodes import NODES, RayNodes, obstacle
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# Long: a few updates of the model after one another, for two thousand requests.
+pytestmark = [
+    *(pytest.mark.cluster, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)),
+    pytest.mark.skipif(obstacle() is not None, reason=str(obstacle())),
+]
+REQUESTS = 2000
+
+
+@pytest.mark.parametrize("haproxy", ["1", "0"])
+def test_updates_of_the_model_cost_no_more_than_one_request_in_a_thousand_at_any_nodes_address(
+    tmp_path: Path, haproxy: str
+) -> None:
+    """Behind HAProxy and Serve's own proxy; each node has one replica before and after each update.
+
+    A request may cross a connection that HAProxy or a replica that leaves is closing.
+    """
+    (tmp_path / "nodes").mkdir()
+    with RayNodes(tmp_path / "nodes", env={"RAY_SERVE_ENABLE_HA_PROXY": haproxy}) as nodes:
+        client = Client(nodes, Home(tmp_path))
+        client.up()
+        updates, slowest = 0, 0.0
+        with client.asking(*NODES, failing=REQUESTS // 1000) as asked:
+            while updates < 2 or len(asked) < REQUESTS:
+                begun = time.monotonic()
+                assert client.up("--imgsz", ("96", "64")[updates % 2])["action"] == "updated"
+                updates, slowest = updates + 1, max(slowest, time.monotonic() - begun)
+                assert client.pids().keys() == {"10.77.0.1", "10.77.0.2", "10.77.0.3"}
+        failed = sum(one.outcome != 200 for one in asked)
+        sys.stdout.write(f"{failed} of {len(asked)} failed in {updates} updates, the slowest of {slowest:.1f} s\n")
+        assert client.run("down", "--name", client.name).returncode == 0
