@@ -40,7 +40,7 @@ def _application(record: object, status: str = "RUNNING", **changes: Any) -> dic
 
 
 class Dashboard(RawServer):
-    """One that says whatever `says` is, except to those who ask for what is in `instead`, and then hangs up."""
+    """One that says whatever `says` is, except to those who ask for what is in `instead`; with nothing to say it hangs up."""
 
     def __init__(self) -> None:
         super().__init__(self._say)
@@ -51,7 +51,8 @@ class Dashboard(RawServer):
     async def _say(self, head: str, writer: asyncio.StreamWriter) -> None:
         writer.write(next((says for asked, says in self.instead.items() if head.startswith(asked)), self.says))
         await writer.drain()
-        writer.close()
+        if not self.says:
+            writer.close()
 
     def has(self, application: dict[str, Any]) -> None:
         self.says = answer(json.dumps({"applications": {"detectctl-default": application}}).encode())
