@@ -40,7 +40,10 @@ def _application(record: object, status: str = "RUNNING", **changes: Any) -> dic
 
 
 class Dashboard(RawServer):
-    """One that says whatever `says` is, except to those who ask for what is in `instead`; with nothing to say it hangs up."""
+    """One that says whatever `says` is, except to those who ask for what is in `instead`.
+
+    With nothing to say it hangs up.
+    """
 
     def __init__(self) -> None:
         super().__init__(self._say)
