@@ -93,6 +93,19 @@ def test_a_killed_worker_costs_what_it_had_in_hand_and_detect_nothing(client: Cl
     wait_until(lambda: client.run("status", "--name", client.name).returncode == 0, 60)
 
 
+def test_an_update_right_after_a_worker_was_lost_goes_on_without_it(client: Client) -> None:
+    """Ray calls it alive for some seconds more. The next update after its return takes it in again."""
+    assert isinstance(client.nodes, RayNodes)
+    client.nodes.kill(3)
+    begun = time.monotonic()
+    assert client.up("--imgsz", "96")["action"] == "updated"
+    _note(f"an update right after a worker was killed took {time.monotonic() - begun:.0f} s")
+    assert set(client.pids()) == {"10.77.0.1", "10.77.0.2"}
+    client.nodes.start_node(3)
+    assert client.up()["action"] == "updated"
+    assert set(client.pids()) == {"10.77.0.1", "10.77.0.2", "10.77.0.3"}
+
+
 def test_a_drained_worker_costs_nothing(client: Client) -> None:
     assert isinstance(client.nodes, RayNodes)
     known = client.nodes.get("/api/v0/nodes?detail=1").json()["data"]["result"]["result"]
