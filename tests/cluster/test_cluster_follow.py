@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from neighbours import Neighbours
     from ray_cluster import RayCluster
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
+# Long: it deploys three times to three nodes; that a follower rolls and waits is shown in test_lifecycle_follow.py.
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 
 NAME = "followed"
 

@@ -14,7 +14,8 @@ from one_ray_node import OneRayNode
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
+# Long: it starts a cluster of its own.
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(600)]
 
 APPLICATION = "detectctl-yolo"
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from neighbours import Neighbours
     from ray_cluster import RayCluster
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(900)]
+# Long: it waits for Serve's own pace of scaling.
+pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
 NAME = "scaled"
 
