@@ -129,7 +129,7 @@ _CLOSED = "http://127.0.0.1:1"
 BROKEN = {
     "a wrong setting": Broken("settings", "failure", ("DETECTCTL_PORT is 'x'", "--help"), env={"DETECTCTL_PORT": "x"}),
     "a service that would be open to others": Broken(
-        "settings", "failure", ("without authentication", "--no-auth"), env={"DETECTCTL_HOST": "0.0.0.0"}
+        "settings", "failure", ("without a key", "--no-auth"), env={"DETECTCTL_HOST": "0.0.0.0"}
     ),
     "a model that is not there": Broken(
         "settings", "failure", ("best.pt",), env={"DETECTCTL_MODEL": "/nowhere/best.pt"}

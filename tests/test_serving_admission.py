@@ -43,7 +43,7 @@ def stuck() -> Iterator[Stuck]:
 
 
 def _service(detector: Any) -> Service:
-    config: Any = SimpleNamespace(max_queue=2, model=BASE)
+    config: Any = SimpleNamespace(max_queue=2, model=BASE, updates={})
     fetcher: Any = None
     return Service(config, detector, fetcher, request_id=lambda: "id")
 

@@ -49,7 +49,7 @@ def test_many_large_masks_do_not_stop_the_event_loop(monkeypatch: pytest.MonkeyP
     encoder = answer._encode
     monkeypatch.setattr(answer, "_encode", encode)
     detector: Any = SimpleNamespace(workers=1, decode=lambda _: PICTURE, detect_image=lambda *_: Found(CROWD))
-    config: Any = SimpleNamespace(max_queue=2, model=BASE)
+    config: Any = SimpleNamespace(max_queue=2, model=BASE, updates={})
     assert asyncio.run(request()) == ("application/json", _in_one_piece(DetectionResult(CROWD, 8, 8, BASE)))
     assert all(thread.startswith("detect") for thread, _ in pieces)
     assert sum(size for _, size in pieces) > 10 * max(size for _, size in pieces)
