@@ -180,7 +180,7 @@ def test_a_good_cluster_is_ok(dashboard: Dashboard) -> None:
         "ok nodes: 10.77.0.2 has what replicas need; 2 of 2 CPUs free",
         "ok nodes: 10.77.0.3 has what replicas need; 2 of 2 CPUs free",
         "ok nodes: there is room for 4 more replicas, with 1 CPU each",
-        "ok ingress: HAProxy takes the requests; it waits 30 s for a replica that leaves, 1 s for one of detectctl's",
+        "ok ingress: HAProxy takes the requests; it waits 30 s for a replica that leaves, 5 s for one of detectctl's",
         "ok clocks: those of all nodes agree with this machine's, ",
         "ok service: instance default is not running",
     ]

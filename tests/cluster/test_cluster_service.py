@@ -78,15 +78,12 @@ def test_keys_are_changed_as_replicas_run_and_the_dashboard_shows_none(client: C
 
 
 def test_updates_under_load_close_no_nodes_address(client: Client) -> None:
-    """Thresholds and keys reach replicas as they run; another size of picture takes other ones, on each node again.
-
-    One request may cross a connection that HAProxy or a replica that leaves is closing.
-    """
+    """Thresholds and keys reach replicas as they run; another size of picture takes other ones, on each node again."""
     pids = client.pids()
     with client.asking(*NODES):
         assert client.up("--conf", "0.5")["action"] == "updated"
     assert client.pids() == pids
-    with client.asking(*NODES, failing=1):
+    with client.asking(*NODES):
         assert client.up("--conf", "0.5", "--imgsz", "96")["action"] == "updated"
     assert client.pids().keys() == pids.keys()
     assert set(client.pids().values()).isdisjoint(pids.values())

@@ -24,19 +24,14 @@ REQUESTS = 2000
 
 
 @pytest.mark.parametrize("haproxy", ["1", "0"])
-def test_updates_of_the_model_cost_no_more_than_one_request_in_a_thousand_at_any_nodes_address(
-    tmp_path: Path, haproxy: str
-) -> None:
-    """Behind HAProxy and Serve's own proxy; each node has one replica before and after each update.
-
-    A request may cross a connection that HAProxy or a replica that leaves is closing.
-    """
+def test_updates_of_the_model_cost_no_request_at_any_nodes_address(tmp_path: Path, haproxy: str) -> None:
+    """Behind HAProxy and Serve's own proxy; each node has one replica before and after each update."""
     (tmp_path / "nodes").mkdir()
     with RayNodes(tmp_path / "nodes", env={"RAY_SERVE_ENABLE_HA_PROXY": haproxy}) as nodes:
         client = Client(nodes, Home(tmp_path))
         client.up()
         updates, slowest = 0, 0.0
-        with client.asking(*NODES, failing=REQUESTS // 1000) as asked:
+        with client.asking(*NODES) as asked:
             while updates < 2 or len(asked) < REQUESTS:
                 begun = time.monotonic()
                 assert client.up("--imgsz", ("96", "64")[updates % 2])["action"] == "updated"

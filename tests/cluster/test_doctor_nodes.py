@@ -48,7 +48,7 @@ def test_a_node_that_lacks_something_is_named_with_the_command_that_mends_it(nod
     assert [finding for finding in findings if finding.level != "ok"] == []
     assert f"that of the file {nodes.token_file} is accepted" in said
     assert {f"{address} has what replicas need; 2 of 2 CPUs free" for address in addresses} <= set(said)
-    assert "HAProxy takes the requests; it waits 30 s for a replica that leaves, 1 s for one of detectctl's" in said
+    assert "HAProxy takes the requests; it waits 30 s for a replica that leaves, 5 s for one of detectctl's" in said
     assert _deployed(nodes) == served
     file = str(openvino.__file__)
     assert nodes.on_node(3, ["sh", "-ec", _BREAK.format(file)]).stderr == ""

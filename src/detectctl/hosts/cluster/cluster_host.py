@@ -42,8 +42,9 @@ OLDEST_RAY = (2, 60)
 _JOB_S = 120.0
 _BUILD_S = 600.0  # where each node prepares an environment first
 _ASK_S = 10.0
-# HAProxy waits half a minute for a replica that leaves, unless the application says how long is enough.
-DRAIN_S = 1
+# A replica that leaves waits half a minute, unless the application says how long is enough: until each node's HAProxy
+# has heard of it, which takes some seconds where processors are busy.
+DRAIN_S = 5
 _ENVIRONMENT = {DRAIN: str(DRAIN_S)}
 _SERVE = {"proxy_location": "EveryNode", "http_options": {"host": "0.0.0.0", "port": 8000}, "applications": []}  # noqa: S104 - a cluster is there to be reached; without a key `up` refuses
 RECORD = "detectctl"
