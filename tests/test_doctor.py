@@ -494,7 +494,8 @@ def test_a_good_machine_is_ok(home: Home, tmp_path: Path, record_property: Calla
         found = json.loads(home.run("doctor", "--json", **env).stdout)
     sys.stdout.write(f"\ndetectctl doctor took {seconds:.1f} s\n")
     record_property("seconds", seconds)
-    lines = done.stdout.splitlines()
+    beside = "another Ray cluster runs here"  # a test's in another process may
+    lines = [line for line in done.stdout.splitlines() if beside not in line]
     assert [line for line in lines if not line.startswith("ok ")] == []
     assert done.returncode == 0
     assert done.stderr == ""
