@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 NODES = (1, 2, 3)
 """The first is the head."""
+UNPACKED = "/tmp/ray/session_latest/runtime_resources/py_modules_files"  # noqa: S108 - on each node
+"""Where Ray unpacks packages of Python."""
 _LAN = """
 ip link set lo up
 ip link add br0 type bridge

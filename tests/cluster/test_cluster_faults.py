@@ -10,7 +10,7 @@ import pytest
 
 from cluster_client import Client
 from installed import DETECTCTL, Home, wait_until
-from ray_nodes import NODES, RayNodes
+from ray_nodes import NODES, UNPACKED, RayNodes
 from train_checkpoints import FOLDER
 
 if TYPE_CHECKING:
@@ -172,8 +172,7 @@ def _stored(nodes: RayCluster) -> set[str]:
 
 def _unpacked(nodes: RayCluster, node: int) -> set[str]:
     """The packages that lie on a node's disk."""
-    folder = "/tmp/ray/session_latest/runtime_resources/py_modules_files"  # noqa: S108 - the node's own
-    found = nodes.on_node(node, ["find", folder, "-mindepth", "1", "-maxdepth", "1", "-type", "d"]).stdout
+    found = nodes.on_node(node, ["find", UNPACKED, "-mindepth", "1", "-maxdepth", "1", "-type", "d"]).stdout
     return {f"{line.rpartition('/')[2]}.zip" for line in found.splitlines()}
 
 

@@ -11,7 +11,7 @@ import pytest
 from cluster_client import KEY, Client
 from detectctl.hosts.cluster import carrier
 from installed import Home
-from ray_nodes import NODES
+from ray_nodes import NODES, UNPACKED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,8 +131,7 @@ def _carried(client: Client) -> tuple[str, set[str]]:
     application = client.nodes.get("/api/serve/applications/").json()["applications"][f"detectctl-{NAME}"]
     told = application["deployments"]["Detector"]["deployment_config"]["user_config"]["detectctl"]["packages"].values()
     [module] = {module for one in told for module in one["carried"]["modules"]}
-    folder = "/tmp/ray/session_latest/runtime_resources/py_modules_files"  # noqa: S108
-    return f"{folder}/*/{module}/model.bin", {uri for one in told for uri in one["uris"]}
+    return f"{UNPACKED}/*/{module}/model.bin", {uri for one in told for uri in one["uris"]}
 
 
 @contextlib.contextmanager
