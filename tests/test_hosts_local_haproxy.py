@@ -288,6 +288,15 @@ def test_the_wrapper_starts_no_haproxy_with_another_text(
     assert "detectctl does not know" in checked.stderr
 
 
+def test_it_writes_no_line_for_each_request(prepared: tuple[Path, int], written: str, tmp_path: Path) -> None:
+    """Serve would read each, for metrics that a head of our own does not collect."""
+    config = tmp_path / "haproxy.cfg"
+    config.write_text(written)
+    assert "metrics.sock" in written
+    subprocess.run(["/bin/sh", prepared[0] / "haproxy.edit", config], check=True)
+    assert set(re.findall(r"^ *log .*", config.read_text(), re.MULTILINE)) == {"    log global"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("files", [512, 1024])
 def test_it_starts_within_the_limit_of_open_files(tmp_path: Path, files: int) -> None:

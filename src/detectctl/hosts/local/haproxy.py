@@ -179,6 +179,7 @@ done
 exec {binary} "$@"
 """
 
+# The line at metrics.sock is for metrics that our head does not collect; reading it took Serve 0.3 ms of each request.
 _EDIT = """\
 refuse() {{
   echo "this version of Ray writes a configuration of HAProxy that detectctl does not know: $1" >&2
@@ -189,6 +190,7 @@ sed -i \\
   -e 's#^\\( *bind \\)127\\.0\\.0\\.1:{port}$#\\1'{address}':{port}\\n    '{rules}'#' \\
   -e 's/ mode 666 / mode 600 /' \\
   -e '/^ *log 127.0.0.1:514 /d' \\
+  -e '/^ *log [^ ]*[/]metrics.sock /d' \\
   -e 's/^\\( *\\)timeout client .*/&\\n\\1timeout http-request 10s/' \\
   -e 's/^\\( *http-request \\)return status 404 .* lf-string "Path .*/\\1deny deny_status 503/' \\
   -e 's#^\\( *errorfile \\)\\(50[234]\\) .*#\\1\\2 '"${{0%/*}}"'/\\2.http#' \\
