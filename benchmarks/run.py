@@ -39,6 +39,7 @@ _PEERS = {
     "LitServe, a core each": ("litserve_openvino.py", "2", "a-core-each"),
 }
 _THREADS = (1, 2, 8)
+_TWO = ("--replicas", "2")
 _CEILING_SIDES = (64, 256, 640, 1280)  # of a square picture of as many pixels
 
 
@@ -90,6 +91,9 @@ def service(plan: Plan, done: Round) -> None:
     done.bare_ray_s = startup.bare_ray()
     with pictures.served(plan.images[0].parent) as url:
         _whole_life(plan, done, url, plan.home, instance.DETECTCTL)
+        with contestants.service(plan.home, (*plan.options, *_TWO)) as (running, _):
+            running.measure(plan.images[0], 8, plan.seconds)
+            done.memory_of_two = running.group.memory()
         if plan.before is not None:
             done.before = Round(bare_ray_s=done.bare_ray_s)
             _whole_life(plan, done.before, url, plan.home_before, plan.before)
@@ -112,6 +116,8 @@ def ceiling(plan: Plan, done: Round) -> None:
                 load(running)
         with contestants.service(plan.home, options) as (running, _):
             load(running)
+        with contestants.service(plan.home, (*options, *_TWO)) as (running, _):
+            done.ceiling.append(replace(running, who="detectctl, two replicas").measure(smallest, 8, plan.seconds))
         if plan.before is not None:
             with contestants.service(plan.home_before, options, plan.before) as (running, _):
                 load(replace(running, who="the version before"))
