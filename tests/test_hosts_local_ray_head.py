@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 import pytest
 
 from detectctl.errors import NotReady
-from detectctl.hosts.local import ray_head
+from detectctl.hosts.local import ray_head, ray_head_child
 from detectctl.hosts.local.local_host import LocalHost
 from detectctl.progress import Progress, silent
 
@@ -87,3 +87,22 @@ def test_traces_that_cannot_be_sent_are_a_warning_and_no_obstacle(
     assert lack.warning
     assert lack.message.startswith("without traces: a-package-that-nobody-has is not installed; ")
     assert "pip install 'detectctl[traces]'" in lack.message
+
+
+@pytest.mark.parametrize(("seconds", "found"), [(60, "node 3"), (0, None)])
+def test_a_head_looks_for_its_node_as_long_as_it_may(seconds: float, found: str | None) -> None:
+    """Ray itself gives up after 30 s, which a busy machine may take."""
+    looks: list[tuple[str, ...]] = []
+
+    def get_node(*of: str) -> str:
+        looks.append(of)
+        if len(looks) < 3:
+            raise RuntimeError("not there")
+        return f"node {len(looks)}"
+
+    patient = ray_head_child._patient(get_node, seconds)
+    if found is None:
+        with pytest.raises(RuntimeError, match="not there"):
+            patient("gcs", "id")
+    else:
+        assert (patient("gcs", "id"), looks) == (found, [("gcs", "id")] * 3)

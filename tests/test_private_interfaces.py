@@ -85,6 +85,14 @@ def test_ray_start_asks_a_replaceable_function_whether_it_has_the_client_server(
     assert _calls(_function(scripts, "start"), "get_ray_client_dependency_error")
 
 
+def test_ray_asks_a_replaceable_function_for_its_node_and_goes_on_while_it_raises() -> None:
+    """`ray_head_child` has it raise later than Ray gives up."""
+    services, node = _source("ray", "_private", "services.py"), _source("ray", "_private", "node.py")
+    assert [argument.arg for argument in _function(services, "get_node").args.args] == ["gcs_address", "node_id"]
+    assert "ray._private.services.get_node(" in node
+    assert 'except RuntimeError as e:\n                    logger.info(f"Failed to get node info' in node
+
+
 def test_ray_start_has_the_options_that_we_give() -> None:
     ours = inspect.getsource(ray_head)
     options = {word.split("=")[0].strip('f"') for word in ours.replace('"', " ").split() if word.startswith("--")}

@@ -199,6 +199,7 @@ def _environment(environ: Mapping[str, str], record: HeadRecord, ports: Ports) -
         # Ray's switch for "other machines may join", whatever its name says. Without it Ray replaces the loopback
         # address that we give it by the machine's own, and all its servers listen on every interface.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_gcs_server_port_wait_time_s": "300",  # 30 are not enough on a busy machine; `up` has its own deadline
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # `down` has drained Serve before
         "DASHBOARD_METRIC_PORT": str(ports.dashboard_metrics),
         **PROXY,

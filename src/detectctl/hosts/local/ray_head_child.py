@@ -3,19 +3,28 @@
 Run as `python -m detectctl.hosts.local.ray_head_child ALIVE_FILE start --head --block …` in the instance's folder, and
 keeps both; see `keeper`. Ray's command line has no option for two things that cost a third of the start-up time and 200
 MB: the dashboard's modules beside Serve's REST interface, and the Ray Client server, which would also be one more
-listener. Both replacements go by Ray 2.60's source; a Ray that no longer uses these names starts as usual, just with a
-larger footprint. docs/adr/lean-head.md has the reasons.
+listener. Nor has it one for how long it waits for its own node, which on a busy machine is not enough. All replacements
+go by Ray 2.60's source; a Ray that no longer uses these names starts as usual, just with a larger footprint and less
+patience. docs/adr/lean-head.md has the reasons.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detectctl.files import plain_path
 from detectctl.hosts.local.keeper import keep
+from detectctl.waiting import Deadline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_NODE_S = 300.0
+"""The deadline of `up` comes before it, unless `up` was killed."""
 
 
 def main() -> None:
@@ -34,9 +43,27 @@ def main() -> None:
 
     if start_ray_process is not None:
         services.start_ray_process = start_lean
+    if (get_node := getattr(services, "get_node", None)) is not None:
+        services.get_node = _patient(get_node, _NODE_S)
     scripts.get_ray_client_dependency_error = lambda: "the Ray Client server is not needed"
     sys.argv[0] = "ray"
     scripts.main()
+
+
+def _patient(get_node: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+    """The function, tried for so long while it raises RuntimeError, as it does until the node is there."""
+
+    def get_node_in_time(*args: Any, **kwargs: Any) -> Any:
+        deadline = Deadline.after(seconds)
+        while True:
+            try:
+                return get_node(*args, **kwargs)
+            except RuntimeError:
+                if deadline.passed:
+                    raise
+                time.sleep(0.1)
+
+    return get_node_in_time
 
 
 def _shorten_paths(folder: Path) -> None:
