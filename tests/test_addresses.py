@@ -31,7 +31,7 @@ def test_a_url_is_not_foreign(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a.jpg", "/a/b.jpg", "photos/12:30.jpg", "cam1:0001.jpg", "data:7.jpg", "a//b.jpg", "-"]
+    "text", ["a.jpg", "/a/b.jpg", "photos/12:30.jpg", "cam1:0001.jpg", "data:7.jpg", "a//b.jpg", "(a).jpg", "[x]", "-"]
 )
 def test_what_may_be_a_file_is_not_foreign(text: str) -> None:
     assert foreign(text) is None
@@ -51,6 +51,8 @@ def test_what_may_be_a_file_is_not_foreign(text: str) -> None:
         ("file://localhost/home/me/a.jpg", "a file: URL", "`/home/me/a.jpg`"),
         ("data:image/jpeg;base64,/9j/4AAQ", "a data: URL", "base64 -d"),
         ("rtsp://user:pw@camera/live", "a video stream", "ffmpeg -i 'rtsp://***@camera/live'"),
+        ("<http://host/a.jpg>", "a URL with other characters around it", "without them"),
+        ("'https://host/a.jpg?a=(1)'", "a URL with other characters around it", "without them"),
         ("http:/host/a.jpg", "a URL whose beginning is misspelt", "begin it with http://"),
         ("C:\\Users\\me\\a.jpg", "a path of Windows", "wslpath 'C:\\Users\\me\\a.jpg'"),
         ("c:/Users/me/a.jpg", "a path of Windows", "wslpath c:/Users/me/a.jpg"),
@@ -61,7 +63,7 @@ def test_another_address_is_told_by_its_kind_with_the_way_to_the_image(text: str
     found = foreign(text)
     assert found is not None
     assert found.kind.startswith(kind)
-    assert remedy in (found.signed or found.local)
+    assert remedy in (found.mended or found.signed or found.local)
 
 
 def test_a_message_has_no_more_of_a_long_text_than_a_line() -> None:

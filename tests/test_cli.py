@@ -176,6 +176,38 @@ def test_what_follows_a_double_dash_is_a_source(home: Home, name: str) -> None:
     assert (done.returncode, "Traceback" in done.stderr) == (3, False), done.stderr
 
 
+def test_a_file_that_looks_like_an_option_is_told_how_to_be_named(home: Home) -> None:
+    """A pattern brings it: `detect *.jpg`."""
+    (home.path / "-a b.jpg").touch()
+    done = home.run("detect", "-a b.jpg")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[2] == "  try: if the file is meant, write `'./-a b.jpg'`"
+    assert "--help" in home.run("detect", "-b.jpg").stderr
+
+
+@pytest.mark.parametrize("option", ["-o", "--grid"])
+def test_a_tilde_after_an_option_is_the_home_folder(home: Home, option: str) -> None:
+    """Bash leaves that of `--output=~/a.jpg` as it is."""
+    image = io.BytesIO()
+    Image.new("RGB", (100, 50)).save(image, "PNG")
+    (home.path / "a.png").write_bytes(image.getvalue())
+    with bent(lambda request: request.found()) as asked:
+        done = home.run("annotate", "a.png", option, "~/below/a.jpg", "--url", asked.url)
+    assert done.returncode == 0, done.stderr
+    assert (home.path / "below" / "a.jpg").is_file()
+    assert not (home.path / "~").exists()
+
+
+@pytest.mark.parametrize("shape", ["table", "csv"])
+def test_a_name_that_the_locale_has_no_letters_for_is_printed_all_the_same(home: Home, shape: str) -> None:
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    (home.path / "\u65e5.jpg").write_bytes(b"\xff\xd8\xff")
+    with bent(lambda request: request.found()) as asked:
+        done = home.run("detect", "\u65e5.jpg", "--format", shape, "--url", asked.url, **locale)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\\u65e5.jpg" in done.stdout
+
+
 def test_the_package_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "detectctl", "--help"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("Usage: detectctl ")

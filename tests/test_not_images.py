@@ -7,6 +7,8 @@ import pytest
 from broken_images import FORMATS, encoded
 from detectctl.not_images import kind_of
 
+AS_TEXT = "what is left of an image that was read as text on the way"
+
 
 @pytest.mark.parametrize(
     ("data", "kind"),
@@ -29,11 +31,18 @@ from detectctl.not_images import kind_of
         (b"data:image/png;base64,iVBORw0KGgo=", "a data: URL"),
         (b"image=%2F9j%2F4AAQ", "a URL-encoded form"),
         (b"\x89PNG\x1a\0\0\0", "a PNG whose line ends were changed on the way"),
+        (b"\xef\xbb\xbf\xff\xd8\xff\xe0\0\x10JFIF", "an image behind a byte order mark or blank lines"),
+        (b"\r\n\x89PNG\r\n\x1a\n", "an image behind a byte order mark or blank lines"),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF".decode("utf-8", "replace").encode(), AS_TEXT),
+        (b"\xff\xd8\xff\xe0\0\x10JFIF".decode("latin-1").encode(), AS_TEXT),
+        (b"\x89PNG\r\n\x1a\n\0".decode("utf-8", "replace").encode(), AS_TEXT),
+        (b"\x89PNG\r\n\x1a\n\0".decode("latin-1").encode(), AS_TEXT),
+        ("\u00ffmlaut".encode(), None),
         (b"Access denied\n", "text"),
         (b"", "empty"),
     ],
 )
-def test_what_is_no_image_is_told_by_its_kind(data: bytes, kind: str) -> None:
+def test_what_is_no_image_is_told_by_its_kind(data: bytes, kind: str | None) -> None:
     assert kind_of(data) == kind
 
 

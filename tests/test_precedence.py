@@ -132,6 +132,9 @@ def test_a_tilde_in_a_path_is_the_home_folder(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "detectctl.toml").write_text("[up]\napi-key-file = '~/keys'")
     settings = _up({"calibrate": "~/images"})
     assert (str(settings.api_key_file), str(settings.calibrate)) == ("/home/somebody/keys", "/home/somebody/images")
+    (tmp_path / "mine.toml").write_text("[up]\nport = 8123")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert _up(environ={"DETECTCTL_CONFIG": "~/mine.toml"}).port == 8123
     with pytest.raises(UsageError) as caught:
         _up({"calibrate": "~nobody-of-this-name/images"})
     assert "must not begin with ~" in str(caught.value.why)

@@ -177,6 +177,13 @@ def test_a_missing_file_names_its_nearest_neighbour(tmp_path: Path) -> None:
     assert str(tmp_path / "best.pt") in str(caught.value.hint)
 
 
+def test_a_tilde_that_no_shell_has_seen_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of `model = "~/best.pt"` in the settings file."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "best.pt").write_bytes(b"x")
+    assert parse("~/best.pt") == LocalFile(tmp_path / "best.pt")
+
+
 def test_a_folder_is_refused(tmp_path: Path) -> None:
     """A folder is not searched for checkpoints."""
     with pytest.raises(UsageError, match="not a model reference") as caught:

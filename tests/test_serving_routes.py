@@ -369,13 +369,17 @@ def test_an_image_url_that_was_posted_is_told_to_go_by_get(client: httpx.Client,
         ("data:image/jpeg;base64," + "/9j/" * 3000, "it is a data: URL"),
         ("file:///etc/passwd", "it is a file: URL"),
         ("www.example.org/x.jpg", "it must begin with http:// or https://"),
+        ("http:/example.org/x.jpg", "it is a URL whose beginning is misspelt"),
+        ('"http://example.org/x.jpg"', "it is a URL with other characters around it"),
     ],
 )
 def test_an_address_of_another_kind_is_told_as_that(client: httpx.Client, url: str, why: str) -> None:
     answer = client.get("/detect", params={"image_url": url})
     assert _code(answer) == (400, "bad_url")
     assert answer.json()["error"]["why"].startswith(why)
-    assert ("presign" in answer.json()["error"]["hint"]) == url.startswith("s3")
+    remedies = {"s": "presign", "h": "begin it with http://", '"': "name it without them"}
+    for begin, remedy in remedies.items():
+        assert (remedy in answer.json()["error"]["hint"]) == url.startswith(begin)
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,39 @@ def test_a_url_is_kept_as_it_was_typed() -> None:
     assert source == Source("HTTPS://host/a.jpg?size=[1]*", url="HTTPS://host/a.jpg?size=[1]*")
 
 
+@pytest.mark.parametrize("text", [" http://host/a.jpg", "http://host/a.jpg\r", "\thttp://host/a.jpg\n"])
+def test_space_around_a_url_is_no_part_of_it(text: str) -> None:
+    """Such as the line end of a list that was written on Windows."""
+    assert list(resolve([text])) == [Source("http://host/a.jpg", url="http://host/a.jpg")]
+
+
+def test_the_line_end_of_windows_after_a_name_is_told(tmp_path: Path) -> None:
+    touch(tmp_path / "a.jpg")
+    (source,) = resolve([f"{tmp_path}/a.jpg\r"])
+    assert problem(source).what == rf"'{tmp_path}/a.jpg\r' not found"
+    assert "a file of Windows" in str(problem(source).hint)
+
+
+def test_nothing_is_not_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of `detect "$FILE"` where FILE is not set."""
+    touch(tmp_path / "a.jpg")
+    monkeypatch.chdir(tmp_path)
+    for source in (*resolve([""]), Source.of("")):
+        assert problem(source).what == "a source is empty"
+
+
+def test_a_tilde_in_quotes_is_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A glob has to be quoted, so no shell has seen to its `~`; a file that is called so is that file."""
+    home, here = tmp_path / "home", tmp_path / "here"
+    touch(home / "a.jpg", home / "below" / "b.jpg", here / "~a.jpg", here / "~" / "c.jpg")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    assert names("~/a.jpg", "~/*/*.jpg") == [f"{home}/a.jpg", f"{home}/below/b.jpg"]
+    assert names("~a.jpg", "~/c.jpg") == ["~a.jpg", "~/c.jpg"]
+    (source,) = resolve(["~nobody-of-this-name/a.jpg"])
+    assert problem(source).what == "~nobody-of-this-name/a.jpg not found"
+
+
 def test_a_dash_is_the_image_on_stdin() -> None:
     (source,) = resolve(["-"], stdin=b"bytes")
     assert (source.name, source.read()) == ("-", b"bytes")

@@ -11,6 +11,7 @@ MAX_SHOWN_CHARS = 120
 NO_FRAGMENT = "; what follows a # is not sent: in a file's name, write it as %23"
 """Added to the reason why a URL was not found."""
 
+_AROUND = " \t\"'`<>()[]"
 _LOGIN = re.compile(r"//(?:[^/]*|[^/\[]*:[^/]*[^/0-9][^/]*/.*)@")
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]+):(/*)", re.IGNORECASE)
 _WINDOWS = re.compile(r"[a-z]:[\\/]|\\\\", re.IGNORECASE)
@@ -24,11 +25,13 @@ class Foreign:
         kind: in words that complete `it is …`.
         signed: the command that makes an http(s) URL of it, if there is one.
         local: what to do where no URL is needed, but a file.
+        mended: what to do if it is a URL that is written wrongly.
     """
 
     kind: str
     signed: str | None = None
     local: str = "download it first, and name the file"
+    mended: str | None = None
 
 
 _S3 = Foreign("an object in S3", signed="aws s3 presign {}")
@@ -68,7 +71,11 @@ def foreign(text: str) -> Foreign | None:
     quoted = shlex.quote(shortened(masked(text)))
     if _WINDOWS.match(text):
         return Foreign("a path of Windows", local=f"under WSL, name the file that this prints: `wslpath {quoted}`")
-    if is_url(text) or (match := _SCHEME.match(text)) is None:
+    if is_url(text):
+        return None
+    if is_url(text.strip(_AROUND)):
+        return Foreign("a URL with other characters around it", mended="name it without them")
+    if (match := _SCHEME.match(text)) is None:
         return None
     scheme, slashes = match[1].lower(), match[2]
     found = None
@@ -76,7 +83,7 @@ def foreign(text: str) -> Foreign | None:
         pipe = "base64 -d FILE | detectctl detect -"
         found = Foreign("a data: URL, which has the image in it", local=f"decode what follows its comma: `{pipe}`")
     elif scheme in {"http", "https"}:
-        found = Foreign("a URL whose beginning is misspelt", local=f"begin it with {scheme}://")
+        found = Foreign("a URL whose beginning is misspelt", mended=f"begin it with {scheme}://")
     elif scheme == "file" and slashes:
         path = re.sub(r"^file:(//(localhost)?)?", "", text, flags=re.IGNORECASE)
         found = Foreign("a file: URL", local=f"name the file itself: `{shlex.quote(unquote(path))}`")

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 _REMOVAL_S = 2.0
 
 
+def at_home(path: str) -> str:
+    """The path with the home folder for a `~` at its start, as a shell does that sees no quotes; else as it is."""
+    return os.path.expanduser(path)  # noqa: PTH111 - Path's raises where that folder is not known
+
+
 def sha256_of(path: Path) -> str:
     """Hex SHA-256 of the file's bytes. Raises OSError if it cannot be read."""
     with path.open("rb") as file:

@@ -245,9 +245,7 @@ class Downloads:
             proxy = None
             try:
                 url, login = split_login(url, login)
-                scheme = urlsplit(url).scheme
-                if scheme not in {"http", "https"}:
-                    raise BadAddress("it is not an http:// or https:// URL")
+                scheme = _scheme(url)
                 proxy = proxy_for(url)
                 manager = self._manager(scheme, proxy)
                 asked = urllib3.util.parse_url(url).url  # as it will stand in the request
@@ -257,7 +255,7 @@ class Downloads:
                     if response.status == 401 and login and login.may_answer(response.headers):
                         continue
                     if location := response.get_redirect_location():
-                        url = urljoin(url, location)
+                        url = _following(url, location)
                         continue
                     if response.status != 200:
                         raise Refused(Answer(response.status, response.headers, b""))
@@ -288,6 +286,26 @@ class Downloads:
 
 _TOO_SLOW = "it took too long"
 _MALFORMED_LOGIN = "it is malformed; in a password, signs such as / ? # @ must be percent-encoded"
+
+
+def _scheme(url: str) -> str:
+    """`http` or `https`; BadAddress or ValueError if it is not the URL of such a server."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"}:
+        raise BadAddress("it is not an http:// or https:// URL")
+    if parts.port == 0:  # a greater one than 65535 is a ValueError
+        raise BadAddress("its port must be from 1 to 65535")
+    return parts.scheme
+
+
+def _following(url: str, location: str) -> str:
+    """Where a redirect leads; a bad address there is no fault of the URL that was asked for."""
+    try:
+        following = urljoin(url, location)
+        _scheme(following)
+    except (ValueError, BadAddress):
+        raise NoAnswer("its server redirects to what is not an http:// or https:// URL") from None
+    return following
 
 
 def _timeout(deadline: Deadline, stall_s: float = float("inf")) -> urllib3.Timeout:

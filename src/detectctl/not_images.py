@@ -34,6 +34,11 @@ _MAGIC = (
         "an image in base64",
     ),
     (re.compile(rb"\x89PNG\n?\x1a"), "a PNG whose line ends were changed on the way"),
+    # The first bytes of JPEG and PNG, each put in place of by U+FFFD, or made two by taking them for Latin-1.
+    (
+        re.compile(rb"(\xef\xbf\xbd){3}|(\xef\xbf\xbd|\xc2\x89)PNG|\xc3\xbf\xc3\x98\xc3\xbf"),
+        "what is left of an image that was read as text on the way",
+    ),
 )
 
 
@@ -44,6 +49,8 @@ def kind_of(data: bytes) -> str | None:
     if not data:
         return "empty"
     head = data[:_HEAD_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip()
+    if head.startswith((b"\xff\xd8\xff", b"\x89PNG\r")) and not data.startswith(head):  # a script's own blank lines
+        return "an image behind a byte order mark or blank lines"
     for form, kind in _MAGIC:
         if form.match(head):
             return kind

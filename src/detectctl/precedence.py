@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from detectctl.addresses import masked
 from detectctl.errors import UsageError
-from detectctl.files import reason
+from detectctl.files import at_home, reason
 from detectctl.paths import Paths
 from detectctl.ray_token import may_find
 from detectctl.settings import (
@@ -63,7 +63,7 @@ class Sources:
         UsageError if the file cannot be read, is not TOML, or has a key that no option has.
         """
         if config_file is None and environ.get(PREFIX + "CONFIG"):
-            config_file = Path(environ[PREFIX + "CONFIG"])
+            config_file = Path(at_home(environ[PREFIX + "CONFIG"]))
         # `Path.is_file` fails in a folder that this user may not enter, such as a home that `sudo -u` has left in HOME.
         found = (each for each in _usual_files(environ) if os.path.isfile(each))  # noqa: PTH113
         file = config_file or next(found, None)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from detectctl.addresses import foreign, is_url, masked, shortened
 from detectctl.errors import DetectctlError, SourceUnreadable
-from detectctl.files import reason
+from detectctl.files import at_home, reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -140,13 +140,14 @@ def resolve(
     """The images that the arguments name: arguments in the order given, what a folder or glob holds sorted by path.
 
     An argument that starts with `http://` or `https://` is a URL, `-` is `stdin`, an existing file or folder is itself,
-    and one with `*`, `?` or `[` is a glob (`**` crosses folders). Hidden files in folders are left out; subfolders are
-    too, unless `recursive`, and links to folders always.
+    and one with `*`, `?` or `[` is a glob (`**` crosses folders); `~` at the start is the home folder. Hidden files in
+    folders are left out; subfolders are too, unless `recursive`, and links to folders always.
 
     `left_out` counts what folders have beside images, by suffix, and links to folders.
     """
     left_out = Counter() if left_out is None else left_out
-    for argument in arguments:
+    for given in arguments:
+        argument = _without_the_shell(given)
         name = _shown(argument)
         try:
             if argument == "-":
@@ -165,6 +166,15 @@ def resolve(
             yield Source(name, problem=SourceUnreadable(f"{name} is not a path", why=str(error), hint=_NAME))
 
 
+def _without_the_shell(argument: str) -> str:
+    """A URL without space around it, such as the line end of a file of Windows; a path in quotes without its `~`."""
+    if is_url(stripped := argument.strip()):
+        return stripped
+    if argument.startswith("~") and not os.path.lexists(argument):
+        return at_home(argument)
+    return argument
+
+
 def _here(argument: str, left_out: Counter[str], *, recursive: bool) -> Iterator[Source]:
     """What a path or a glob names."""
     if Path(argument).is_dir():
@@ -177,6 +187,8 @@ def _here(argument: str, left_out: Counter[str], *, recursive: bool) -> Iterator
         name, hint = _printable(argument), _NAME
         if _LIKE_A_HOST.match(argument):
             hint = f"if it is a URL, write it in full: `https://{name}`"
+        elif name != name.rstrip():
+            name, hint = repr(name), "leave out the space at its end, or the line end of a file of Windows"
         raise SourceUnreadable(f"{name} not found", why="no file or folder has this name", hint=hint)
 
 
@@ -188,13 +200,15 @@ def _stdin(data: bytes | None) -> Source:
 
 
 def _elsewhere(argument: str) -> SourceUnreadable | None:
-    """Why an address of another kind than an http(s) URL cannot be read; None for what is or may be a file."""
+    """Why nothing, or an address of another kind than an http(s) URL, cannot be read; None for what may be a file."""
+    if not argument:  # which would be the working folder
+        return SourceUnreadable("a source is empty", why="its name is '', as of a variable that is not set", hint=_NAME)
     if (other := foreign(argument)) is None or os.path.lexists(argument):
         return None
     return SourceUnreadable(
         f"{shortened(_shown(argument))} cannot be read",
         why=f"it is {other.kind}, and what is read are files and http(s) URLs",
-        hint=f"make a URL of it: `{other.signed}`" if other.signed else other.local,
+        hint=other.mended or (f"make a URL of it: `{other.signed}`" if other.signed else other.local),
     )
 
 

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from detectctl import limits
-from detectctl.cli.options import Session, asked, command
+from detectctl.cli.options import Session, asked, command, path
 from detectctl.errors import UsageError
+from detectctl.files import at_home
 from detectctl.keys import read_keys
 from detectctl.settings import OUTPUT, AnnotateSettings, DetectSettings, RequestSettings
 from detectctl.thresholds import Thresholds
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
 
 _WHAT = "URL, file, folder, quoted glob, or - for image bytes on stdin"
 Sources = Annotated[list[str], typer.Argument(metavar="SOURCE…", help=_WHAT)]
-OneFile = Annotated[Path | None, asked("Write to FILE instead of stdout", OUTPUT, "--output", "-o", metavar="FILE")]
+_INSTEAD = "Write to FILE instead of stdout"
+OneFile = Annotated[Path | None, asked(_INSTEAD, OUTPUT, "--output", "-o", metavar="FILE", parser=path)]
 _WHERE = "A .jpg, .png or .webp file for one source, a folder for several"
-FileOrFolder = Annotated[str | None, asked(_WHERE, OUTPUT, "--output", "-o", metavar="FILE|DIR")]
+FileOrFolder = Annotated[str | None, asked(_WHERE, OUTPUT, "--output", "-o", metavar="FILE|DIR", parser=at_home)]
 _SHEET = "Put all images on one sheet, a .jpg, .png or .webp file; with or without -o"
-SheetFile = Annotated[Path | None, asked(_SHEET, OUTPUT, "--grid", metavar="FILE")]
+SheetFile = Annotated[Path | None, asked(_SHEET, OUTPUT, "--grid", metavar="FILE", parser=path)]
 
 
 @command

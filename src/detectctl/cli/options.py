@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, get_origin
 import typer
 from typer.core import TyperCommand
 
+from detectctl.files import at_home
 from detectctl.paths import Paths, with_home
 from detectctl.precedence import FILE_NAME, Sources
 from detectctl.settings import (
@@ -36,9 +37,18 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound=Settings)
 
 
-def asked(help_text: str, group: str, *names: str, metavar: str | None = None) -> Any:
+def asked(
+    help_text: str, group: str, *names: str, metavar: str | None = None, parser: Callable[[str], Any] | None = None
+) -> Any:
     """An option that says what to do now, and is not a setting."""
-    return typer.Option(*names, help=help_text, metavar=metavar, rich_help_panel=group, show_default=False)
+    return typer.Option(
+        *names, help=help_text, metavar=metavar, rich_help_panel=group, show_default=False, parser=parser
+    )
+
+
+def path(text: str) -> Path:
+    """For `parser`: no shell has seen to the `~` of `--output=~/out`."""
+    return Path(at_home(text))
 
 
 Json = Annotated[bool, asked("Print JSON", OUTPUT, "--json")]
@@ -174,6 +184,6 @@ def _option_of(setting: Setting) -> inspect.Parameter:
     return parameter(setting.name, kind | None, asked(text, option.group, *(option.names or (flag,)), metavar=metavar))
 
 
-_FILE = asked(f"Settings file [default: ./{FILE_NAME}]", GLOBAL, "--config", metavar="FILE")
+_FILE = asked(f"Settings file [default: ./{FILE_NAME}]", GLOBAL, "--config", metavar="FILE", parser=path)
 GLOBAL_OPTIONS = (parameter("config_file", Path | None, _FILE), *_options_of(GlobalSettings))
 """The options that every command takes, before or after its name."""

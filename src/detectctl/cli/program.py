@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
+import shlex
 import sys
 from typing import Any, NoReturn
 
@@ -79,6 +81,8 @@ def main() -> NoReturn:
     """The console script; every error of ours is reported here, and becomes its exit code."""
     unwind_when_signalled()
     limits.set_soft()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as stderr is: a name need not fit the locale
     session = Session()
     problem: DetectctlError
     try:
@@ -116,12 +120,18 @@ def _usage_error(error: typer.TyperException) -> UsageError:
     parts = re.fullmatch(r"(.+?)(?:(?: \(Possible options: |\. Did you mean )(.+)[)?]|(?<='): (.+))", message)
     what, meant, why = parts.groups() if parts else (message, None, usage)
     sought = "command" if what.startswith("No such command") else "option"
-    if meant:
+    hint = f"`{path} --help` shows every {sought}"
+    if what.startswith("No such option") and (file := next(filter(_is_dashed_file, sys.argv[1:]), None)):
+        hint = f"if the file is meant, write `{shlex.quote(f'./{file}')}`"
+    elif meant:
         why = f"did you mean {meant}?"
     elif context and sought == "command":
         why = f"must be one of {', '.join(name for name, each in context.command.commands.items() if not each.hidden)}"
-    problem = UsageError(
-        what[:1].lower() + what[1:], why=why[:1].lower() + why[1:], hint=f"`{path} --help` shows every {sought}"
-    )
+    problem = UsageError(what[:1].lower() + what[1:], why=why[:1].lower() + why[1:], hint=hint)
     problem.__cause__ = error
     return problem
+
+
+def _is_dashed_file(argument: str) -> bool:
+    """Whether a pattern such as `*.jpg` may have brought it."""
+    return argument.startswith("-") and os.path.lexists(argument)

@@ -26,6 +26,7 @@ from typing import NoReturn
 
 from detectctl import exports
 from detectctl.errors import UsageError
+from detectctl.files import at_home
 from detectctl.registry.base_names import BASE_NAMES, DEFAULT_BASE, nearest, refuse_unserved
 
 REGISTRY_PREFIX = "wandb-registry-"
@@ -100,7 +101,7 @@ def parse(text: str) -> Reference:
         return _parse_page(text)
     if text.startswith("wandb://"):
         return _parse_artifact(text.removeprefix("wandb://"), text)
-    path = Path(text)
+    path = Path(at_home(text))
     # Not `Path.is_file`: a name that is too long for the file system is not an error here: it is not a file.
     if os.path.isfile(path):  # noqa: PTH113
         return LocalFile(path.absolute())

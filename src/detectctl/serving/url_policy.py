@@ -116,7 +116,8 @@ def parse_url(url: str) -> Target:
         BadUrl: not http(s), no host, a user name, an odd spelling of an address, or malformed.
     """
     if (other := foreign(url)) is not None:
-        hint = f"make a URL of it: `{other.signed}`" if other.signed else "send the image itself by POST"
+        made = other.signed and f"make a URL of it: `{other.signed}`"
+        hint = other.mended or made or "send the image itself by POST"
         raise _bad(url, f"it is {other.kind}, and must begin with http:// or https://", hint)
     if len(url) > MAX_URL_CHARS:
         raise BadUrl(
