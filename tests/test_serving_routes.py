@@ -429,6 +429,21 @@ def test_a_form_without_its_file_is_told_what_it_has(client: httpx.Client, field
     assert "curl -F file=@image.jpg" in answer.json()["error"]["hint"]
 
 
+@pytest.mark.parametrize("name", ["conf", "class", "max_det", "quality", "image_url"])
+def test_a_parameter_in_a_form_is_told_where_it_belongs(client: httpx.Client, name: str) -> None:
+    """It would change nothing, and nobody would know; other fields, such as a page's token, are left alone."""
+    file = {"file": ("a.jpg", GOOD)}
+    answer = client.post("/detect", data={name: "0.9"}, files=file)
+    assert _code(answer) == (422, "bad_parameter")
+    error = answer.json()["error"]
+    if name == "image_url":
+        assert error["message"] == "image_url is a parameter of GET"
+    else:
+        assert error["message"] == f"{name} is in the form"
+        assert f"'…/detect?{name}=…'" in error["hint"]
+    assert client.post("/detect", data={"csrf_token": "0.9"}, files=file).status_code == 200
+
+
 def test_a_limit_of_pixels_travels_from_the_settings_to_the_refusal(yolov8n_compiled: CompiledModel) -> None:
     """What the hint says is enough."""
     model = ModelVersion("base", "base", "yolov8n", None, "0" * 64, Path("/models/yolov8n.pt"))

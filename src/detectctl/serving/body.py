@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 
 from detectctl.errors import ImageTooLarge, RequestTimeout, UnsupportedImage
 from detectctl.not_images import kind_of
+from detectctl.serving.query import refuse_in_form
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,6 +41,7 @@ async def read_image(request: Request, source: str, limit: int) -> bytes:
     """The image, of at most `limit` bytes; `source` is the function's of that name.
 
     Raises:
+        BadParameter: a form with a parameter among its fields.
         ImageTooLarge: more than `limit`, announced or arrived.
         UnsupportedImage: a form that is malformed, or without a file in its field `file`; or no image, but JSON, base64
             or the like.
@@ -90,6 +92,7 @@ async def _read_form(request: Request, most: int, limit: int) -> bytes:
     bounded = Request(request.scope, _bounded(request.receive, most, limit))
     try:
         async with bounded.form(max_files=1, max_fields=8) as form:
+            refuse_in_form(form, request.scope["path"])
             file = form.get("file")
             if file is None or isinstance(file, str):
                 names = ", ".join(form)[:80]

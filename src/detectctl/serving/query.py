@@ -17,6 +17,8 @@ from detectctl.thresholds import Thresholds
 from detectctl.wire import DetectOptions, DrawOptions
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from starlette.requests import Request
 
 
@@ -70,7 +72,12 @@ class AnnotateUrlQuery(AnnotateQuery, _UrlQuery):
     """Of `GET /annotate`."""
 
 
+def _names(kind: type[BaseModel]) -> frozenset[str]:
+    return frozenset(field.alias or name for name, field in kind.model_fields.items())
+
+
 Q = TypeVar("Q", bound=BaseModel)
+_NAMES = _names(AnnotateUrlQuery)
 _URL = next(iter(_UrlQuery.model_fields))
 _DESCRIBED = "`/openapi.json` describes every parameter"
 _UNKNOWN = f"{_DESCRIBED}; what is part of an image's URL must be percent-encoded in it"
@@ -84,15 +91,11 @@ def read(request: Request, kind: type[Q]) -> Q:
 @lru_cache(maxsize=256)
 def _read(query_string: bytes, kind: type[Q]) -> Q:
     """Callers ask for the same again and again."""
-    known = {field.alias or name for name, field in kind.model_fields.items()}
+    known = _names(kind)
     given: dict[str, Any] = {}
     for name, value in QueryParams(query_string).multi_items():
         if name == _URL and name not in known:
-            raise BadParameter(
-                f"{_URL} is a parameter of GET",
-                why="a POST brings the image itself",
-                hint="send the same by GET, with no body: `curl -G`",
-            )
+            raise _url_by_post()
         if name not in known:  # not repeated in the answer, because it may be anything
             raise BadParameter(
                 "a query parameter is unknown", why=f"this route takes {', '.join(sorted(known))}", hint=_UNKNOWN
@@ -118,6 +121,27 @@ def _read(query_string: bytes, kind: type[Q]) -> Q:
         )
     why = str(problem.get("ctx", {}).get("error", problem["msg"]))  # ours, else in pydantic's words
     raise BadParameter(f"{wrong} is {str(problem['input'])[:80]!a}", why=why, hint=_DESCRIBED)
+
+
+def refuse_in_form(names: Iterable[str], path: str) -> None:
+    """Raise BadParameter if one of a form's fields has a parameter's name: it would change nothing, without a word."""
+    for name in names:
+        if name == _URL:
+            raise _url_by_post()
+        if name in _NAMES:
+            raise BadParameter(
+                f"{name} is in the form",
+                why="the parameters are read from the query, and from the form the image alone",
+                hint=f"move it: `curl -F file=@image.jpg '…{path}?{name}=…'`",
+            )
+
+
+def _url_by_post() -> BadParameter:
+    return BadParameter(
+        f"{_URL} is a parameter of GET",
+        why="a POST brings the image itself",
+        hint="send the same by GET, with no body: `curl -G`",
+    )
 
 
 def explained(error: BadParameter, request: Request) -> BadParameter:
