@@ -107,6 +107,7 @@ def test_an_answer_about_the_request_is_raised_at_once_as_what_it_is(
         ("image_too_large", "the service's own hint"),
         ("unsupported_image", "the service's own hint"),
         ("unauthorized", "give the service's key: `--api-key-file FILE`"),
+        ("not_found", "give the service's own address, without a route: `--url http://HOST:PORT`"),
         ("fetch_failed", "check the URL; or download it yourself: `--fetch client`"),
     ],
 )

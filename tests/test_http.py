@@ -442,6 +442,11 @@ def test_a_malformed_url_is_a_bad_address(url: str, why: str) -> None:
         download(url)
 
 
+def test_https_asked_of_a_server_without_it_is_told_in_words() -> None:
+    with bent(fine) as service, pytest.raises(Untrusted, match="it speaks http there, not https"):
+        download(service.url.replace("http:", "https:"))
+
+
 def test_a_server_with_an_untrusted_certificate_gets_no_request(tmp_path: Path) -> None:
     """TLS is verified: the server sees a handshake fail, and nothing after it."""
     context = untrusted_tls(tmp_path)

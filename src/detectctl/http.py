@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
+import ssl
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -284,6 +285,8 @@ class Downloads:
             return self._managers[scheme, proxy]
 
 
+_PLAIN = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG"})
+"""How OpenSSL, by its version, calls an answer that is not TLS."""
 _TOO_SLOW = "it took too long"
 _MALFORMED_LOGIN = "it is malformed; in a password, signs such as / ? # @ must be percent-encoded"
 
@@ -350,4 +353,6 @@ def _innermost(error: BaseException) -> str:
         error = deeper
     if isinstance(error, TimeoutError):
         return _TOO_SLOW
+    if isinstance(error, ssl.SSLError) and error.reason in _PLAIN:
+        return "it speaks http there, not https"
     return reason(error) if isinstance(error, OSError) else str(error) or type(error).__name__

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _HINTS = {
     "unauthorized": "give the service's key: `--api-key-file FILE`",
     "url_not_allowed": "download it yourself: `--fetch client`; or allow its host: `detectctl up --allow-url HOST`",
+    "not_found": "give the service's own address, without a route: `--url http://HOST:PORT`",
     "overloaded": "try again later, lower `--concurrency`, or add replicas: `detectctl up --replicas N`",
     "fetch_failed": "check the URL; or download it yourself: `--fetch client`",
     "fetch_timeout": "download it yourself: `--fetch client`",
