@@ -13,7 +13,7 @@ import tempfile
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ import instance
 import interpreter_lock
 import limit
 import pictures
+import threads
 import wrk
 from accounting import Group
 from detectctl import processes
@@ -51,6 +52,7 @@ class Measurement:
         cpu_ms: CPU per request by kind of process; the load generator's and the image server's are not in it.
         statuses: HTTP status → answers.
         lock_ms: for which interpreters' locks are held in a request; None where that is not measured.
+        threads_ms: CPU per request by thread of the busy interpreters; empty where that is not measured.
     """
 
     who: str
@@ -63,6 +65,7 @@ class Measurement:
     cpu_ms: dict[str, float]
     statuses: dict[str, int]
     lock_ms: float | None = None
+    threads_ms: dict[str, float] = field(default_factory=dict)
 
     @property
     def all_cpu_ms(self) -> float:
@@ -97,13 +100,20 @@ class Running:
         figures = (load.requests_per_s, load.p50_ms, load.p99_ms, cpu_ms, load.statuses)
         return Measurement(self.who, way, image.name, clients, *figures)
 
-    def lock_ms(self, image: Path, clients: int, seconds: float) -> float:
-        """For how long interpreters' locks are held in a request; RuntimeError if that may not be looked at."""
+    def inside(self, image: Path, clients: int, seconds: float) -> tuple[float, dict[str, float]]:
+        """Of its busy interpreters, per request: ms for which their locks are held, and CPU ms by thread.
+
+        RuntimeError if they may not be looked at.
+        """
         with ThreadPoolExecutor() as pool:
             length = math.ceil(seconds)
-            load = pool.submit(wrk.load, f"{self.url}/detect", clients=clients, seconds=length + 3, post=image)
-            share = interpreter_lock.held(self.group.busy_interpreters(), length)
-            return share * 1000 / load.result().requests_per_s
+            load = pool.submit(wrk.load, f"{self.url}/detect", clients=clients, seconds=2 * length + 5, post=image)
+            pids = self.group.busy_interpreters()
+            cpu_s = threads.used(pids, length)  # before py-spy looks on, which costs them some
+            share = interpreter_lock.held(pids, length)
+            rate = load.result().requests_per_s
+        by_thread = {name: used * 1000 / length / rate for name, used in cpu_s.items()}
+        return share * 1000 / rate, by_thread
 
     def objects(self, image: Path) -> list[dict[str, Any]]:
         """What it finds."""
@@ -124,8 +134,10 @@ class Running:
 def measure_limit(detector: dict[str, Any], image: Path, threads: int, seconds: float) -> Measurement:
     """The engine in one process, as many threads at it."""
     figures = limit.measure(detector, image, threads=threads, seconds=seconds)
-    cpu_ms = {"replica": figures.pop("cpu_ms")}
-    return Measurement("limit", "in process", image.name, threads, **figures, cpu_ms=cpu_ms, statuses={})
+    requests_per_s, p50_ms, p99_ms, cpu_ms = (figures[key] for key in ("requests_per_s", "p50_ms", "p99_ms", "cpu_ms"))
+    return Measurement(
+        "limit", "in process", image.name, threads, requests_per_s, p50_ms, p99_ms, {"replica": cpu_ms}, {}
+    )
 
 
 def export_for_peers() -> Path:

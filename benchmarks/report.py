@@ -13,7 +13,7 @@ from accounting import installed_bytes
 from judgement import Spread, against_before, judge
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from judgement import Round
 
@@ -86,7 +86,7 @@ def ceiling(rounds: Sequence[Round]) -> Table:
     """What surrounds the network, by FastAPI's. The peers run Ultralytics around the same one."""
     table = Table(
         "contestant", "megapixels", "clients", "requests/s", "x FastAPI", "CPU, x FastAPI", "lock held, ms",
-        "CPU ms by process",
+        "CPU ms by process", "and by thread of its interpreters",
         title="The ceiling: a network of 32 pixels: medians",
     )  # fmt: skip
     for first in rounds[0].ceiling:
@@ -95,7 +95,13 @@ def ceiling(rounds: Sequence[Round]) -> Table:
             [next(one for one in each.ceiling if (one.who, one.image, one.clients) == (who, *load)) for each in rounds]
             for who in (first.who, "FastAPI")
         )
-        by = {kind: statistics.median(one.cpu_ms.get(kind, 0) for one in same) for kind in first.cpu_ms}
+        by_process, by_thread = (
+            {
+                name: statistics.median(getattr(one, which).get(name, 0) for one in same)
+                for name in getattr(first, which)
+            }
+            for which in ("cpu_ms", "threads_ms")
+        )
         pairs = list(zip(same, peer, strict=True))
         table.add_row(
             first.who,
@@ -105,9 +111,16 @@ def ceiling(rounds: Sequence[Round]) -> Table:
             f"{statistics.median(one.requests_per_s / other.requests_per_s for one, other in pairs):.2f}",
             f"{statistics.median(one.all_cpu_ms / other.all_cpu_ms for one, other in pairs):.2f}",
             "" if first.lock_ms is None else f"{statistics.median(one.lock_ms or 0 for one in same):.2f}",
-            ", ".join(f"{kind} {ms:.2f}" for kind, ms in sorted(by.items(), key=lambda item: -item[1]) if ms >= 0.05),
+            by_process,
+            by_thread,
         )
     return table
+
+
+def _medians(rounds: Sequence[Mapping[str, float]]) -> str:
+    """Of each name that the first round has, the largest first."""
+    by = {name: statistics.median(one.get(name, 0) for one in rounds) for name in rounds[0]}
+    return ", ".join(f"{name} {ms:.2f}" for name, ms in sorted(by.items(), key=lambda item: -item[1]) if ms >= 0.05)
 
 
 def _ratio(rates: Sequence[float], rounds: Sequence[Round], by: Callable[[Round], float]) -> str:

@@ -107,8 +107,9 @@ def ceiling(plan: Plan, done: Round) -> None:
 
         def load(running: Running) -> None:
             crowd = running.measure(smallest, 8, plan.seconds)
-            held_ms = running.lock_ms(smallest, 8, plan.seconds)
-            done.ceiling += [running.measure(smallest, 1, plan.seconds), replace(crowd, lock_ms=held_ms)]
+            lock_ms, threads_ms = running.inside(smallest, 8, plan.seconds)
+            crowd = replace(crowd, lock_ms=lock_ms, threads_ms=threads_ms)
+            done.ceiling += [running.measure(smallest, 1, plan.seconds), crowd]
             done.ceiling += [running.measure(image, 8, plan.seconds) for image in larger]
 
         for who in ("FastAPI", "LitServe"):

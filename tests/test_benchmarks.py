@@ -17,6 +17,7 @@ import instance
 import interpreter_lock
 import judgement
 import pictures
+import threads
 import wrk
 from client import Command
 from contestants import Measurement
@@ -187,3 +188,13 @@ def test_looks_at_a_lock_are_counted_over_all_stacks() -> None:
     """py-spy's raw format: frames, and how often they were seen with the lock in hand."""
     assert interpreter_lock.looks("run (a.py:1);work (b c.py:2) 30\nrun (a.py:1) 4\n") == 34
     assert interpreter_lock.looks("") == 0
+
+
+def test_threads_that_differ_in_a_number_are_one() -> None:
+    """And those that py-spy does not know run no Python."""
+    names = {1: "MainThread", 2: "detect_0", 3: "detect_1", 4: "Thread-1 (_poll_wrapper)", 5: "ThreadPoolExecutor-1_0"}
+    used = threads.by_name({1: 1.0, 2: 2.0, 3: 3.0, 4: 4.0, 5: 5.0, 6: 6.0}, names)
+    assert used == {
+        "MainThread": 1.0, "detect": 5.0, "Thread-1 (_poll_wrapper)": 4.0, "ThreadPoolExecutor-1": 5.0,
+        threads.NATIVE: 6.0,
+    }  # fmt: skip
