@@ -46,6 +46,12 @@ def test_a_file_without_a_good_key_is_refused_without_repeating_it(tmp_path: Pat
     assert "accent" not in told
 
 
+def test_a_file_of_windows_has_a_mark_that_is_no_part_of_the_key(tmp_path: Path) -> None:
+    file = tmp_path / "keys"
+    file.write_bytes(b"\xef\xbb\xbf0123456789\r\n9876543210\r\n")
+    assert read_keys(file) == ("0123456789", "9876543210")
+
+
 def test_a_huge_file_is_not_read(tmp_path: Path) -> None:
     """The wrong file was named."""
     file = tmp_path / "keys"

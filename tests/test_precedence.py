@@ -112,6 +112,13 @@ def test_a_wrong_file_is_refused_with_key_and_cause(tmp_path: Path, text: str, t
         assert word in words
 
 
+def test_a_file_of_windows_is_read(tmp_path: Path) -> None:
+    """Its editors put a byte order mark before the first line, which nobody sees."""
+    file = tmp_path / "other.toml"
+    file.write_bytes(b"\xef\xbb\xbf[up]\r\nport = 8123\r\n")
+    assert _up(file=file).port == 8123
+
+
 def test_a_missing_config_file_is_refused(tmp_path: Path) -> None:
     """`--config` of a file that is not there is an error."""
     with pytest.raises(UsageError, match="nowhere"):

@@ -35,7 +35,8 @@ def read_keys(path: Path) -> tuple[str, ...]:
         ) from error
     if len(data) > MAX_FILE_BYTES:
         raise _bad(path, f"it is larger than {MAX_FILE_BYTES >> 10} KiB")
-    lines = {number: line.strip() for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), 1)}
+    text = data.decode("utf-8-sig", "replace")  # editors on Windows put a mark before it
+    lines = {number: line.strip() for number, line in enumerate(text.splitlines(), 1)}
     keys = {number: line for number, line in lines.items() if line and not line.startswith("#")}
     for number, key in keys.items():
         if not _KEY.fullmatch(key):

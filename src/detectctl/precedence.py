@@ -184,7 +184,7 @@ def _usual_files(environ: Mapping[str, str]) -> Iterator[Path]:
 
 def _read_tables(file: Path) -> dict[str, dict[str, object]]:
     try:
-        data = tomllib.loads(file.read_text(encoding="utf-8"))
+        data = tomllib.loads(file.read_text(encoding="utf-8-sig"))  # editors on Windows put a mark before it
     except OSError as error:
         raise UsageError(f"{file} cannot be read", why=reason(error), hint="check `--config`") from error
     except ValueError as error:  # also bytes that are not UTF-8
