@@ -18,6 +18,8 @@ from lifecycle_values import COMPILED, MODEL
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from detectctl.lifecycle.deployment import Deployment
+
 GIVEN = {
     "working_dir": "https://example.org/work.zip",
     "py_modules": ["s3://bucket/mine.zip"],
@@ -35,17 +37,17 @@ def _file(folder: Path, given: object) -> Path:
 def test_what_is_in_the_file_is_passed_on_and_another_one_is_another_deployment(tmp_path: Path) -> None:
     """A Python beside it, whose path no shell takes apart."""
     file = _file(tmp_path, GIVEN)
-    there = {"remote": True}
-    without = plan(UpSettings(), MODEL, COMPILED, "cpu", None, **there)
-    planned = plan(
-        UpSettings(runtime_env=file, node_python="/opt/my env/python"), MODEL, COMPILED, "cpu", None, **there
-    )
+
+    def planned_with(environment: dict[str, Any]) -> Deployment:
+        return plan(UpSettings(), MODEL, COMPILED, "cpu", None, remote=True, environment=environment)
+
+    without, planned = planned_with({}), planned_with(read(file, "/opt/my env/python"))
     expected = {**GIVEN, "py_executable": "'/opt/my env/python'"}
     assert planned.application()["deployments"][0]["ray_actor_options"]["runtime_env"] == expected
     assert "runtime_env" not in without.application()["deployments"][0]["ray_actor_options"]
     assert planned.fingerprint != without.fingerprint
     file.write_text("env_vars: {LD_PRELOAD: other.so}\n")
-    assert plan(UpSettings(runtime_env=file), MODEL, COMPILED, "cpu", None, **there).fingerprint != planned.fingerprint
+    assert planned_with(read(file, None)).fingerprint != planned.fingerprint
     assert read(_file(tmp_path, {"conda": "named", "env_vars": {}}), None) == {"conda": "named", "env_vars": {}}
 
 

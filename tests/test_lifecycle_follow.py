@@ -82,7 +82,7 @@ class Scene:
         running = state is not None
         state = state or replace(STATE, place=self.place)
         return UpJob(
-            SETTINGS, self.paths, {}, self._report, 0, deadline, self.folder, state, running, "cpu", exposed, None
+            SETTINGS, self.paths, {}, self._report, 0, deadline, self.folder, state, running, "cpu", exposed, None, {}
         )
 
 

@@ -13,7 +13,6 @@ from detectctl import limits
 from detectctl.engine.compiled import read_agreement
 from detectctl.engine.cpus import available_cpus
 from detectctl.engine.detector_settings import CONFIDENCE, DetectorSettings
-from detectctl.hosts.cluster import runtime_environment
 from detectctl.keys import key_digests
 from detectctl.lifecycle import sizing
 from detectctl.serving.service_config import APPLICATION, DEPLOYMENT, IMPORT_PATH, MAX_QUEUE, ServiceConfig
@@ -148,15 +147,17 @@ def plan(
     api_key_file: Path | None,
     *,
     remote: bool = False,
+    environment: dict[str, Any] | None = None,
 ) -> Deployment:
     """The deployment that `settings` ask for with this model; below this, nothing knows the command line's settings.
 
     `remote`: for a host of whose disk replicas see nothing, so that keys travel as digests.
+    `environment`: see `Placement`.
     """
     placement = Placement()
     if remote:
-        environment = runtime_environment.read(settings.runtime_env, settings.node_python)
-        placement = Placement(settings.cpus or 1, settings.gpus, settings.spread, settings.route_prefix, environment)
+        cpus, gpus, prefix = settings.cpus or 1, settings.gpus, settings.route_prefix
+        placement = Placement(cpus, gpus, settings.spread, prefix, environment or {})
     on_gpu = device == "cuda"
     shared = not remote and not on_gpu
     size = sizing.size(settings.replicas, available_cpus() if shared else None, limits.whole_memory())

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from detectctl import limits
 from detectctl.addresses import masked
@@ -84,6 +84,7 @@ class UpJob:
         state: of the instance.
         running: whether it is to be changed; otherwise it has to be started.
         calibration: images for int8; None for another precision.
+        environment: of Ray, what an operator adds to that of replicas.
     """
 
     settings: UpSettings
@@ -98,6 +99,7 @@ class UpJob:
     device: Device
     exposure: Exposure
     calibration: Calibration | None
+    environment: dict[str, Any]
 
 
 def up(settings: UpSettings, paths: Paths, environ: Mapping[str, str], report: Report) -> UpResult:
@@ -129,6 +131,7 @@ def begin(
     exposure.check(settings)
     parse_allow(settings.allow_url)
     device = _chosen_device(settings, environ, report)
+    environment = runtime_environment.read(settings.runtime_env, settings.node_python)
     folder = InstanceFolder.named(settings, paths.state)
     with locked(folder, "up", settings.timeout, report), exposure.prepared(settings, folder, report) as exposed:
         deadline = Deadline.after(settings.timeout)
@@ -143,7 +146,8 @@ def begin(
             host.require(settings.route_prefix)
         calibration = prepare(settings.precision, settings.calibrate, report)
         yield UpJob(
-            settings, paths, environ, report, begun, deadline, folder, state, running, device, exposed, calibration
+            *(settings, paths, environ, report, begun, deadline, folder, state, running),
+            *(device, exposed, calibration, environment),
         )
 
 
@@ -167,7 +171,6 @@ def _chosen_device(settings: UpSettings, environ: Mapping[str, str], report: Rep
         if settings.max_image_pixels > MAX_IMAGE_PIXELS:
             limits.require_memory(settings.max_image_pixels * BYTES_PER_PIXEL)
         return devices.choose(settings.device, settings.precision, environ, report)
-    runtime_environment.read(settings.runtime_env, settings.node_python)
     if settings.device == "cuda" and not settings.gpus:
         raise UsageError(
             "--device cuda needs a GPU for each replica",
@@ -252,7 +255,15 @@ def deployment_of(job: UpJob, model: ModelVersion) -> Deployment:
         report=job.report,
     )
     with job.state.open_host() as host:
-        return plan(job.settings, model, compiled, device, job.exposure.key_file, remote=host.remote)
+        return plan(
+            job.settings,
+            model,
+            compiled,
+            device,
+            job.exposure.key_file,
+            remote=host.remote,
+            environment=job.environment,
+        )
 
 
 def apply(job: UpJob, make: Callable[[], Deployment], digest: str) -> UpResult:
