@@ -49,7 +49,9 @@ class BentHost(LocalHost):
         self.on_deploy = on_deploy
         self.deployed = list(deployed)
 
-    def deploy(self, application: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    def deploy(
+        self, application: Mapping[str, Any], record: Mapping[str, Any], deadline: Deadline | None = None
+    ) -> None:
         fingerprint = application["deployments"][0]["user_config"]["fingerprint"]
         self.running = next(one for one in (GOOD, BAD) if one.fingerprint == fingerprint)
         if self.deployed:

@@ -12,12 +12,13 @@ from bent_rollout import BAD, GOOD
 from detectctl.errors import NotReady, UsageError
 from detectctl.hosts.cluster.cluster_host import ClusterHost, updates
 from detectctl.hosts.cluster.place import ClusterPlace
-from detectctl.hosts.dashboard import NothingChanged
+from detectctl.hosts.dashboard import NothingChanged, ServeApiError
 from detectctl.hosts.serve_rest import ServeStatus
 from detectctl.lifecycle.down import down
 from detectctl.lifecycle.state import Failure, InstanceFolder, InstanceState, served_digests
 from detectctl.progress import silent
 from detectctl.settings import ModelsSettings
+from detectctl.waiting import Deadline
 from lifecycle_values import PLACE, STATE
 from raw_server import RawServer, answer
 
@@ -171,6 +172,16 @@ def test_a_store_that_takes_no_more_is_told_and_nothing_has_changed(dashboard: D
     with ClusterHost(dashboard.place) as host, pytest.raises(NothingChanged, match="HTTP 507: the store is full"):
         host.deploy(application, NOTED.to_json())
     assert not any(head.startswith("POST ") for head in dashboard.requests)
+
+
+def test_a_job_that_outlasts_the_deadline_is_stopped(dashboard: Dashboard, tmp_path: Path) -> None:
+    """Nodes may be at work on an environment for minutes; who waits has said for how long."""
+    application = GOOD.application()
+    application["args"]["detector"]["model"] = str(tmp_path)
+    dashboard.says = answer(b'{"applications": {}, "submission_id": "one", "status": "RUNNING"}')
+    with ClusterHost(dashboard.place) as host, pytest.raises(ServeApiError, match="job one did not end in time"):
+        host.deploy(application, NOTED.to_json(), Deadline.after(0.2))
+    assert dashboard.requests[-1].startswith("POST /api/jobs/one/stop ")
 
 
 def test_changes_are_counted_by_their_end_in_what_is_deployed() -> None:

@@ -7,9 +7,10 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from ray.exceptions import GetTimeoutError, RuntimeEnvSetupError, WorkerCrashedError
 
 from detectctl.errors import UsageError
-from detectctl.hosts.cluster.probe import look_at_python
+from detectctl.hosts.cluster.probe import look_at_python, trouble
 from detectctl.hosts.cluster.runtime_environment import read
 from detectctl.lifecycle.deployment import plan
 from detectctl.settings import UpSettings
@@ -26,6 +27,12 @@ GIVEN = {
     "env_vars": {"LD_PRELOAD": "libjemalloc.so"},
     "config": {"setup_timeout_seconds": 300},
 }
+PIP_SAID = """
+Command '['python', '-m', 'pip']' returned non-zero exit status 1.
+    WARNING: Retrying after connection broken by 'NewConnectionError('<pip.Connection object at 0x7f>: no name')': /six/
+    ERROR: Could not find a version that satisfies the requirement six (from versions: none)
+    ERROR: No matching distribution found for six
+"""
 
 
 def _file(folder: Path, given: object) -> Path:
@@ -87,7 +94,7 @@ def test_only_one_can_say_which_python_replicas_run_on(tmp_path: Path, given: An
 
 
 @pytest.mark.parametrize(
-    ("command", "trouble"),
+    ("command", "said"),
     [
         (sys.executable, ""),
         ("/nowhere/python", "No such file or directory"),
@@ -95,8 +102,23 @@ def test_only_one_can_say_which_python_replicas_run_on(tmp_path: Path, given: An
         ("echo 3.4.0 1.0 #", "Python 3.4.0 with Ray 1.0, and must be Python "),
     ],
 )
-def test_a_python_is_looked_at_before_ray_starts_it(command: str, trouble: str) -> None:
+def test_a_python_is_looked_at_before_ray_starts_it(command: str, said: str) -> None:
     """One that is not there, or not as Ray's own, would hold Ray up on that node."""
     seen = look_at_python(command)
-    assert trouble in seen.trouble
-    assert bool(trouble) == bool(seen.words)
+    assert said in seen.trouble
+    assert bool(said) == bool(seen.words)
+
+
+@pytest.mark.parametrize(
+    ("error", "environment", "words"),
+    [
+        (GetTimeoutError("late"), {}, "it does not answer, although Ray has not missed it yet"),
+        (GetTimeoutError("late"), {"pip": ["six"]}, "pip has not finished its environment in time; `--timeout` allows"),
+        (RuntimeEnvSetupError("Traceback\n  S3 has no such file\n"), {}, "its environment: S3 has no such file"),
+        (RuntimeEnvSetupError(PIP_SAID), {"pip": ["six"]}, "for six; 'NewConnectionError('no name')': /six/"),
+        (WorkerCrashedError(), {}, "WorkerCrashedError: "),
+    ],
+)
+def test_a_node_that_cannot_be_looked_at_says_why(error: Exception, environment: dict[str, Any], words: str) -> None:
+    """In Ray's words and those of what it ran, and what to do where Ray says nothing."""
+    assert words in trouble(error, environment)

@@ -41,7 +41,9 @@ if TYPE_CHECKING:
 class DeadHost(LocalHost):
     """Its head was killed a moment ago."""
 
-    def deploy(self, application: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    def deploy(
+        self, application: Mapping[str, Any], record: Mapping[str, Any], deadline: Deadline | None = None
+    ) -> None:
         pass
 
     def status(self, deadline: Deadline | None = None) -> ServeStatus:

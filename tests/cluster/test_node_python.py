@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -53,6 +55,20 @@ def test_replicas_run_on_the_python_that_is_named_if_each_node_has_it(nodes: Ray
         assert f"10.77.0.3: the Python {_PYTHON} cannot be used" in failed.stderr
         assert "10.77.0.2" not in failed.stderr
         assert client.pids() == pids
+        broken.unlink()
+        environment.write_text(json.dumps({"pip": ["no-such-package==1.0"]}))
+        for timeout_s, why in (
+            (180, "Ray cannot prepare its environment: ERROR: No matching distribution found for no-such-package==1.0"),
+            (30, "pip has not finished its environment in time; `--timeout` allows more"),
+        ):
+            begun = time.monotonic()
+            failed = client.run(*client.up_command("--runtime-env", str(environment), "--timeout", str(timeout_s)))
+            sys.stdout.write(f"pip without a network: {time.monotonic() - begun:.0f} s\n{failed.stderr}\n")
+            assert time.monotonic() - begun < timeout_s + 10
+            assert failed.returncode == 4
+            assert f"10.77.0.1, 10.77.0.2, 10.77.0.3: {why}" in failed.stderr
+            assert "what ran before goes on serving" in failed.stderr
+            assert client.pids() == pids
     finally:
         broken.unlink(missing_ok=True)
         done = client.run("down", "--name", client.name, "--address", nodes.address)

@@ -88,12 +88,15 @@ class Host(Protocol):
     def status(self, deadline: Deadline | None = None) -> ServeStatus:
         """The service as Serve sees it; ServeApiError if Serve did not answer, or reported an error."""
 
-    def deploy(self, application: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    def deploy(
+        self, application: Mapping[str, Any], record: Mapping[str, Any], deadline: Deadline | None = None
+    ) -> None:
         """Hand Serve the application, with the files on this machine that it names, in place of what is deployed.
 
         It is as `Deployment.application` gives it, and knows nothing of the host; `record` is the instance's state, as
-        JSON, for hosts that `recall` it. Returns when Serve has accepted it;
-        `status` shows what becomes of it. ServeApiError, in Serve's own words, if it was not accepted.
+        JSON, for hosts that `recall` it. Returns when Serve has accepted it, and `status` shows what becomes of it.
+        ServeApiError, in Serve's own words, if it was not accepted, or not by the deadline; without one, the host has
+        patience of its own.
         """
 
     def drain(self, deadline: Deadline) -> bool:

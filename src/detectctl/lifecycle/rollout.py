@@ -50,7 +50,8 @@ class Rollout:
         self.folder.write(state)
         try:
             # If this fails, too, that is noted by whoever takes it back.
-            self.host.deploy(deployment.application(running), replace(state, last_failure=None).to_json())
+            told = replace(state, last_failure=None).to_json()
+            self.host.deploy(deployment.application(running), told, self.deadline)
         except NothingChanged as error:
             raise NotReady(
                 "the cluster cannot take the application",

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 OLDEST_RAY = (2, 60)
 """What an older one does not know of an application it leaves out without a word."""
 _JOB_S = 120.0
-_BUILD_S = 600.0  # where each node prepares an environment first
+_LOOK_S = 60.0  # at nodes, unless each prepares an environment first
 _ASK_S = 10.0
 # A replica that leaves waits half a minute, unless the application says how long is enough: until each node's HAProxy
 # has heard of it, which takes some seconds where processors are busy.
@@ -215,7 +215,9 @@ class ClusterHost(contextlib.ExitStack):  # of its connections
 
         return until(answer, deadline, f"the cluster at {self._place.address} did not answer in time")
 
-    def deploy(self, application: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    def deploy(
+        self, application: Mapping[str, Any], record: Mapping[str, Any], deadline: Deadline | None = None
+    ) -> None:
         [deployment] = application["deployments"]
         fingerprint = deployment["user_config"]["fingerprint"]
         there = self._application(self._serve.details())
@@ -247,8 +249,8 @@ class ClusterHost(contextlib.ExitStack):  # of its connections
         spec["running"] = max(wanted, before.target_replicas)
         spec["room"] = 0 if back else more(wanted, before.target_replicas, spread=bool(deployment.get("spread")))
         builds = set(BUILT) & set(deployment["ray_actor_options"].get("runtime_env", ()))
-        deadline = Deadline.after(_BUILD_S if builds else _JOB_S)
-        spec["look_s"] = deadline.left_s / 2
+        deadline = deadline or Deadline.after(_JOB_S)
+        spec["look_s"] = deadline.left_s / 2 if builds else min(_LOOK_S, deadline.left_s / 2)
         self._run("deploy", spec, known["uris"], deadline, attempt=known["attempt"])
 
     def _upload(self, path: Path) -> dict[str, Any]:

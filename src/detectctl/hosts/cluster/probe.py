@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -124,7 +125,10 @@ def probe(
         raise Lacking(f"no node of the cluster has {reserved(cpus, gpus)} for a replica")
     lacking = {address: seen[address] for node in nodes if seen[address := node["NodeManagerAddress"]].words}
     if lacking:
-        where = "; ".join(f"{address}: {one.words}" for address, one in sorted(lacking.items()))
+        alike: dict[str, list[str]] = {}
+        for address, one in sorted(lacking.items()):
+            alike.setdefault(one.words, []).append(address)
+        where = "; ".join(f"{', '.join(addresses)}: {words}" for words, addresses in alike.items())
         missing = {name for one in lacking.values() for name in one.lacks if name != GPU}
         mends = f"; on each: {mend(needed, missing, theirs)}" if missing else ""
         raise Lacking(f"nodes lack what replicas need: {where}{mends}")
@@ -210,11 +214,28 @@ def _asked(
     for address, answer in asked.items():
         try:
             seen[address] = ray.get(answer, timeout=max(0.0, late - time.monotonic()))
-        except ray.exceptions.GetTimeoutError:
-            seen[address] = Seen(trouble="it does not answer, although Ray has not missed it yet")
         except ray.exceptions.RayError as error:
-            seen[address] = Seen(trouble=f"{type(error).__name__}: {str(error).strip().splitlines()[-1]}")
+            seen[address] = Seen(trouble=trouble(error, environment))
     return seen
+
+
+def trouble(error: Exception, environment: dict[str, Any]) -> str:
+    """Why Ray could not look at a node, with this environment, in words; `error` is Ray's."""
+    import ray
+
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    builder = next((key for key in ("conda", "pip", "uv") if key in environment), None)
+    if isinstance(error, ray.exceptions.GetTimeoutError):
+        if builder is not None:
+            return f"{builder} has not finished its environment in time; `--timeout` allows more"
+        return "it does not answer, although Ray has not missed it yet"
+    if not isinstance(error, ray.exceptions.RuntimeEnvSetupError):
+        return f"{type(error).__name__}: {lines[-1]}"
+    # Ray ends with what the installer printed, which seldom repeats at its end that it reached nobody.
+    unreached = [line.partition(" connection broken by ")[2] for line in lines if " connection broken by " in line]
+    unreached = [re.sub("<[^>]*>: ", "", line) for line in unreached[-1:]]  # an object in pip's memory, by its address
+    words = "; ".join([f"Ray cannot prepare its environment: {lines[-1]}", *unreached])
+    return words if builder is None else f"{words}; mend that, or install it there and use `--node-python`"
 
 
 def _rooms(nodes: list[dict[str, Any]], cpus: float, gpus: float, replicas: int) -> list[int]:

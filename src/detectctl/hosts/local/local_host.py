@@ -115,11 +115,13 @@ class LocalHost(contextlib.ExitStack):  # of its connections
     def status(self, deadline: Deadline | None = None) -> ServeStatus:
         return self._serve.status(deadline)
 
-    def deploy(self, application: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    def deploy(
+        self, application: Mapping[str, Any], record: Mapping[str, Any], deadline: Deadline | None = None
+    ) -> None:
         del record  # the state file has it
         # Replicas run on this machine: the paths that the application names are right for them as they are.
         args = {**application["args"], "stats_dir": str(self._record.requests_dir)}
-        self._put([{**application, "args": args}])
+        self._put([{**application, "args": args}], deadline)
 
     def drain(self, deadline: Deadline) -> bool:
         def gone() -> bool | NotYet:
