@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 
+import edge_promises
 import shapes
 from installed import DETECTCTL, Home, wait_until
 from train_checkpoints import FOLDER
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    import httpx
+
     from ray_cluster import Asked, RayCluster
 
 KEY = "a-key-of-the-cluster"
@@ -25,7 +28,7 @@ KEY = "a-key-of-the-cluster"
 
 @dataclass
 class Client:
-    """Someone with detectctl, in a home of their own, who reaches the cluster and nothing else."""
+    """Someone with detectctl and no Ray, in a home of their own, who reaches the cluster and nothing else."""
 
     nodes: RayCluster
     home: Home
@@ -34,7 +37,13 @@ class Client:
     def __post_init__(self) -> None:
         self.keys.write_text(f"{KEY}\n")
         self.keys.chmod(0o600)
+        (self.home.path / "ray.py").write_text("raise ImportError('who uses a cluster needs no Ray')\n")
         cv2.imwrite(str(self.picture), next(iter(shapes.pictures("detect")))[0])
+
+    @property
+    def env(self) -> dict[str, str]:
+        token = {"RAY_AUTH_TOKEN_PATH": str(self.nodes.token_file)}
+        return {**self.home.env, **token, "PYTHONPATH": str(self.home.path)}
 
     @property
     def keys(self) -> Path:
@@ -45,8 +54,7 @@ class Client:
         return self.home.path / "shapes.png"
 
     def run(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        env = {**self.home.env, "RAY_AUTH_TOKEN_PATH": str(self.nodes.token_file)}
-        return self.nodes.run([DETECTCTL, *arguments], env=env, cwd=self.home.path)
+        return self.nodes.run([DETECTCTL, *arguments], env=self.env, cwd=self.home.path)
 
     def json(self, *arguments: str | Path, code: int = 0) -> Any:
         done = self.run(*arguments, "--json")
@@ -75,6 +83,14 @@ class Client:
             "POST", f"/{self.name}/detect", node=node, port=8000, content=body, headers=headers, **options
         )
         return answer.json() if answer.status_code == 200 else answer.status_code
+
+    def assert_promises_kept(self, node: int) -> None:
+        """Those of a service's edge, at this node's address."""
+
+        def ask(method: str, path: str, **options: Any) -> httpx.Response:
+            return self.nodes.request(method, f"/{self.name}{path}", node=node, port=8000, **options)
+
+        edge_promises.assert_kept(ask, KEY)
 
     def model(self) -> tuple[str, str]:
         """Name and version of what answers."""

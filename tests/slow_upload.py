@@ -24,16 +24,23 @@ class Answer(NamedTuple):
 
 
 def upload_without_end(
-    port: int, *headers: str, begin: bytes = b"", piece: bytes = b"x", pause_s: float = 0.2, most_s: float = 120
+    port: int,
+    *headers: str,
+    host: str = "127.0.0.1",
+    path: str = "/detect",
+    begin: bytes = b"",
+    piece: bytes = b"x",
+    pause_s: float = 0.2,
+    most_s: float = 120,
 ) -> Answer:
-    """Post a chunked body to `/detect`, `begin` and then `piece` after `piece`, until the service answers.
+    """Post a chunked body, `begin` and then `piece` after `piece`, until the service answers.
 
     Raises:
         AssertionError: it has not answered after `most_s` seconds.
     """
-    head = ["POST /detect HTTP/1.1", "Host: localhost", "Connection: close", "Transfer-Encoding: chunked", *headers]
+    head = [f"POST {path} HTTP/1.1", "Host: localhost", "Connection: close", "Transfer-Encoding: chunked", *headers]
     text, sent, begun = b"", 0, time.monotonic()
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as raw:
+    with socket.create_connection((host, port), timeout=30) as raw:
         raw.sendall("\r\n".join([*head, "", ""]).encode())
         following = begin or piece
         while not select.select([raw], [], [], pause_s if sent else 0)[0]:

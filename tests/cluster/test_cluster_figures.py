@@ -82,6 +82,8 @@ def _ready(nodes: RayNodes, node: int) -> bool:
 def test_models_of_each_size_arrive(nodes: RayNodes, tmp_path: Path) -> None:
     """Bytes that mean nothing beside a model: it is as large to carry as one of that size."""
     client = Client(nodes, Home(tmp_path))
+    alone = {node: round(nodes.memory(node)["pss"]) for node in NODES}
+    _note(f"PSS of nodes with Ray alone, MB: {alone}")
     client.up()
     [compiled] = client.home.cache.glob("compiled/*/")
     for megabytes in SIZES_MB:

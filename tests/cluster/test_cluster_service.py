@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 from cluster_client import KEY, Client
+from detectctl.annotate import annotated
+from detectctl.engine.detector import Detector
+from detectctl.engine.detector_settings import DetectorSettings
 from detectctl.hosts.cluster import carrier
+from detectctl.upright import open_upright
+from detectctl.wire import DetectionResult, DrawOptions
 from installed import Home
 from ray_nodes import NODES, UNPACKED
 
@@ -40,14 +46,39 @@ def client(nodes: RayCluster, neighbours: Neighbours, tmp_path_factory: pytest.T
 
 
 def test_each_node_answers_the_same_below_the_prefix_and_only_with_a_key(client: Client) -> None:
-    """The nodes have nothing of ours but what `up` carried there."""
+    """The nodes have nothing of ours but what `up` carried there, and find what this machine does."""
     assert set(client.pids()) == {"10.77.0.1", "10.77.0.2", "10.77.0.3"}
     answers = [client.detect(node) for node in NODES]
     assert answers[0]["objects"]
     assert all(answer == answers[0] for answer in answers)
+    state = json.loads((client.home.state / NAME / "instance.json").read_text())
+    here = Detector.load(DetectorSettings(**state["deployed"]["config"]["detector"]))
+    _, found = here.detect(client.picture.read_bytes())
+    assert [one.to_json() for one in found.detections] == answers[0]["objects"]
     assert client.nodes.get("/yolo/info", port=8000).status_code == 401
     for path in ("/yolo", "/yolo/", "/yolo/page/app.js", "/yolo/readyz"):
         assert client.nodes.get(path, port=8000, follow_redirects=True).status_code == 200, path
+
+
+@pytest.mark.parametrize("node", [1, 2])
+def test_a_replica_keeps_the_promises_of_the_edge_behind_an_ingress_that_is_not_ours(client: Client, node: int) -> None:
+    """At the head's address and a worker's; behind Serve's own proxy, see test_cluster_updates.py."""
+    client.assert_promises_kept(node)
+
+
+def test_annotate_draws_what_detect_finds_at_a_workers_address(client: Client, tmp_path: Path) -> None:
+    """The command's picture, the service's, and one that is drawn here from the answer are the same."""
+    there = ("--url", client.nodes.url(f"/{NAME}", 2), "--api-key-file", client.keys)
+    done = client.run("annotate", *there, client.picture, "-o", tmp_path / "drawn.png")
+    assert done.returncode == 0, done.stderr
+    sent, headers = client.picture.read_bytes(), {"X-API-Key": KEY, "Accept": "image/png"}
+    answer = client.nodes.request("POST", f"/{NAME}/annotate", node=2, port=8000, content=sent, headers=headers)
+    assert answer.headers["content-type"] == "image/png"
+    found = DetectionResult.from_json(client.detect(2))
+    here = annotated(open_upright(sent), found, "png", DrawOptions())
+    assert here != annotated(open_upright(sent), replace(found, detections=()), "png", DrawOptions())
+    assert answer.content == here
+    assert (tmp_path / "drawn.png").read_bytes() == here
 
 
 def test_the_same_again_changes_nothing(client: Client) -> None:

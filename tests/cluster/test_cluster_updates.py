@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster_client import Client
+from cluster_client import KEY, Client
 from installed import Home
 from ray_nodes import NODES, RayNodes, obstacle
+from slow_upload import upload_without_end
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,7 +26,10 @@ REQUESTS = 2000
 
 @pytest.mark.parametrize("haproxy", ["1", "0"])
 def test_updates_of_the_model_cost_no_request_at_any_nodes_address(tmp_path: Path, haproxy: str) -> None:
-    """Behind HAProxy and Serve's own proxy; each node has one replica before and after each update."""
+    """Behind HAProxy and Serve's own proxy; each node has one replica before and after each update.
+
+    Behind both, replicas keep what the edge of a service promises.
+    """
     (tmp_path / "nodes").mkdir()
     with RayNodes(tmp_path / "nodes", env={"RAY_SERVE_ENABLE_HA_PROXY": haproxy}) as nodes:
         client = Client(nodes, Home(tmp_path))
@@ -39,4 +43,10 @@ def test_updates_of_the_model_cost_no_request_at_any_nodes_address(tmp_path: Pat
                 assert client.pids().keys() == {"10.77.0.1", "10.77.0.2", "10.77.0.3"}
         failed = sum(one.outcome != 200 for one in asked)
         sys.stdout.write(f"{failed} of {len(asked)} failed in {updates} updates, the slowest of {slowest:.1f} s\n")
+        for node in NODES:
+            client.assert_promises_kept(node)
+        key, path = f"X-API-Key: {KEY}", f"/{client.name}/detect"
+        slow = nodes.inside(upload_without_end, 8000, key, host="10.77.0.2", path=path)
+        assert slow.status == 408
+        assert '"code":"request_timeout"' in slow.text
         assert client.run("down", "--name", client.name).returncode == 0

@@ -12,6 +12,7 @@ import httpx
 import psutil
 import pytest
 
+import edge_promises
 from detectctl.keys import read_keys
 from edge_service import ask_raw, ask_replica, beyond_loopback
 from installed import Home, free_port, listening, wait_until
@@ -58,6 +59,12 @@ def test_every_route_but_health_checks_and_page_wants_the_key(edge: Edge, bus_jp
             assert client.get("/info", headers=headers).status_code == 200
             found = client.post("/detect", content=bus_jpg.read_bytes(), headers=headers)
             assert found.status_code == 200
+
+
+def test_refusals_limits_headers_and_ids_are_as_promised(edge: Edge) -> None:
+    """Those of a replica on a cluster are asked the same."""
+    with httpx.Client(base_url=edge.url, trust_env=False, timeout=30) as client:
+        edge_promises.assert_kept(client.request, edge.key)
 
 
 def test_our_client_uses_the_instances_key_by_itself(edge: Edge, bus_jpg: Path, tmp_path: Path) -> None:
