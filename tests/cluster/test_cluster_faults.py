@@ -10,10 +10,12 @@ import pytest
 
 from cluster_client import Client
 from installed import DETECTCTL, Home, wait_until
+from neighbours import Neighbours
 from ray_nodes import NODES, UNPACKED, RayNodes
 from train_checkpoints import FOLDER
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Iterator
     from pathlib import Path
 
@@ -129,7 +131,7 @@ def test_a_service_that_sleeps_wakes_although_its_packages_have_expired(client: 
     model = client.up_command()[client.up_command().index("--model") + 1]
     client.json(*sleeping, "--model", model, "--replicas", "0..1", "--no-auth")
     wait_until(lambda: client.json("status", "--name", "sleeper")["replicas"] == [], 180)
-    time.sleep(15)  # three times the expiry
+    time.sleep(25)  # five times the expiry
     _process(client.nodes, 1, "ray::ServeController").kill()
     time.sleep(5)
     done = client.run("detect", "--name", "sleeper", client.picture, "--format", "json", "--timeout", "120")
@@ -174,6 +176,64 @@ def _unpacked(nodes: RayCluster, node: int) -> set[str]:
     """The packages that lie on a node's disk."""
     found = nodes.on_node(node, ["find", UNPACKED, "-mindepth", "1", "-maxdepth", "1", "-type", "d"]).stdout
     return {f"{line.rpartition('/')[2]}.zip" for line in found.splitlines()}
+
+
+@pytest.fixture(scope="module")
+def neighbours(client: Client) -> Neighbours:
+    """From here to the head's death; before that, nobody else's packages may lie in the cluster."""
+    there = Neighbours(client.nodes)
+    there.deploy()
+    return there
+
+
+def test_a_cable_that_is_cut_for_some_seconds_of_an_update_only_delays_it(
+    client: Client, neighbours: Neighbours
+) -> None:
+    """At the others' addresses, what was on its way to that node is lost at most."""
+    assert isinstance(client.nodes, RayNodes)
+    with neighbours.untouched(), client.asking(1, 2, failing=2) as asked:
+        updating = _begun(client, "--imgsz", "96")
+        client.nodes.cut(3)
+        time.sleep(10)
+        client.nodes.mend(3)
+        assert updating.wait(240) == 0
+        failed = [one for one in asked if one.outcome != 200]
+    _note(f"cable cut for 10 s in an update: {len(failed)} of {len(asked)} failed: {failed}")
+    assert set(client.pids()) == {"10.77.0.1", "10.77.0.2", "10.77.0.3"}
+    assert client.up("--imgsz", "96")["action"] == "unchanged"
+
+
+def test_a_cable_that_stays_cut_ends_an_update_with_the_nodes_name(client: Client, neighbours: Neighbours) -> None:
+    """Once Ray has missed the node. The others go on answering; the next update takes the node in again."""
+    assert isinstance(client.nodes, RayNodes)
+    with neighbours.untouched(), client.asking(1, 2, failing=2) as asked:
+        begun = time.monotonic()
+        updating = _begun(client, "--imgsz", "64", "--timeout", "150")
+        client.nodes.cut(3)
+        _, said = updating.communicate(timeout=300)
+        failed = [one for one in asked if one.outcome != 200]
+    _note(f"cable cut in an update, which ended after {time.monotonic() - begun:.0f} s with {said}")
+    _note(f"{len(failed)} of {len(asked)} failed: {failed}")
+    assert updating.returncode == 4
+    assert "the lost node 10.77.0.3" in said
+    client.nodes.kill(3)
+    client.nodes.start_node(3)
+    assert client.up("--imgsz", "64")["action"] == "updated"
+    assert set(client.pids()) == {"10.77.0.1", "10.77.0.2", "10.77.0.3"}
+
+
+def _begun(client: Client, *options: str) -> subprocess.Popen[str]:
+    """An update, from the moment on at which Serve has begun to replace replicas."""
+    command: list[str | Path] = [DETECTCTL, *client.up_command(*options)]
+    process = client.nodes.popen(command, env=client.env, cwd=client.home.path, stdout=-1, stderr=-1, text=True)
+
+    def begun() -> bool:
+        told = client.nodes.get("/api/serve/applications/").json()["applications"][f"detectctl-{client.name}"]
+        assert process.poll() is None, process.communicate()
+        return bool(told["status"] == "DEPLOYING")
+
+    wait_until(begun, 60)
+    return process
 
 
 def test_after_the_heads_death_up_restores_the_service(client: Client) -> None:
