@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -40,9 +42,15 @@ def test_replicas_come_with_the_load_each_on_a_node_of_its_own_and_go_again(
                 wait_until(lambda: len(asked) > seen + 50, 120)
                 wait_until(lambda: all(one["requests"] for one in client.status()["replicas"]), 60)
             assert [one for one in asked if one.outcome != 200] == []
-            if tiers.ALL:  # one after the other, two minutes each
-                wait_until(lambda: len(client.pids()) == 1, 480)
-                assert client.detect(1)["objects"]
+            if tiers.ALL:  # one after the other, each two minutes after the need for it
+                with nodes.load([nodes.url(f"/{NAME}/detect")], clients=1, pause_s=1, **request) as asked:
+                    begun = time.monotonic()
+                    for left in (2, 1):
+                        wait_until(lambda wanted=left: len(client.pids()) == wanted, 240)
+                        sys.stdout.write(f"{left} left {time.monotonic() - begun:.0f} s after the load\n")
+                    seen = len(asked)
+                    wait_until(lambda: len(asked) > seen + 3)
+                assert [one for one in asked if one.outcome != 200] == []
         finally:
             done = client.run("down", "--name", NAME)
         assert done.returncode == 0, done.stderr
