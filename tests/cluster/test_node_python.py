@@ -46,7 +46,8 @@ def test_replicas_run_on_the_python_that_is_named_if_each_node_has_it(nodes: Ray
         there = ("--node-python", _PYTHON, "--runtime-env", str(environment))
         client.up(*there)
         pids = client.pids()
-        replicas = [one for node in NODES for one in nodes.processes(node) if "ServeReplica" in " ".join(one.cmdline())]
+        title = f"ServeReplica:detectctl-{client.name}:"
+        replicas = [one for node in NODES for one in nodes.processes(node) if title in " ".join(one.cmdline())]
         assert [one.environ()["MINE"] for one in replicas] == ["there"] * 3
         assert client.detect(1)["objects"]
         nodes.on_node(3, ["mv", "env", "away"], check=True)
