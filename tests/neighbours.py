@@ -128,7 +128,9 @@ def _configured(application: dict[str, Any]) -> dict[str, Any]:
     deployments = {
         name: {
             "config": deployment["deployment_config"],
-            "replicas": sorted((one["replica_id"], one["node_ip"], one["pid"]) for one in deployment["replicas"]),
+            "replicas": sorted(
+                (one["replica_id"], one.get("node_ip"), one.get("pid")) for one in deployment["replicas"]
+            ),
         }
         for name, deployment in application["deployments"].items()
     }
