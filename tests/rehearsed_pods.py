@@ -18,7 +18,7 @@ from installed import free_port, wait_until
 if TYPE_CHECKING:
     from pathlib import Path
 
-_PATIENCE_S = 90
+_PATIENCE_S = 300
 
 
 class RehearsedPods:

@@ -262,6 +262,7 @@ def test_the_image_serves_as_kuberay_starts_it(
     finally:
         pod.kill()  # and with it, all that is in the container
         pod.wait()
+        sys.stdout.write((tmp_path / "said").read_text())
 
 
 @pytest.mark.long  # see above
