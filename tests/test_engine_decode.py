@@ -21,11 +21,13 @@ from PIL import Image
 
 import heic_images
 from broken_images import FLOODS, zeros
+from detectctl.engine import image_limits
 from detectctl.engine.decode import decode
 from detectctl.errors import ImageTooLarge, RequestError, UnsupportedImage
 from detectctl.upright import NAMES, open_upright
 
 if TYPE_CHECKING:
+    import re
     from collections.abc import Callable
     from pathlib import Path
 
@@ -396,6 +398,7 @@ BOMBS: dict[str, Callable[[], bytes]] = {
 
 _IN_A_PROCESS_OF_ITS_OWN = """
 import re, sys, time
+from detectctl.engine import image_limits
 from detectctl.engine.decode import decode
 from detectctl.errors import RequestError
 data = sys.stdin.buffer.read()
@@ -454,6 +457,39 @@ def test_floods_of_empty_parts_are_refused_at_once(name: str, bus_jpg: Path) -> 
     assert kind == "unsupported_image"
     assert megabytes < 64
     assert seconds < 1
+
+
+def test_a_long_search_for_markers_lets_other_threads_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And is none where what it passes over is refused anyway."""
+    searched: list[int] = []
+
+    class Marker:
+        def search(self, data: bytes, begin: int, end: int) -> re.Match[bytes] | None:
+            searched.append(min(end, len(data)) - begin)
+            return pattern.search(data, begin, end)
+
+    pattern = image_limits._JPEG_MARKER
+    monkeypatch.setattr(image_limits, "_JPEG_MARKER", Marker())
+    fill = b"\xff" * 1_000_000
+    scan = encoded(gradient(), "JPEG").removesuffix(b"\xff\xd9") + fill
+    found = {}
+    for name, data in {"in a scan": scan, "before it": b"\xff\xd8" + fill}.items():
+        searched.clear()
+        with pytest.raises(UnsupportedImage):
+            decode(data, **LIMITS)
+        assert max(searched) < 100_000
+        found[name] = sum(searched)
+    assert found["before it"] < 100_000 < len(fill) < found["in a scan"]
+
+
+@pytest.mark.parametrize("before", [65_536, 65_537])
+def test_markers_as_far_apart_as_is_accepted_are_found(before: int) -> None:
+    whole = encoded(gradient(), "JPEG")
+    apart = whole[:2] + bytes(before) + whole[2:]
+    assert [one[1] for one in image_limits._jpeg_segments(apart)][:1] == ([0xE0] if before == 65_536 else [0xD9])
+    if before > 65_536:
+        with pytest.raises(UnsupportedImage, match="bytes between markers"):
+            image_limits.check_parts(apart)
 
 
 def test_scans_of_thumbnails_and_further_pictures_do_not_count() -> None:

@@ -65,12 +65,24 @@ def _check_jpeg(data: bytes) -> None:
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Bytes skipped before each marker, the marker, and where its segment begins; finally what follows the last."""
-    at = 2
-    while match := _JPEG_MARKER.search(data, at):
+    at, scanned = 2, False
+    while match := _next_marker(data, at, len(data) if scanned else at + 1):
         marker, segment = match[1][0], match.end()
         yield match.start() - at, marker, segment
         at = segment if marker == _EOI else segment + max(2, int.from_bytes(data[segment : segment + 2]))
+        scanned = scanned or marker == _SOS
     yield len(data) - at, _EOI, len(data)
+
+
+def _next_marker(data: bytes, at: int, until: int) -> re.Match[bytes] | None:
+    """The first that begins at `at`, or as far behind it as is accepted before the first scan; or then before `until`.
+
+    In steps of that length, because no other thread runs before a search has ended.
+    """
+    for begin in range(at, until, _MAX_FILL + 1):
+        if match := _JPEG_MARKER.search(data, begin, begin + _MAX_FILL + 2):
+            return match
+    return None
 
 
 def _check_png(data: bytes) -> None:
