@@ -35,7 +35,8 @@ GOOD = encoded("JPEG", (320, 240))
 REFUSALS = {413: "image_too_large", 415: "unsupported_image", 422: "bad_parameter"}
 """The last where `/annotate` is asked for a JPEG of more pixels in a line than a JPEG can have."""
 
-IN_TIME_S = 1.0
+IN_TIME_S = 2.0
+"""Most take a tenth of it; 20 MiB half of it, and what they take is to send them."""
 MAY_GROW_BYTES = 64 << 20
 """What an allocator may keep of what was freed. A leak of one decoded 64x48 image for each of 10,000 mutations after
 their first quarter would be 69 MB; `make test` sees one of five."""
@@ -91,9 +92,13 @@ def good_requests_beside(edge: Edge) -> Iterator[list[int]]:
 
 
 def test_the_corpus_is_refused_in_time_beside_good_requests(edge: Edge) -> None:
-    """Over 200 broken images: each gets 413 or 415, or has good pixels; none takes a second or disturbs others."""
+    """Over 200 broken images: each gets 413 or 415, or has good pixels; none takes long or disturbs others.
+
+    `make test` sends every third; test_engine_decode has the floods and bombs without a service.
+    """
     images = corpus()
     assert len({image.name for image in images}) == len(images) >= 200
+    images = images if tiers.ALL else images[::3]
     replica = edge.replica()
     wrong, slow = [], []
     post = Post(edge)
