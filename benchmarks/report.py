@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import asdict
-from operator import attrgetter
+from operator import attrgetter, methodcaller
 from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
@@ -71,11 +71,8 @@ def _loads(rounds: Sequence[Round]) -> Table:
         table.add_row(
             *map(str, key),
             str(Spread.of(rates)),
-            _ratio(rates, rounds, lambda one, image=first.image: one.limit(image)),
-            *(
-                _ratio(rates, rounds, lambda one, peer=(first.image, who, "POST", first.clients): _rate(one, *peer))
-                for who in ("FastAPI", "LitServe")
-            ),
+            _ratio(rates, rounds, methodcaller("limit", first.image)),
+            *(_ratio(rates, rounds, _rate(first.image, who, "POST", first.clients)) for who in ("FastAPI", "LitServe")),
             *(f"{statistics.median(map(attrgetter(name), same)):.1f}" for name in ("p50_ms", "p99_ms", "all_cpu_ms")),
             str(refused or ""),
         )
@@ -95,13 +92,7 @@ def ceiling(rounds: Sequence[Round]) -> Table:
             [next(one for one in each.ceiling if (one.who, one.image, one.clients) == (who, *load)) for each in rounds]
             for who in (first.who, "FastAPI")
         )
-        by_process, by_thread = (
-            {
-                name: statistics.median(getattr(one, which).get(name, 0) for one in same)
-                for name in getattr(first, which)
-            }
-            for which in ("cpu_ms", "threads_ms")
-        )
+        by_process, by_thread = (_medians([getattr(one, which) for one in same]) for which in ("cpu_ms", "threads_ms"))
         pairs = list(zip(same, peer, strict=True))
         table.add_row(
             first.who,
@@ -130,8 +121,9 @@ def _ratio(rates: Sequence[float], rounds: Sequence[Round], by: Callable[[Round]
         return ""
 
 
-def _rate(one: Round, image: str, who: str, way: str, clients: int) -> float:
-    return one.of(image, who, way, clients).requests_per_s
+def _rate(*load: Any) -> Callable[[Round], float]:
+    """Of a round, for the arguments of `Round.of`; KeyError if that was not measured."""
+    return lambda one: one.of(*load).requests_per_s
 
 
 def _processes(rounds: Sequence[Round]) -> Table:

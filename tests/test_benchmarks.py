@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import cv2
 import pytest
+import rich.console
 
 import accounting
 import http_clients
@@ -17,6 +18,7 @@ import instance
 import interpreter_lock
 import judgement
 import pictures
+import report
 import threads
 import wrk
 from client import Command
@@ -198,3 +200,12 @@ def test_threads_that_differ_in_a_number_are_one() -> None:
         "MainThread": 1.0, "detect": 5.0, "Thread-1 (_poll_wrapper)": 4.0, "ThreadPoolExecutor-1": 5.0,
         threads.NATIVE: 6.0,
     }  # fmt: skip
+
+
+def test_the_ceilings_table_says_who_used_the_processor() -> None:
+    one = replace(measured("FastAPI", "POST", 8, 100, cpu=2), lock_ms=1, threads_ms={"detect": 0.5, "MainThread": 1.5})
+    console = rich.console.Console(width=160)
+    with console.capture() as printed:
+        console.print(report.ceiling([judgement.Round(ceiling=[one])]))
+    assert "replica 2.00" in printed.get()
+    assert "MainThread 1.50, detect 0.50" in printed.get()
