@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 NATIVE = "no Python's"
 """Of threads that run no Python: the engine's, and those of Ray's core."""
+_TRIES = 10  # py-spy reads while they run: what it followed may be gone
 
 
 def used(pids: Iterable[int], seconds: float) -> dict[str, float]:
@@ -52,9 +53,9 @@ def _cpu_s(pid: int) -> dict[int, float]:
 
 
 def _names(pid: int) -> dict[int, str]:
-    dumped = subprocess.run(
-        [PY_SPY, "dump", "--nonblocking", "--json", "--pid", str(pid)], capture_output=True, text=True, check=False
-    )
-    if dumped.returncode:
-        raise RuntimeError(dumped.stderr)
-    return {one["os_thread_id"]: one["thread_name"] or NATIVE for one in json.loads(dumped.stdout)}
+    command = [PY_SPY, "dump", "--nonblocking", "--json", "--pid", str(pid)]
+    for _ in range(_TRIES):
+        dumped = subprocess.run(command, capture_output=True, text=True, check=False)
+        if dumped.returncode == 0:
+            return {one["os_thread_id"]: one["thread_name"] or NATIVE for one in json.loads(dumped.stdout)}
+    raise RuntimeError(dumped.stderr)
