@@ -65,7 +65,9 @@ def test_every_variant_runs_on_cpu_tensors_and_finds_what_eager_fp32_finds(
     assert ("detector", "threads", 2) in measured
     compared = [parity.Parity(**row["parity"]) for row in rows if row["parity"]]
     assert len(compared) >= 3
-    assert all(one.kept and one.compared >= 3 for one in compared)
+    # Not `kept`: its bounds are for 640 pixels. In 160 the same rounding moves the edges of a box by more of its size.
+    assert all(one.least_iou >= 0.95 and one.greatest_gap <= parity.GREATEST_GAP for one in compared), compared
+    assert all(one.compared >= 3 and not one.alone for one in compared), compared
 
 
 _TENSORS = """
