@@ -53,7 +53,7 @@ def _cpu_s(pid: int) -> dict[int, float]:
 
 
 def _names(pid: int) -> dict[int, str]:
-    command = [PY_SPY, "dump", "--nonblocking", "--json", "--pid", str(pid)]
+    command: list[str | Path] = [PY_SPY, "dump", "--nonblocking", "--json", "--pid", str(pid)]
     for _ in range(_TRIES):
         dumped = subprocess.run(command, capture_output=True, text=True, check=False)
         if dumped.returncode == 0:

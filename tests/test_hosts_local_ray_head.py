@@ -69,7 +69,7 @@ def test_why_a_head_ended_is_the_last_that_its_log_has(ended: ray_head.HeadRecor
 @pytest.mark.filterwarnings("ignore:subprocess:ResourceWarning")
 def test_ray_is_told_of_the_same_processors_and_of_no_gpu_on_every_machine(ended: ray_head.HeadRecord) -> None:
     """It counts none where half of one is allowed, and starts an idle worker for each of 64."""
-    assert {"--num-cpus=2", "--num-gpus=0"} < set(ended.head_log.read_text().split())
+    assert {"--num-cpus=4", "--num-gpus=0"} < set(ended.head_log.read_text().split())
 
 
 def test_traces_that_cannot_be_sent_are_a_warning_and_no_obstacle(
@@ -87,6 +87,13 @@ def test_traces_that_cannot_be_sent_are_a_warning_and_no_obstacle(
     assert lack.warning
     assert lack.message.startswith("without traces: a-package-that-nobody-has is not installed; ")
     assert "pip install 'detectctl[traces]'" in lack.message
+
+
+def test_the_dashboards_address_is_known_before_it_is_told() -> None:
+    """So that nothing waits for it; whatever else is looked up is."""
+    get = ray_head_child._not_awaited(lambda key, **options: (key, options), "127.0.0.1:8265")
+    assert get("dashboard", namespace=b"of it") == b"127.0.0.1:8265"
+    assert get("webui:url", namespace=b"of it") == ("webui:url", {"namespace": b"of it"})
 
 
 @pytest.mark.parametrize(("seconds", "found"), [(60, "node 3"), (0, None)])

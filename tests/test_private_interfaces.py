@@ -79,6 +79,28 @@ def test_the_dashboard_can_load_serves_rest_interface_alone() -> None:
     assert "class ServeHead(" in _source("ray", "dashboard", "modules", "serve", "serve_head.py")
 
 
+def test_ray_waits_for_its_dashboard_by_a_function_that_can_be_replaced() -> None:
+    """`ray_head_child` replaces it to know the address at once; Ray makes no other use of what it is given."""
+    waits = ast.unparse(_function(_source("ray", "_private", "services.py"), "start_api_server"))
+    assert (
+        "dashboard_url = ray.experimental.internal_kv._internal_kv_get(ray_constants.DASHBOARD_ADDRESS, namespace="
+        in waits
+    )
+    assert 'DASHBOARD_ADDRESS = "dashboard"' in _source("ray", "_private", "ray_constants.py")
+
+
+def test_the_raylet_is_told_how_many_workers_may_start_side_by_side() -> None:
+    """The option that `ray_head_child` gives it once more; of two, the last one counts."""
+    services = _function(_source("ray", "_private", "services.py"), "start_raylet")
+    assert "--maximum_startup_concurrency=" in ast.unparse(services)
+    (call,) = _calls(services, "start_ray_process")
+    assert ast.unparse(call.args[1]) == "ray_constants.PROCESS_TYPE_RAYLET"
+    assert 'PROCESS_TYPE_RAYLET = "raylet"' in _source("ray", "_private", "ray_constants.py")
+    assert (
+        b"Starting worker with preload_python_modules " in (_package("ray") / "core/src/ray/raylet/raylet").read_bytes()
+    )
+
+
 def test_ray_start_asks_a_replaceable_function_whether_it_has_the_client_server() -> None:
     """`ray_head_child` answers that it has not."""
     scripts = _source("ray", "scripts", "scripts.py")
@@ -127,6 +149,7 @@ def test_ray_reads_every_variable_that_we_set(tmp_path: Path) -> None:
         "RAY_AUTH_MODE",
         "RAY_AUTH_TOKEN_PATH",
         "RAY_enable_metrics_collection",
+        "RAY_preload_python_modules",
         "RAY_task_events_report_interval_ms",
     }
 

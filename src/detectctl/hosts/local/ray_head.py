@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from detectctl.progress import Report
 
+_WORKERS = 4
+"""That start before anybody asks: for Serve's controller, its two HTTP servers, and what builds the application."""
 FOLDER_PREFIX = "dctl-"
 """Of an instance's folder for temporary files."""
 OBJECT_STORE_BYTES = 100_000_000  # images travel by HTTP; the object store only holds Serve's own small things
@@ -163,10 +165,10 @@ def _spawn(record: HeadRecord, ports: Ports, environ: Mapping[str, str], alive_f
         *("--min-worker-port=0", "--max-worker-port=0"),
         f"--temp-dir={record.temp_dir / 'ray'}",  # below ours, because Ray opens its own (0777) to every user
         # Not what Ray counts: what can run here has been decided before, and a replica that finds no room by Ray's
-        # count would wait without a word. Of half a CPU Ray makes none, and of 64 as many idle workers. Two have room
-        # for a thousand replicas and their successors, at a thousandth each. No replica asks Ray for a GPU: Ray may
+        # count would wait without a word. Of half a CPU Ray makes none, and of 64 as many idle workers. There is room
+        # for thousands of replicas and their successors, at a thousandth each. No replica asks Ray for a GPU: Ray may
         # find none where PyTorch does.
-        *("--num-cpus=2", "--num-gpus=0"),
+        *(f"--num-cpus={_WORKERS}", "--num-gpus=0"),
         f"--object-store-memory={OBJECT_STORE_BYTES}",
         *(() if limits.may_share_memory() else (f"--plasma-directory={record.temp_dir / 'tmp'}",)),
         "--include-log-monitor=False",  # nobody reads the workers' output from the driver
@@ -202,6 +204,8 @@ def _environment(environ: Mapping[str, str], record: HeadRecord, ports: Ports) -
         "RAY_gcs_server_port_wait_time_s": "300",  # 30 are not enough on a busy machine; `up` has its own deadline
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # `down` has drained Serve before
         "DASHBOARD_METRIC_PORT": str(ports.dashboard_metrics),
+        # By workers, before they have anything to do; whatever they will do, they need it.
+        "RAY_preload_python_modules": "ray.serve",
         **PROXY,
         "RAY_SERVE_LOG_TO_STDERR": "0",
         # Ray's background work takes CPU time from requests, the more so the fewer cores there are. Measured on two: a
