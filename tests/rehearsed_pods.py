@@ -73,12 +73,18 @@ class RehearsedPods:
             for kind in ("livenessProbe", "readinessProbe")
         )
         wait_until(lambda: all(map(_answers, (head_alive, head_ready, worker_alive))), _PATIENCE_S)
-        # As often as it likes: an application that is there already is left alone.
-        applications = f"http://127.0.0.1:{self._ports[8265]}/api/serve/applications/"
-        _ask(applications, "PUT", self.token, json.dumps(self._serve).encode())
+        # As often as it likes: an application that is there already is left alone, and what fails is tried again.
+        wait_until(self._deploys, _PATIENCE_S)
         wait_until(lambda: _answers(worker_ready), _PATIENCE_S)
         url = f"http://127.0.0.1:{self._ports[8000]}/detect"
         return {one["class"] for one in json.loads(_ask(url, "POST", key, image.read_bytes()))["objects"]}
+
+    def _deploys(self) -> bool:
+        with contextlib.suppress(OSError):
+            applications = f"http://127.0.0.1:{self._ports[8265]}/api/serve/applications/"
+            _ask(applications, "PUT", self.token, json.dumps(self._serve).encode())
+            return True
+        return False
 
     def _url(self, probe: dict[str, Any]) -> str:
         return f"http://127.0.0.1:{self._ports[probe['port']]}{probe['path']}"

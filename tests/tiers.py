@@ -22,7 +22,7 @@ ALL = os.environ.get("TESTS") == "all"
 BUDGET_S = 20.0
 """Seconds that the body of a test may take, its fixtures not counted, unless it is marked `slow` or `long`."""
 
-_TOGETHER = ("service", "edge", "cluster")
+_TOGETHER = ("service", "edge", "cluster", "faults")
 """Folders whose tests ask one running instance: they stay in one process, or it would start in each."""
 
 _over_budget: list[tuple[float, str]] = []

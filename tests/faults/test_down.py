@@ -218,6 +218,6 @@ def test_a_stopped_up_leaves_nothing(idle_home: Home, options: tuple[str, ...], 
 def test_a_request_that_never_ends_does_not_hold_down(scene: Scene) -> None:
     """Somebody uploads a byte now and then: `--timeout` is the most that `down` waits for it; that it passed is exit 4.
 
-    `--force` does not wait at all: test_load.py.
+    `--force` does not wait at all: test_updates.py.
     """
     scene.down_while_an_upload_does_not_end("--timeout", "3", code=4)

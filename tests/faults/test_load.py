@@ -102,11 +102,6 @@ def test_a_refusal_says_when_to_come_back(running: Scene) -> None:
     assert answer.json()["error"]["code"] == "overloaded"
 
 
-def test_a_request_that_never_ends_does_not_hold_down_with_force(running: Scene) -> None:
-    """Cutting off is what `--force` asks for; it is the end of the instance that the tests above share."""
-    running.down_while_an_upload_does_not_end("--force", code=0)
-
-
 @pytest.mark.long  # minutes: Ray takes replicas away only after a while without load
 def test_replicas_come_with_the_load_and_go_without_a_loss(home: Home, bus_jpg: Path) -> None:
     """`1..3`: up while many wait, not back at an update, down to one under a light load, which loses nothing."""

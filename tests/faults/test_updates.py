@@ -180,3 +180,8 @@ def test_an_instance_whose_state_was_harmed_is_taken_over(running: Scene, harm: 
     assert running.status()["message"] == ""
     assert json.loads(file.read_text())["instance_id"] == state["instance_id"]
     assert running.up().returncode == 0
+
+
+def test_a_request_that_never_ends_does_not_hold_down_with_force(running: Scene) -> None:
+    """Cutting off is what `--force` asks for; it is the end of the instance that the tests of this folder share."""
+    running.down_while_an_upload_does_not_end("--force", code=0)

@@ -1,0 +1,1 @@
+"""What happens to a service, and what that costs."""
