@@ -6,6 +6,7 @@ The tests share one home, in this order.
 from __future__ import annotations
 
 import json
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from detectctl.engine.compiled import CompiledModel
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow]
+
+_PAUSE_S = 0.3
+"""Between two looks, each of which takes a core for as long."""
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +73,7 @@ def _seen_meanwhile(home: Home, process: subprocess.Popen[str]) -> list[str]:
         done = home.run("status", "--json")
         if done.stdout and (word := json.loads(done.stdout)["state"]) not in seen[-1:]:
             seen.append(word)
+        time.sleep(_PAUSE_S)
     return seen
 
 

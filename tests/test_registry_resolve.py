@@ -40,7 +40,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("forks")]
 
 WANTED = "acme/registry/yolo:latest"
 NOWHERE = "http://127.0.0.1:9"
-GONE_S = 5.0
+GONE_S = 3.0
 """For a W&B that does not answer: enough for the child to come to ask it."""
 
 

@@ -204,7 +204,7 @@ def test_without_wandb_and_store_the_base_model_stands_in_visibly(site: Site, bu
     service down.
     """
     site.wandb.stop()
-    waiting = ("--model-timeout", "8")  # the SDK takes some of it to start
+    waiting = ("--model-timeout", "5")  # the SDK takes some of it to start
     assert "try:" in site.up("--no-fallback", *SOON, code=5)
     assert site.home.instance() is None
     started = site.up(*waiting, code=8)

@@ -83,6 +83,7 @@ class Scene:
         begun = time.monotonic()
         while (state := self.status()["state"]) != wanted:
             assert time.monotonic() - begun < timeout, f"it is {state}, not {wanted}"
+            time.sleep(0.2)
         return time.monotonic() - begun
 
     def processes(self, title: str) -> list[psutil.Process]:
