@@ -1,6 +1,7 @@
 """How long `up` and `down` take, against a bare `ray start --head` in the same run.
 
-Everything is cached before the first round; rounds alternate; the figures are medians and ratios.
+Everything is cached before the first round; rounds alternate; the figures are medians and ratios. At the end, which
+processes the last `up` started, when, and for how much of the CPU.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import instance
 import pictures
+import timeline
 from detectctl import processes
 from detectctl.hosts.local import ports
 
@@ -60,7 +62,8 @@ def main() -> None:
         for number in range(arguments.rounds + 1):
             bare = bare_ray()
             try:
-                started = instance.up(home, pictures.free_port())
+                with timeline.Watch(home) as watch:
+                    started = instance.up(home, pictures.free_port())
             finally:
                 stopped = instance.down(home)
             if number:  # the first round converts the model and fills the page cache
@@ -73,6 +76,8 @@ def main() -> None:
     for name, seconds in figures.items():
         middle = statistics.median(seconds)
         print(f"{name:<24}{middle:>7.1f}s{min(seconds):>7.1f}s{max(seconds):>7.1f}s{middle / reference:>8.2f}")
+    print("\nthe last `up`, as shares of its time and of its CPU")
+    print(*timeline.table(watch.lives, started.seconds), sep="\n")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ import judgement
 import pictures
 import report
 import threads
+import timeline
 import wrk
 from client import Command
 from contestants import Measurement
@@ -209,3 +210,20 @@ def test_the_ceilings_table_says_who_used_the_processor() -> None:
         console.print(report.ceiling([judgement.Round(ceiling=[one])]))
     assert "replica 2.00" in printed.get()
     assert "MainThread 1.50, detect 0.50" in printed.get()
+
+
+def test_a_start_is_told_by_its_processes(tmp_path: Path) -> None:
+    """Those of that home, with what they use; whoever else starts meanwhile is not of it."""
+    work = [sys.executable, "-c", "import time\nwhile time.process_time() < 0.3: pass\ntime.sleep(0.3)"]
+    with timeline.Watch(tmp_path) as watch:
+        ours = subprocess.Popen(work, env={"HOME": str(tmp_path)})
+        theirs = subprocess.Popen(work, env={"HOME": "/nonexistent"})
+        assert (ours.wait(), theirs.wait()) == (0, 0)
+    assert watch.lives.keys() == {ours.pid}
+    assert watch.lives[ours.pid].cpu_s >= 0.2
+    lives = {1: timeline.Life(0, 1, "detectctl up --port 1"), 2: timeline.Life(2, 3, "ray::ServeReplica:yolo")}
+    head, up, replica, busy = timeline.table(lives, seconds=4)
+    assert up.split() == ["up", "0.00", "0.25"]
+    assert replica.split() == ["replica", "0.50", "0.75"]
+    assert head.split() == ["process", "begins", "at", "of", "the", "CPU"]
+    assert f"{1 / (os.cpu_count() or 1):.2f} of the time" in busy
