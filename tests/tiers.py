@@ -7,7 +7,6 @@ everything, and each measurement at its full length.
 from __future__ import annotations
 
 import os
-from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 if TYPE_CHECKING:
     from xdist.remote import Producer
+    from xdist.workermanage import WorkerController
 
 ALL = os.environ.get("TESTS") == "all"
 """Whether this is `make test-all`, `make faults` or `make fuzz`."""
@@ -50,25 +50,37 @@ def _group(nodeid: str) -> str:
 
 
 def _in_turn(groups: list[list[pytest.Item]]) -> list[list[pytest.Item]]:
-    """Those that start Ray, and compute, in turn with the other slow ones, of which most wait; at last the quick ones.
-
-    So two processes seldom start Ray at the same time, and at the end there are small groups for whichever is free.
-    """
+    """Those that start Ray, then the other slow ones; at last the quick ones, for whichever process is free."""
 
     def marked(mark: str) -> list[list[pytest.Item]]:
         return [group for group in groups if any(item.get_closest_marker(mark) for item in group)]
 
     clusters = marked("cluster")
     slow = [group for group in marked("slow") if group not in clusters]
-    first = [group for pair in zip_longest(clusters, slow) for group in pair if group]
-    return first + [group for group in groups if group not in first]
+    return clusters + slow + [group for group in groups if group not in clusters + slow]
 
 
 class _ByGroup(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """pytest-xdist's own groups of tests, `--dist loadgroup`, are lost in pytest 9.2."""
+    """One process at a time has tests that start Ray, which compute; the others have those that rather wait.
+
+    pytest-xdist's own groups of tests, `--dist loadgroup`, are lost in pytest 9.2.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         return _group(nodeid)
+
+    def _assign_work_unit(self, node: WorkerController) -> None:
+        others = [units for other, units in self.assigned_work.items() if other is not node]
+        busy = any(self._starts_ray(unit) and not all(unit.values()) for units in others for unit in units.values())
+        wanted = (group for group, unit in self.workqueue.items() if self._starts_ray(unit) != busy)
+        if (first := next(wanted, None)) is not None:
+            self.workqueue.move_to_end(first, last=False)
+        super()._assign_work_unit(node)
+
+    def _starts_ray(self, unit: dict[str, bool]) -> bool:
+        """By the text of its file: there are no marks where the tests are given out."""
+        file: Path = self.config.rootpath / next(iter(unit)).partition("::")[0]
+        return file.parent.name in _TOGETHER or "mark.cluster" in file.read_text(encoding="utf-8")
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling | None:
