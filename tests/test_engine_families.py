@@ -75,6 +75,7 @@ def test_openvino_finds_the_same_when_asked_for_few_of_any_class_or_of_one(famil
         assert all(len(objects) == given["max_det"] for objects, more in zip(found, cut, strict=True) if more)
 
 
+@pytest.mark.long  # a model of the same kind is among those above, with drawn pictures
 def test_people_in_photographs_have_the_keypoints_of_ultralytics(
     yolo11n_pose_pt: Path, eight_photos: list[Path], tmp_path: Path
 ) -> None:

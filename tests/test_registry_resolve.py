@@ -125,7 +125,7 @@ WAYS = {
     "not W&B's server": Way(RegistryUnreachable, lambda site: site.server.fail("graphql", "status", status=405)),
     "an error of GraphQL": Way(RegistryUnreachable, lambda site: site.server.fail("artifact", "status", status=200)),
     "too slow for the timeout": Way(
-        ModelError, lambda site: site.server.fail("file", "slow", bytes_per_s=20_000), timeout_s=GONE_S
+        ModelError, lambda site: site.server.fail("file", "slow", bytes_per_s=20_000), timeout_s=2 * GONE_S
     ),
     "wrong bytes": Way(ModelCorrupt, lambda site: site.server.fail("file", "wrong_bytes")),
     "wrong manifest": Way(ModelCorrupt, lambda site: site.server.fail("manifest_file", "wrong_digest")),
