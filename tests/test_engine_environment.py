@@ -38,7 +38,8 @@ def test_opencv_needs_no_library_of_a_display() -> None:
 
 
 _BUSY = """
-import numpy as np, psutil
+import cv2, numpy as np, psutil
+cv2.setNumThreads(1)  # as `Detector.load` does
 from detectctl.engine.letterbox import Placement
 from detectctl.engine.nms import Selection
 from detectctl.engine.objects import located
