@@ -26,7 +26,7 @@ class Life:
 
     Attributes:
         begun_s: after the first of them.
-        cpu_s: user's and system's, with that of the children it has waited for.
+        cpu_s: user's and system's, without that of its children.
         command: as it was called last: Ray's workers change their titles.
     """
 
@@ -72,7 +72,7 @@ class Watch:
             return
         process = psutil.Process(pid)
         life = self.lives.setdefault(pid, Life(time.monotonic() - self._begun, 0, ""))
-        life.cpu_s, life.command = sum(process.cpu_times()), " ".join(process.cmdline())
+        life.cpu_s, life.command = sum(process.cpu_times()[:2]), " ".join(process.cmdline())
 
 
 def table(lives: Mapping[int, Life], seconds: float) -> list[str]:

@@ -216,11 +216,15 @@ def test_a_start_is_told_by_its_processes(tmp_path: Path) -> None:
     """Those of that home, with what they use; whoever else starts meanwhile is not of it."""
     work = [sys.executable, "-c", "import time\nwhile time.process_time() < 0.3: pass\ntime.sleep(0.3)"]
     with timeline.Watch(tmp_path) as watch:
-        ours = subprocess.Popen(work, env={"HOME": str(tmp_path)})
+        script = "import subprocess, sys; subprocess.run(sys.argv[1:]); import time; time.sleep(0.2)"
+        ours = subprocess.Popen([sys.executable, "-c", script, *work], env={"HOME": str(tmp_path)})
         theirs = subprocess.Popen(work, env={"HOME": "/nonexistent"})
         assert (ours.wait(), theirs.wait()) == (0, 0)
-    assert watch.lives.keys() == {ours.pid}
-    assert watch.lives[ours.pid].cpu_s >= 0.2
+    assert len(watch.lives) == 2
+    assert theirs.pid not in watch.lives
+    assert watch.lives.pop(ours.pid).cpu_s < 0.2, "what its child used is the child's"
+    (child,) = watch.lives.values()
+    assert child.cpu_s >= 0.2
     lives = {1: timeline.Life(0, 1, "detectctl up --port 1"), 2: timeline.Life(2, 3, "ray::ServeReplica:yolo")}
     head, up, replica, busy = timeline.table(lives, seconds=4)
     assert up.split() == ["up", "0.00", "0.25"]
