@@ -66,11 +66,12 @@ class Watch:
                         self._look_at(pid)
 
     def _look_at(self, pid: int) -> None:
-        # At first sight: a long title overwrites it.
-        if pid not in self.lives and self._home not in (Path("/proc") / str(pid) / "environ").read_bytes().split(b"\0"):
-            self._others.add(pid)
-            return
         process = psutil.Process(pid)
+        if pid not in self.lives:  # at first sight; those that have given themselves a long title by then are children
+            environ = (Path("/proc") / str(pid) / "environ").read_bytes().split(b"\0")
+            if self._home not in environ and process.ppid() not in self.lives:
+                self._others.add(pid)
+                return
         life = self.lives.setdefault(pid, Life(time.monotonic() - self._begun, 0, ""))
         life.cpu_s, life.command = sum(process.cpu_times()[:2]), " ".join(process.cmdline())
 
